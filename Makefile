@@ -1,0 +1,57 @@
+# Needs python3 (3.11 or newer), make and the package registry. Every target sets itself up.
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help airline test test-slow test-oracles lint clean
+
+help:
+	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
+	@echo "make test          the test suite"
+	@echo "make test-slow     the tests that train for minutes"
+	@echo "make test-oracles  parity with torch, keras, haiku and equinox (own environment, large download)"
+	@echo "make lint          ruff and pyright"
+	@echo "make clean         remove the environments and caches; runs/ stays"
+
+airline: $(VENV)/.run
+	$(BIN)/lstm-jax train --config=configs/airline.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n $(JOBS) --ignore=tests/oracles
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m slow --ignore=tests/oracles
+
+test-oracles: .venv-oracles/.oracles
+	.venv-oracles/bin/python -m pytest -q tests/oracles
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# One environment, filled in two steps: training needs less than testing does.
+$(VENV)/.run: pyproject.toml constraints.txt
+	$(call make_venv,$(VENV))
+	$(BIN)/python $(PIP_INSTALL) --editable '.[tensorboard]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+.venv-oracles/.oracles: pyproject.toml constraints.txt
+	$(call make_venv,.venv-oracles)
+	.venv-oracles/bin/python $(PIP_INSTALL) --editable '.[dev,oracles]'
+	@touch $@
+
+define make_venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "lstm_jax needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3"; exit 2; }
+@test -x $(1)/bin/python || { echo "creating $(1) (a few minutes the first time)"; $(PYTHON) -m venv $(1); }
+endef
+
+clean:
+	rm -rf .venv .venv-oracles .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,13 @@
+"""Tasks by name. Each module has `fields() -> ConfigDict` and `build(config) -> Task`."""
+
+from __future__ import annotations
+
+from lstm_jax.tasks import adding, copy_memory, parity, random_data, temporal_order
+
+TASKS = {
+    "adding": adding,
+    "copy_memory": copy_memory,
+    "parity": parity,
+    "random_data": random_data,
+    "temporal_order": temporal_order,
+}

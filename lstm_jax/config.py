@@ -88,17 +88,23 @@ def cell_fields() -> ConfigDict:
 def model_fields() -> ConfigDict:
     """From features to outputs: encoder -> layers -> readout -> head."""
     model = ConfigDict()
+    model.encoder = "none"  # none | embedding (ids only) | conv
+    model.embedding = 128  # features of the embedding
+    model.tied = False  # the embedding doubles as the output layer
+    model.conv_features = (32,)  # channels of each 1-d convolution of the conv encoder
+    model.conv_width = 5  # steps that each of them sees
     model.layers = 1  # L, recurrent layers
     model.bidirectional = False  # each layer runs both ways
     model.merge = "concat"  # how the two ways meet: concat | sum | mean | mul
     model.residual = False  # add a layer's input to its output where the sizes agree
+    model.skip = False  # the input reaches every layer, and every layer the readout
     model.dropout = 0.0  # rate between recurrent layers
     model.input_dropout = 0.0  # rate on the encoded inputs
-    model.input_noise = 0.0  # standard deviation of Gaussian noise on real inputs, training only
+    model.input_noise = 0.0  # standard deviation of Gaussian noise on them, training only
     model.head_hidden = 0  # units of a dense layer before the last one; 0: none
     model.head_activation = "identity"  # of that dense layer
     model.head_dropout = 0.0  # rate before the last dense layer
-    model.engine = "auto"  # how the recurrence is run and differentiated: auto | scan | ...
+    model.engine = "auto"  # how the recurrence is run and differentiated; an entry of engines
     return model
 
 

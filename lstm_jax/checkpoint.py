@@ -1,0 +1,393 @@
+"""Checkpoints that can be trusted: Orbax writes the arrays, a seal proves them, one rename commits.
+
+    WORKDIR/checkpoints/300/state/            arrays by name; plain Orbax reads them too
+    WORKDIR/checkpoints/300/integrity.json    checksums of leaves and files (see integrity.py)
+    WORKDIR/checkpoints/corrupt/300-1/        set aside by a restore, with the reason in 300-1.txt
+    WORKDIR/checkpoints/.tmp-...              a save that never finished; counts for nothing
+
+A step exists from the moment its directory is renamed into place, complete with its seal: there
+is no state between "not saved" and "saved and provable".
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import itertools
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax import integrity
+from lstm_jax.core import UsageError
+from lstm_jax.integrity import CheckpointMismatch, Damage, digest
+
+__all__ = ["CheckpointError", "CheckpointInfo", "CheckpointMismatch", "Checkpoints", "digest"]
+
+FOLDER = "checkpoints"
+# A disk that is full, read-only or over quota, as OSError says it and as TensorStore words it.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+_DISK |= {errno.ENOTDIR, errno.EEXIST, errno.EIO}
+_WORDS = tuple(os.strerror(number) for number in sorted(_DISK)) + ("RESOURCE_EXHAUSTED",)
+
+
+class CheckpointError(UsageError):
+    """A checkpoint could not be written or read for a reason outside the program."""
+
+
+class CheckpointInfo(NamedTuple):
+    """One line of `lstm-jax checkpoint`; `digest` is empty unless the status is "ok"."""
+
+    step: int
+    status: str  # "ok" or "corrupt: why"
+    digest: str
+    bytes: int
+    metrics: dict[str, float]
+
+
+class Skipped(NamedTuple):
+    """A step that a restore did not believe, why, and where it lies now."""
+
+    step: int
+    why: str
+    moved_to: Path | None
+
+
+class Checkpoints:
+    """Saves in the background, restores only what verifies, keeps what the policy says.
+
+    Kept are the newest `keep_last` steps (0: all), the `keep_best` steps with the best `metric`
+    among those saved with metrics, and every step divisible by `keep_every` (0: none).
+    Opening touches no file. Every process of a run calls `save` and `restore`; process 0 writes.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        keep_last: int = 3,
+        keep_best: int = 1,
+        keep_every: int = 0,
+        *,
+        metric: str = "loss",
+        larger_is_better: bool = False,
+        report: Callable[[str], None] | None = None,
+    ):
+        self.root = Path(workdir).absolute() / FOLDER
+        self.keep_last, self.keep_best, self.keep_every = keep_last, keep_best, keep_every
+        self.metric, self.sign = metric, -1.0 if larger_is_better else 1.0
+        self.skipped: list[Skipped] = []
+        self._report = report or (lambda line: print(line, file=sys.stderr, flush=True))
+        self._pending: Future | None = None
+        self._metrics: dict[int, dict[str, float]] | None = None
+
+    # ------------------------------------------------------------ saving
+
+    def save(self, step: int, state: Any, metrics: Mapping[str, Any] | None = None) -> None:
+        """Copy `state` to the host and write it in the background.
+
+        Raises what the save before this one met (CheckpointError for a full or unwritable disk).
+        """
+        self.wait()
+        leaves = integrity.snapshot(state)
+        if jax.process_index() == 0:
+            scores = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(float(v))}
+            self._pending = _pool().submit(self._write, int(step), leaves, scores)
+
+    def wait(self) -> None:
+        """Block until the pending save is on disk; raise what it met."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        self.wait()
+
+    def _write(self, step: int, leaves: dict[str, np.ndarray], metrics: dict[str, float]) -> None:
+        tmp = self.root / f".tmp-{step}-{os.getpid()}-{next(_COUNTER)}"
+        try:
+            self._commit(tmp, step, leaves, metrics)
+            self._retain(step, metrics)
+        except Exception as error:
+            shutil.rmtree(tmp, ignore_errors=True)
+            raise self._explain(step, error) from error
+
+    def _commit(self, tmp: Path, step: int, leaves: dict, metrics: dict[str, float]) -> None:
+        records = integrity.hash_leaves(leaves)
+        total = integrity.combine(records)
+        final = self.root / str(step)
+        if self._holds(final, total):
+            return
+        tmp.mkdir(parents=True)
+        _orbax_save(tmp / "state", leaves)
+        seal = {
+            "version": integrity.VERSION,
+            "step": step,
+            "digest": total,
+            "bytes": sum(x.nbytes for x in leaves.values()),
+            "metrics": metrics,
+            "orbax": _orbax().__version__,
+            "leaves": {path: leaf._asdict() for path, leaf in records.items()},
+            "files": integrity.hash_files(tmp),
+        }
+        integrity.write_seal(tmp, seal)
+        _sync_folder(tmp)
+        if final.exists():
+            self._remove(final)
+        os.rename(tmp, final)
+        _sync_folder(self.root)
+
+    def _holds(self, folder: Path, total: str) -> bool:
+        """Whether the step is there already with these very leaves (a resumed run saves again)."""
+        try:
+            seal = integrity.read_seal(folder)
+            integrity.check_files(folder, seal)
+        except (Damage, OSError):
+            return False
+        return seal["digest"] == total
+
+    def _explain(self, step: int, error: Exception) -> Exception:
+        words = str(error)
+        number = error.errno if isinstance(error, OSError) else None
+        if number not in _DISK and not any(word in words for word in _WORDS):
+            return error
+        why = os.strerror(number) if number else next(w for w in _WORDS if w in words)
+        left = max(self._listed(), default=None)
+        intact = "no earlier checkpoint exists" if left is None else f"step {left} is intact"
+        return CheckpointError(
+            f"could not save step {step} in {self.root}: {why}; {intact}. Make room or make the "
+            "directory writable, then run the same command again: it resumes"
+        )
+
+    # ------------------------------------------------------------ retention
+
+    def _retain(self, step: int, metrics: dict[str, float]) -> None:
+        if self._metrics is None:
+            self._metrics = {n: self._read_metrics(n) for n in self._listed()}
+            self._clear_unfinished()
+        self._metrics[step] = metrics
+        for n in set(self._metrics) - self._kept(self._metrics):
+            del self._metrics[n]
+            if (self.root / str(n)).is_dir():
+                self._remove(self.root / str(n))
+
+    def _kept(self, metrics: Mapping[int, Mapping[str, float]]) -> set[int]:
+        """The steps that the policy keeps, of those given with their metrics."""
+        if self.keep_last <= 0:
+            return set(metrics)
+        scored = [(self.sign * m[self.metric], n) for n, m in metrics.items() if self.metric in m]
+        best = {n for _, n in sorted(scored)[: self.keep_best]}
+        every = {n for n in metrics if self.keep_every and n % self.keep_every == 0}
+        return best | every | set(sorted(metrics)[-self.keep_last :])
+
+    def _remove(self, folder: Path) -> None:
+        """Take a step away at once, then delete it: no reader ever sees half of one."""
+        gone = self.root / f".tmp-{folder.name}-{os.getpid()}-{next(_COUNTER)}"
+        os.rename(folder, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _clear_unfinished(self) -> None:
+        for folder in self.root.glob(".tmp-*"):
+            if f"-{os.getpid()}-" not in folder.name:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _read_metrics(self, step: int) -> dict[str, float]:
+        try:
+            return integrity.read_seal(self.root / str(step))["metrics"]
+        except (Damage, OSError):
+            return {}
+
+    # ------------------------------------------------------------ restoring
+
+    def restore(self, target: Any, step: int | None = None, *, move: bool = True) -> Any:
+        """(step, state) of the newest step that verifies, or None; `step` asks for that one only.
+
+        `target` gives structure, shapes, dtypes and, where it has them, shardings. A step that does
+        not verify is reported, listed in `skipped` and (unless `move=False`) moved to `corrupt/`.
+        CheckpointMismatch when a sound checkpoint does not fit the target: nothing is moved then.
+        """
+        self.wait()
+        found = self._walk(target, step, move) if jax.process_index() == 0 else None
+        if jax.process_count() > 1:
+            found = self._agree(found, target)
+        if found is None:
+            return None
+        leaves = iter([_place(found[1][path], x) for path, x in integrity.flatten(target).items()])
+        return found[0], jax.tree.map(lambda _: next(leaves), target)
+
+    def _walk(self, target: Any, step: int | None, move: bool) -> tuple[int, dict] | None:
+        for n in sorted(self._listed(), reverse=True):
+            if step is not None and n != step:
+                continue
+            try:
+                return n, self._load(n, target)
+            except Damage as damage:
+                if (self.root / str(n)).is_dir():  # else the policy of a running process took it
+                    self._set_aside(n, str(damage), move)
+        return None
+
+    def _agree(self, found: tuple[int, dict] | None, target: Any) -> tuple[int, dict] | None:
+        """Every process restores the step that process 0 chose."""
+        from jax.experimental import multihost_utils
+
+        chosen = int(multihost_utils.broadcast_one_to_all(np.int32(found[0] if found else -1)))
+        if chosen < 0 or found is not None:
+            return found
+        try:
+            return chosen, self._load(chosen, target)
+        except Damage as damage:
+            raise CheckpointError(
+                f"process {jax.process_index()} cannot read step {chosen} in {self.root}: {damage}; "
+                "the workdir must be shared by all processes"
+            ) from damage
+
+    def _load(self, step: int, target: Any = None) -> dict[str, np.ndarray]:
+        """The verified leaves of one step by path; Damage when they cannot be believed."""
+        folder = self.root / str(step)
+        seal = integrity.read_seal(folder)
+        integrity.check_files(folder, seal)
+        if target is not None:
+            integrity.check_target(target, seal, f"{FOLDER}/{step}")
+        try:
+            leaves = _orbax_load(folder / "state", seal["leaves"])
+        except Exception as error:
+            # Every byte is as written, so this is no damage: setting it aside would lose the run.
+            raise CheckpointError(
+                f"step {step} is intact, but orbax {_orbax().__version__} cannot read what orbax "
+                f"{seal['orbax']} wrote: {error}"
+            ) from error
+        integrity.check_leaves(leaves, seal)
+        return leaves
+
+    def _set_aside(self, step: int, why: str, move: bool) -> None:
+        moved = self._move_aside(step, why) if move else None
+        self.skipped.append(Skipped(step, why, moved))
+        where = f"moved to {FOLDER}/corrupt/{moved.name}" if moved else "left where it is"
+        self._report(f"checkpoint {step} is corrupt: {why}; {where}")
+
+    def _move_aside(self, step: int, why: str) -> Path | None:
+        corrupt = self.root / "corrupt"
+        try:
+            corrupt.mkdir(exist_ok=True)
+            numbers = itertools.count(1)
+            moved = next(p for i in numbers if not (p := corrupt / f"{step}-{i}").exists())
+            os.rename(self.root / str(step), moved)
+            moved.with_suffix(".txt").write_text(why + "\n")
+        except OSError:
+            return None
+        if self._metrics is not None:
+            self._metrics.pop(step, None)
+        return moved
+
+    # ------------------------------------------------------------ listing
+
+    def steps(self) -> list[CheckpointInfo]:
+        """Every step on disk, oldest first, each read and verified in full; changes nothing."""
+        self.wait()
+        return [self._inspect(step) for step in sorted(self._listed())]
+
+    def _inspect(self, step: int) -> CheckpointInfo:
+        folder = self.root / str(step)
+        try:
+            self._load(step)
+            seal = integrity.read_seal(folder)
+        except (Damage, CheckpointError) as error:
+            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+            return CheckpointInfo(step, f"corrupt: {error}", "", size, {})
+        return CheckpointInfo(step, "ok", seal["digest"], seal["bytes"], seal["metrics"])
+
+    def _listed(self) -> list[int]:
+        try:
+            names = [entry.name for entry in os.scandir(self.root) if entry.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [int(name) for name in names if name.isdecimal() and str(int(name)) == name]
+
+
+# ---------------------------------------------------------------- Orbax, and nothing else of it
+
+_COUNTER = itertools.count()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """Writers shared by all trials of a process; Python joins them before it exits."""
+    return ThreadPoolExecutor(max_workers=2, thread_name_prefix="checkpoint")
+
+
+def _orbax() -> Any:
+    # Imported when first used: it takes a third of a second, and `import lstm_jax` should not.
+    import orbax.checkpoint as ocp
+
+    return ocp
+
+
+def _checkpointer() -> Any:
+    """A checkpointer of this process alone: process 0 writes, every process reads for itself."""
+    ocp = _orbax()
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True)
+    if jax.process_count() == 1:
+        return ocp.Checkpointer(handler)
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": x} -> {"a": {"b": x}}, the form that Orbax names arrays by."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *folders, name = path.split("/")
+        node = functools.reduce(lambda node, part: node.setdefault(part, {}), folders, tree)
+        node[name] = leaf
+    return tree
+
+
+def _stored(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Orbax stores no arrays without elements; the seal alone remembers those."""
+    return {path: x for path, x in leaves.items() if math.prod(x.shape)}
+
+
+def _orbax_save(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
+    if stored := _stored(leaves):
+        _checkpointer().save(folder, args=_orbax().args.PyTreeSave(_nest(stored)))
+
+
+def _orbax_load(folder: Path, records: Mapping[str, integrity.Leaf]) -> dict[str, np.ndarray]:
+    ocp = _orbax()
+    leaves = {p: np.zeros(r.shape, jnp.dtype(r.dtype)) for p, r in records.items() if 0 in r.shape}
+    if stored := _stored(records):
+        whole = _nest({path: ocp.RestoreArgs(restore_type=np.ndarray) for path in stored})
+        read = _checkpointer().restore(folder, args=ocp.args.PyTreeRestore(restore_args=whole))
+        leaves |= {path: np.asarray(x) for path, x in integrity.flatten(read).items()}
+    return leaves
+
+
+def _place(x: np.ndarray, like: Any) -> Any:
+    """The restored leaf as NumPy or on the devices, as the target's leaf is."""
+    if isinstance(like, np.ndarray | np.generic):
+        return x
+    sharding = getattr(like, "sharding", None)
+    if sharding is None:
+        return jnp.array(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force names in a directory to the disk: after a power cut a rename must not be lost."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

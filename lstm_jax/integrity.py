@@ -1,0 +1,212 @@
+"""What a checkpoint must prove before it is believed: hashes of leaves, of files, and of the seal.
+
+A step directory holds `state/` (Orbax) and `integrity.json`, the seal:
+
+    {"version", "step", "digest", "bytes", "metrics", "orbax",
+     "leaves": {path: {"dtype", "shape", "sha256"}},     taken from the state in memory, before writing
+     "files":  {path: {"bytes", "sha256"}},              taken from the files, after writing
+     "sha256"}                                           over all of the above
+
+Leaves catch what went wrong between memory and disk, files what happened on the disk, the last
+hash a damaged seal. Hashes do not depend on the number of devices or of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lstm_jax.core import UsageError
+
+SEAL = "integrity.json"
+VERSION = 1
+
+
+class Damage(Exception):
+    """A step directory does not hold what was saved; the message says in which file or leaf."""
+
+
+class CheckpointMismatch(UsageError):
+    """A sound checkpoint holds another structure, shape or dtype than the program expects."""
+
+
+class Leaf(NamedTuple):
+    """One array of a state, without its values; `sha256` is over dtype, shape and bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+# ---------------------------------------------------------------- leaves
+
+
+def flatten(state: Any) -> dict[str, Any]:
+    """The leaves of a state by path, `params/layer_0/kernel`; ValueError when two paths agree."""
+    found: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "value"
+        if name in found:
+            raise ValueError(f"two leaves of the state share the path '{name}'; rename one of them")
+        found[name] = leaf
+    return found
+
+
+def to_host(leaf: Any) -> np.ndarray:
+    """A copy of one leaf in host memory, whole even where devices or processes hold parts of it.
+
+    Always a copy: on CPU a NumPy view would alias a buffer that the next step may be given.
+    """
+    if isinstance(leaf, jax.Array):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise ValueError("a state holds no typed PRNG keys; store jax.random.key_data(key)")
+        if not leaf.is_fully_addressable and not leaf.is_fully_replicated:
+            from jax.experimental import multihost_utils
+
+            return np.array(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.array(leaf, order="C")
+
+
+def snapshot(state: Any) -> dict[str, np.ndarray]:
+    """All leaves by path, copied to the host; the copies of all leaves overlap."""
+    leaves = flatten(state)
+    for leaf in leaves.values():
+        if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
+            leaf.copy_to_host_async()
+    return {path: to_host(leaf) for path, leaf in leaves.items()}
+
+
+def hash_leaf(x: np.ndarray) -> Leaf:
+    """sha256 over dtype, shape and the little-endian bytes in C order."""
+    x = np.ascontiguousarray(x).reshape(x.shape)
+    if x.dtype.byteorder == ">":
+        x = x.astype(x.dtype.newbyteorder("<"))
+    h = hashlib.sha256(f"{x.dtype.name}{list(x.shape)}".encode())
+    h.update(x.reshape(-1).view(np.uint8))
+    return Leaf(x.dtype.name, x.shape, h.hexdigest())
+
+
+def hash_leaves(leaves: Mapping[str, np.ndarray]) -> dict[str, Leaf]:
+    return {path: hash_leaf(x) for path, x in leaves.items()}
+
+
+def combine(records: Mapping[str, Leaf]) -> str:
+    """One sha256 over all leaves, sorted by path: sha256(path NUL leaf-hash newline ...)."""
+    h = hashlib.sha256()
+    for path in sorted(records):
+        h.update(f"{path}\0{records[path].sha256}\n".encode())
+    return h.hexdigest()
+
+
+def digest(state: Any) -> str:
+    """sha256 (hex) over path, dtype, shape and bytes of every leaf; the same on any device count."""
+    return combine(hash_leaves(snapshot(state)))
+
+
+# ---------------------------------------------------------------- files and the seal
+
+
+def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file below `folder`, by path relative to it; the seal left out."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != SEAL:
+            files[name] = {"bytes": path.stat().st_size, "sha256": _hash_file(path)}
+    return files
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal_hash(seal: Mapping[str, Any]) -> str:
+    body = {k: v for k, v in seal.items() if k != "sha256"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def write_seal(folder: Path, seal: dict[str, Any]) -> None:
+    """Add the seal's own hash and write it, forced to the disk."""
+    seal = {**seal, "sha256": _seal_hash(seal)}
+    with (folder / SEAL).open("w") as file:
+        json.dump(seal, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_seal(folder: Path) -> dict[str, Any]:
+    """The seal, checked against its own hash and the directory's name; Damage otherwise."""
+    try:
+        seal = json.loads((folder / SEAL).read_bytes())
+        kept = {
+            path: Leaf(**{**r, "shape": tuple(r["shape"])}) for path, r in seal["leaves"].items()
+        }
+        sound = seal["sha256"] == _seal_hash(seal)
+    except FileNotFoundError:
+        raise Damage(f"{SEAL} is missing") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damage(f"{SEAL} is unreadable ({error})") from None
+    if not sound:
+        raise Damage(f"{SEAL} does not match its own checksum")
+    if str(seal["step"]) != folder.name:
+        raise Damage(f"{SEAL} belongs to step {seal['step']}, the folder says {folder.name}")
+    return {**seal, "leaves": kept}
+
+
+def check_files(folder: Path, seal: Mapping[str, Any]) -> None:
+    """Damage unless every file recorded in the seal is there with its size and checksum."""
+    for name, record in seal["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise Damage(f"{name} is missing")
+        size = path.stat().st_size
+        if size != record["bytes"]:
+            raise Damage(f"{name} has {size} bytes, {record['bytes']} were written")
+        if _hash_file(path) != record["sha256"]:
+            raise Damage(f"{name} does not match its checksum")
+
+
+def check_leaves(leaves: Mapping[str, np.ndarray], seal: Mapping[str, Any]) -> None:
+    """Damage unless the restored leaves are those that were in memory when they were saved."""
+    found = hash_leaves(leaves)
+    if found.keys() != seal["leaves"].keys():
+        raise Damage(f"leaves differ: {sorted(found.keys() ^ seal['leaves'].keys())}")
+    for path, record in seal["leaves"].items():
+        if found[path] != record:
+            raise Damage(f"leaf {path} does not match its checksum")
+    if combine(found) != seal["digest"]:
+        raise Damage("the digest does not match the leaves")
+
+
+def check_target(target: Any, seal: Mapping[str, Any], where: str) -> None:
+    """CheckpointMismatch with one line per difference between the saved state and `target`."""
+    lines, wanted, saved = [], flatten(target), seal["leaves"]
+    for path in sorted(wanted.keys() | saved.keys()):
+        have = _describe(saved[path].dtype, saved[path].shape) if path in saved else "absent"
+        like = wanted.get(path)
+        want = "absent" if like is None else _describe(_dtype(like), np.shape(like))
+        if have != want:
+            lines.append(f"  {path}: saved {have}, expected {want}")
+    if lines:
+        more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
+        raise CheckpointMismatch(
+            f"{where} was saved by another model or optimizer:\n"
+            + "\n".join(lines[:20] + more)
+            + "\nrun with the config it was saved with, or start afresh in another workdir"
+        )
+
+
+def _dtype(leaf: Any) -> str:
+    return np.dtype(leaf.dtype).name if hasattr(leaf, "dtype") else np.asarray(leaf).dtype.name
+
+
+def _describe(dtype: str, shape: tuple[int, ...]) -> str:
+    return f"{dtype}[{','.join(map(str, shape))}]"

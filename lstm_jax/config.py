@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from lstm_jax.core import UsageError
+from lstm_jax.core import UsageError, lookup
 
 # Enter compiled code as arrays. A 0 among them is off: it stays a Python 0 and leaves no trace.
 NUMERIC = (
@@ -54,7 +55,6 @@ def default_config(task: str = "forecast") -> ConfigDict:
 
 def task_fields(task: str) -> ConfigDict:
     """The task's own fields beside the two that every task has."""
-    from lstm_jax.core import lookup
     from lstm_jax.tasks import TASKS
 
     fields = ConfigDict()
@@ -70,17 +70,23 @@ def cell_fields() -> ConfigDict:
     cell = ConfigDict()
     cell.name = "lstm"  # an entry of cells.CELLS; `lstm-jax cells` lists them
     cell.hidden = 64  # H, units of a layer
-    cell.gates = ""  # a row of the gate table gates.GATES: lstm, cifg, nfg, ...
+    cell.gates = "lstm"  # a row of the gate table gates.GATES: lstm, cifg, nfg, ...
     cell.gate_activation = ""  # of i, f and o at once
     cell.input_gate_activation = ""  # of i alone; wins over gate_activation
     cell.forget_gate_activation = ""  # of f alone
     cell.output_gate_activation = ""  # of o alone
     cell.candidate_activation = ""  # of g
     cell.output_activation = ""  # of c on its way to h
-    cell.peepholes = "none"  # none | diagonal | full
-    cell.forget_bias = 1.0  # added to the forget gate's bias at the start
+    cell.activation = ""  # of a cell without gates (rnn, indrnn)
+    cell.reset = ""  # of a gru: after | before the recurrent matmul
+    cell.peepholes = "none"  # none | diagonal | learned | full
+    cell.layer_norm = "none"  # none | branch | recirculated
+    cell.cell_clip = 0.0  # c stays within +- this; 0: off
+    cell.forget_bias = 1.0  # where the forget gate's bias starts
+    cell.forget_init = "constant"  # constant (forget_bias) | chrono | linspace | power_law
+    cell.t_max = 0.0  # chrono: the longest dependency, in steps
     cell.kernel_init = ""  # input kernels: an entry of initializers.KERNELS
-    cell.recurrent_init = ""  # recurrent kernels: per_gate | fused | identity | ...
+    cell.recurrent_init = "per_gate"  # recurrent kernels: per_gate | fused | identity | ...
     cell.dtype = "float32"  # what the matmuls compute in: float32 | bfloat16; state stays float32
     return cell
 
@@ -209,3 +215,123 @@ def to_json(config: ConfigDict) -> str:
 def _hash(tree: Any) -> str:
     text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------
+# Objects out
+
+
+def build_task(config: Any) -> Any:
+    """The `Task` that `config.task.name` names."""
+    from lstm_jax.tasks import TASKS
+
+    return lookup("task", config.task.name, TASKS).build(config)
+
+
+def build_cell(cell: Any) -> Any:
+    """The `Cell` of the `cell` section: a constructor of `CELLS`, then the transforms that are on.
+
+    A field reaches the constructor if the constructor has an option of its name.
+
+    Raises:
+      UsageError: a field that is set but means nothing to this cell, or what the cell refuses.
+    """
+    from lstm_jax.cells import CELLS
+
+    constructor = lookup("cell", cell.name, CELLS)
+    options = cell_options(constructor)
+    _check_meaning(cell, options)
+    return constructor(cell.hidden, **_constructor_arguments(cell, options))
+
+
+def cell_options(constructor: Callable) -> dict[str, inspect.Parameter]:
+    """The keyword options of a constructor; `**options` stands for those of `lstm`."""
+    from lstm_jax.cells import lstm
+
+    parameters = inspect.signature(constructor).parameters.values()
+    named = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return {**cell_options(lstm), **named} if passes_on else named
+
+
+# Which constructor option a field belongs to, where it is not the one of its own name.
+OPTION_OF = {
+    "input_gate_activation": "gate_activation",
+    "forget_gate_activation": "gate_activation",
+    "output_gate_activation": "gate_activation",
+    "forget_init": "forget_bias",
+    "t_max": "forget_bias",
+}
+PER_GATE = {
+    "i": "input_gate_activation",
+    "f": "forget_gate_activation",
+    "o": "output_gate_activation",
+}
+EVERY_CELL = ("name", "hidden", "dtype")
+
+
+def _takes(options: dict[str, inspect.Parameter], field: str) -> bool:
+    option = options.get(OPTION_OF.get(field, field))
+    if option is None:
+        return False
+    return field not in PER_GATE.values() or "Mapping" in str(option.annotation)
+
+
+def _check_meaning(cell: Any, options: dict[str, inspect.Parameter]) -> None:
+    """Raises UsageError for a field that is set but belongs to other cells."""
+    for field, default in cell_fields().items():
+        value = getattr(cell, field)
+        is_set = isinstance(value, (str, int, float)) and value != default
+        if is_set and field not in EVERY_CELL and not _takes(options, field):
+            takes = ", ".join(f for f in cell_fields() if _takes(options, f))
+            raise UsageError(
+                f"cell.{field}={value!r} means nothing to cell {cell.name!r}, which takes: {takes}; "
+                f"leave it at {default!r} or choose another cell.name"
+            )
+
+
+def _constructor_arguments(cell: Any, options: dict[str, inspect.Parameter]) -> dict[str, Any]:
+    special = {
+        "gate_activation": _gate_activation,
+        "forget_bias": _forget_bias,
+        "dtype": _dtype,
+    }
+    taken = {
+        name: special[name](cell) if name in special else getattr(cell, name)
+        for name in options
+        if hasattr(cell, name)
+    }
+    return {name: value for name, value in taken.items() if not _is_empty(value)}
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, str) and value == ""
+
+
+def _gate_activation(cell: Any) -> str | dict[str, str]:
+    """One name for all gates, or a name a gate where one has its own."""
+    own = {gate: getattr(cell, field) for gate, field in PER_GATE.items()}
+    if not any(own.values()):
+        return cell.gate_activation
+    from lstm_jax.gates import gate_table
+
+    learned = gate_table(cell.gates).learned()
+    shared = {gate: cell.gate_activation for gate in own if gate in learned}
+    chosen = {gate: name or shared.get(gate, "") for gate, name in own.items()}
+    return {gate: name for gate, name in chosen.items() if name}
+
+
+def _forget_bias(cell: Any) -> Any:
+    """A number, or one of the initialisers of `initializers.BIASES`."""
+    from lstm_jax.initializers import BIASES
+
+    initializer = lookup("forget_init", cell.forget_init, BIASES)
+    if cell.forget_init == "constant":
+        return cell.forget_bias
+    return initializer(cell.t_max) if cell.forget_init == "chrono" else initializer()
+
+
+def _dtype(cell: Any) -> Any:
+    import jax.numpy as jnp
+
+    return lookup("dtype", cell.dtype, {"float32": None, "bfloat16": jnp.bfloat16})

@@ -1,0 +1,403 @@
+"""Layers and the sequence model: the only file that imports Flax.
+
+The modules (NNX) hold parameters and wiring, no cell maths and no randomness of their own: keys
+are arguments. `build_model` splits them once into pure functions of a plain dict of arrays; from
+there on nothing knows of Flax.
+
+    encoder -> recurrent layer 1 .. L -> readout -> head
+
+Shapes by the legend of `core`: sequences [T, B, F], what is read out [B, F], `keys` one per
+example, derived from the example's index, so that masks do not depend on how many devices share
+a batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lstm_jax.core import Array, Cell, Keys, UsageError, lookup
+from lstm_jax.gates import ACTIVATIONS
+from lstm_jax.optim import off
+from lstm_jax.unroll import unroll
+
+MERGES: dict[str, Callable[[Array, Array], Array]] = {
+    "concat": lambda a, b: jnp.concatenate([a, b], axis=-1),
+    "sum": jnp.add,
+    "mean": lambda a, b: (a + b) / 2,
+    "mul": jnp.multiply,
+}
+
+
+class Model(NamedTuple):
+    """A sequence model as pure functions.
+
+    `init(key, hyper) -> params`, a nested dict of arrays.
+    `apply(params, hyper, batch, carry=None, key=None) -> (outputs, carry)`: outputs [T, B, O], or
+        [B, O] when one vector is read out per sequence; `key=None` is deterministic (evaluation).
+    `initial_carry(params, hyper, batch_size) -> carry`: one carry per layer.
+
+    `hyper` holds the numeric hyper-parameters as arrays: see `config.split`.
+    """
+
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+    initial_carry: Callable[..., Any]
+
+
+class Valid(NamedTuple):
+    """Which steps of a batch count: the arguments of `unroll` that say so."""
+
+    lengths: Array | None = None
+    mask: Array | None = None
+    resets: Array | None = None
+
+    def steps(self, num_steps: int, batch_size: int) -> Array:
+        """[T, B] bool: inside the length and not in a hole."""
+        time = jnp.arange(num_steps)[:, None]
+        lengths = num_steps if self.lengths is None else self.lengths
+        inside = jnp.broadcast_to(time < lengths, (num_steps, batch_size))
+        return inside if self.mask is None else inside & self.mask
+
+
+EVERY_STEP = Valid()
+
+
+class Recurrent(nnx.Module):
+    """One layer around a cell, in one direction or both.
+
+    `layer(xs, carry) -> (carry, ys, last)`: xs [T, B, D], ys [T, B, F], and `last` [B, F], what
+    each direction says after its last valid step (zeros for a row that has none). With
+    `bidirectional` the carry is the pair (forward, backward), and `merge` joins the directions:
+    concat | sum | mean | mul.
+
+    Schuster & Paliwal (1997) for the two directions.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        in_features: int,
+        key: Array,
+        *,
+        bidirectional: bool = False,
+        merge: str = "concat",
+        engine: str = "auto",
+    ):
+        self.cell, self.merge = nnx.static(cell), lookup("merge", merge, MERGES)
+        self.bidirectional, self.engine = bidirectional, engine
+        keys = jax.random.split(key)
+        self.forward = nnx.data(_params(cell.init(keys[0], in_features)))
+        if bidirectional:
+            self.backward = nnx.data(_params(cell.init(keys[1], in_features)))
+
+    def __call__(
+        self, xs: Array, carry: Any = None, valid: Valid = EVERY_STEP, keys: Keys | None = None
+    ) -> tuple[Any, Array, Array]:
+        steps = valid.steps(*xs.shape[:2])
+        if not self.bidirectional:
+            carry, ys = self._run(self.forward, xs, carry, valid, keys)
+            return carry, ys, _at(ys, _last_index(steps), steps)
+        ahead, back = (None, None) if carry is None else carry
+        ahead, ys = self._run(self.forward, xs, ahead, valid, keys)
+        back, zs = self._run(self.backward, xs, back, valid, _fold(keys, 1), reverse=True)
+        last = self.merge(_at(ys, _last_index(steps), steps), _at(zs, jnp.argmax(steps, 0), steps))
+        return (ahead, back), self.merge(ys, zs), last
+
+    def _run(self, params, xs, carry, valid, keys, reverse=False):
+        return unroll(
+            self.cell,
+            _arrays(params),
+            xs,
+            carry,
+            **valid._asdict(),
+            reverse=reverse,
+            key=keys,
+            engine=self.engine,
+        )
+
+    def initial_carry(self, batch_size: int) -> Any:
+        """What fresh sequences start from."""
+        ahead = self.cell.initial_carry(_arrays(self.forward), (batch_size,))
+        if not self.bidirectional:
+            return ahead
+        return ahead, self.cell.initial_carry(_arrays(self.backward), (batch_size,))
+
+    def out_features(self, in_features: int) -> int:
+        """F."""
+        xs = jax.ShapeDtypeStruct((1, 1, in_features), jnp.float32)
+        return jax.eval_shape(lambda xs: self(xs)[1], xs).shape[-1]
+
+
+class OneHot(nnx.Module):
+    """Ids [T, B] as rows of the identity [T, B, V]; reals pass through."""
+
+    def __init__(self, config: Any, spec: Any, key: Array):
+        self.features, self.ids = spec.in_features, spec.ids
+
+    def __call__(self, xs: Array, valid: Valid) -> Array:
+        return jax.nn.one_hot(xs, self.features) if self.ids else xs
+
+
+class Embedding(nnx.Module):
+    """Ids [T, B] to learned vectors [T, B, E]; `attend` is the tied output layer, ys E^T."""
+
+    def __init__(self, config: Any, spec: Any, key: Array):
+        if not spec.ids:
+            raise UsageError("model.encoder 'embedding' needs integer ids; this task has reals")
+        self.features = config.embedding
+        scale = 1 / math.sqrt(config.embedding)
+        self.table = nnx.Param(scale * jax.random.normal(key, (spec.in_features, self.features)))
+
+    def __call__(self, ids: Array, valid: Valid) -> Array:
+        return jnp.take(self.table[...], ids, axis=0)
+
+    def attend(self, ys: Array) -> Array:
+        return ys @ self.table[...].T
+
+
+class Convolution(nnx.Module):
+    """A stack of 1-d convolutions over time, [T, B, D] -> [T, B, F], relu after each.
+
+    Causal: step t sees t - width + 1 .. t, as a recurrent layer would. What is not valid is zeroed
+    before each convolution, so padding changes nothing outside itself.
+    """
+
+    def __init__(self, config: Any, spec: Any, key: Array):
+        self.ids, self.features = spec.ids, config.conv_features[-1]
+        sizes = (spec.in_features, *config.conv_features)
+        self.depth = len(config.conv_features)
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            rngs = nnx.Rngs(jax.random.fold_in(key, i))
+            conv = nnx.Conv(fan_in, fan_out, config.conv_width, padding="CAUSAL", rngs=rngs)
+            setattr(self, f"conv_{i}", conv)
+
+    def __call__(self, xs: Array, valid: Valid) -> Array:
+        xs = jax.nn.one_hot(xs, self.conv_0.in_features) if self.ids else xs
+        steps = valid.steps(*xs.shape[:2])[..., None]
+        for i in range(self.depth):
+            rows = jnp.swapaxes(jnp.where(steps, xs, 0), 0, 1)
+            xs = jax.nn.relu(jnp.swapaxes(getattr(self, f"conv_{i}")(rows), 0, 1))
+        return xs
+
+
+ENCODERS = {"none": OneHot, "embedding": Embedding, "conv": Convolution}
+
+
+class Head(nnx.Module):
+    """What is read out -> [hidden dense -> dropout] -> linear [.., O], in float32."""
+
+    def __init__(self, config: Any, in_features: int, out_features: int, key: Array):
+        self.config = nnx.static(config)
+        keys = jax.random.split(key)
+        if config.head_hidden:
+            self.hidden = nnx.Linear(in_features, config.head_hidden, rngs=nnx.Rngs(keys[0]))
+        fan_in = config.head_hidden or in_features
+        self.linear = nnx.Linear(fan_in, out_features, rngs=nnx.Rngs(keys[1]))
+
+    def __call__(self, ys: Array, keys: Keys | None) -> Array:
+        ys = ys.astype(jnp.float32)
+        if hasattr(self, "hidden"):
+            ys = ACTIVATIONS[self.config.head_activation](self.hidden(ys))
+        return self.linear(dropout(ys, self.config.head_dropout, keys))
+
+
+class TiedHead(nnx.Module):
+    """Logits against the embedding table (Press & Wolf 2017), plus a bias [O]."""
+
+    def __init__(self, config: Any, in_features: int, out_features: int, key: Array):
+        self.config = nnx.static(config)
+        if in_features != config.embedding:
+            shape = in_features, config.embedding
+            self.hidden = nnx.Linear(*shape, rngs=nnx.Rngs(key))
+        self.bias = nnx.Param(jnp.zeros(out_features))
+
+    def __call__(self, ys: Array, keys: Keys | None, embedding: Embedding) -> Array:
+        ys = dropout(ys.astype(jnp.float32), self.config.head_dropout, keys)
+        ys = self.hidden(ys) if hasattr(self, "hidden") else ys
+        return embedding.attend(ys) + self.bias[...]
+
+
+class SequenceModel(nnx.Module):
+    """encoder -> L recurrent layers -> readout -> head, as the `model` section describes it.
+
+    `residual` adds a layer's input to its output where the sizes allow; `skip` feeds the encoded
+    input to every layer and every layer to the readout (Graves 2013, fig. 1). Dropout stands
+    between layers (Zaremba et al. 2014, fig. 2), never inside the recurrence: that is a cell's.
+    """
+
+    def __init__(self, config: Any, cell: Cell, spec: Any, key: Array):
+        self.config, self.readout = nnx.static(config), spec.readout
+        encoder_key, head_key, key = jax.random.split(key, 3)
+        self.encoder = ENCODERS[config.encoder](config, spec, encoder_key)
+        encoded = features = self.encoder.features
+        total = 0
+        for i in range(config.layers):
+            layer = Recurrent(
+                cell,
+                features,
+                jax.random.fold_in(key, i),
+                bidirectional=config.bidirectional,
+                merge=config.merge,
+                engine=config.engine,
+            )
+            setattr(self, f"layer_{i}", layer)
+            out = layer.out_features(features)
+            total += out
+            features = out + encoded if config.skip else out
+        head = TiedHead if config.tied else Head
+        self.head = head(config, total if config.skip else out, spec.out_features, head_key)
+
+    def layers(self) -> list[Recurrent]:
+        """From the input up."""
+        return [getattr(self, f"layer_{i}") for i in range(self.config.layers)]
+
+    def __call__(
+        self, inputs: Array, carry: Any, valid: Valid, keys: Keys | None
+    ) -> tuple[Array, tuple]:
+        config = self.config
+        encoded = self.encoder(inputs, valid)
+        encoded = noise(encoded, config.input_noise, _fold(keys, 1))
+        xs = encoded = dropout(encoded, config.input_dropout, _fold(keys, 2))
+        carries, outs, lasts = [], [], []
+        for i, layer in enumerate(self.layers()):
+            layer_keys = _fold(keys, 3 + i)
+            new, ys, last = layer(xs, carry[i] if carry else None, valid, layer_keys)
+            if config.residual and ys.shape == xs.shape:
+                ys, last = ys + xs, last + _last(xs, valid)
+            carries, outs, lasts = [*carries, new], [*outs, ys], [*lasts, last]
+            if i + 1 < config.layers:
+                ys = dropout(ys, config.dropout, _fold(layer_keys, 2))
+                xs = jnp.concatenate([encoded, ys], axis=-1) if config.skip else ys
+        if not config.skip:
+            outs, lasts = outs[-1:], lasts[-1:]
+        read = self._read(jnp.concatenate(outs, -1), jnp.concatenate(lasts, -1), valid)
+        tied = (self.encoder,) if config.tied else ()
+        return self.head(read, _fold(keys, 0), *tied), tuple(carries)
+
+    def _read(self, ys: Array, last: Array, valid: Valid) -> Array:
+        if self.readout == "every":
+            return ys
+        if self.readout == "last":
+            return last
+        steps = valid.steps(*ys.shape[:2])[..., None]
+        return jnp.sum(ys * steps, axis=0) / jnp.maximum(jnp.sum(steps, axis=0), 1)
+
+
+def build_model(config: Any, spec: Any) -> Model:
+    """The `model` and `cell` sections as a `Model` for a task of these sizes.
+
+    Raises:
+      UsageError: the encoder does not fit the inputs, or a carry is asked of two directions.
+    """
+    from lstm_jax.config import bind, build_cell  # config builds models, models bind configs
+
+    _check(config.model, spec)
+
+    def module(hyper: dict, key: Array) -> SequenceModel:
+        bound = bind(config, hyper)
+        return SequenceModel(bound.model, build_cell(bound.cell), spec, key)
+
+    def init(key: Array, hyper: dict) -> dict:
+        return nnx.to_pure_dict(nnx.state(module(hyper, key), nnx.Param))
+
+    def restored(params: dict, hyper: dict) -> SequenceModel:
+        shapes = nnx.eval_shape(lambda: module(hyper, jax.random.key(0)))
+        return nnx.merge(nnx.graphdef(shapes), params)
+
+    def apply(params, hyper, batch, carry=None, key=None):
+        inputs = batch["inputs"]
+        valid = Valid(*(batch.get(name) for name in Valid._fields))
+        keys = None if key is None else example_keys(key, batch, inputs.shape[1])
+        return restored(params, hyper)(inputs, carry, valid, keys)
+
+    def initial_carry(params, hyper, batch_size):
+        layers = restored(params, hyper).layers()
+        return tuple(layer.initial_carry(batch_size) for layer in layers)
+
+    return Model(init, apply, initial_carry)
+
+
+def example_keys(key: Array, batch: dict, batch_size: int) -> Keys:
+    """The batch's key, and one per example [B] by `batch["example"]`, its global index."""
+    example = batch.get("example", jnp.arange(batch_size))
+    return Keys(key, jax.vmap(jax.random.fold_in, (None, 0))(key, example))
+
+
+def dropout(xs: Array, rate: Any, keys: Keys | None) -> Array:
+    """`xs * keep / (1 - rate)` with keep ~ Bernoulli(1 - rate); xs [T, B, F] or [B, F].
+
+    Srivastava et al. (2014), section 4, scaled while training. Off without keys.
+    """
+    if keys is None or off(rate):
+        return xs
+    drop = _per_example(jax.random.uniform, keys, xs) < rate
+    return jnp.where(drop, 0, xs / (1 - rate)).astype(xs.dtype)
+
+
+def noise(xs: Array, scale: Any, keys: Keys | None) -> Array:
+    """`xs + scale * n`, n standard normal. Off without keys."""
+    if keys is None or off(scale):
+        return xs
+    return (xs + scale * _per_example(jax.random.normal, keys, xs)).astype(xs.dtype)
+
+
+def _per_example(draw: Callable, keys: Keys, xs: Array) -> Array:
+    """Random numbers shaped like xs, those of example b from keys[b]."""
+    axis = xs.ndim - 2
+    shape = (*xs.shape[:axis], xs.shape[-1])
+    return jax.vmap(lambda key: draw(key, shape), out_axes=axis)(keys.example)
+
+
+def _fold(keys: Keys | None, data: int) -> Keys | None:
+    """Keys for one more use."""
+    if keys is None:
+        return None
+    example = jax.vmap(jax.random.fold_in, (0, None))(keys.example, data)
+    return Keys(jax.random.fold_in(keys.shared, data), example)
+
+
+def _params(tree: Any) -> Any:
+    return jax.tree.map(nnx.Param, tree)
+
+
+def _arrays(tree: Any) -> Any:
+    return jax.tree.map(lambda p: p[...], tree, is_leaf=lambda p: isinstance(p, nnx.Variable))
+
+
+def _last_index(steps: Array) -> Array:
+    """[B]: the last True of steps [T, B] along time."""
+    return steps.shape[0] - 1 - jnp.argmax(steps[::-1], axis=0)
+
+
+def _at(ys: Array, index: Array, steps: Array) -> Array:
+    """ys[index[b], b], zeros for a row without a valid step."""
+    picked = jnp.take_along_axis(ys, index[None, :, None], axis=0)[0]
+    return jnp.where(jnp.any(steps, axis=0)[:, None], picked, 0)
+
+
+def _last(xs: Array, valid: Valid) -> Array:
+    steps = valid.steps(*xs.shape[:2])
+    return _at(xs, _last_index(steps), steps)
+
+
+def _check(config: Any, spec: Any) -> None:
+    lookup("encoder", config.encoder, ENCODERS)
+    lookup("merge", config.merge, MERGES)
+    lookup("head activation", config.head_activation, ACTIVATIONS)
+    if config.tied and config.encoder != "embedding":
+        raise UsageError(
+            f"model.tied shares the embedding with the output, but model.encoder is "
+            f"{config.encoder!r}; set model.encoder=embedding or model.tied=False"
+        )
+    if config.bidirectional and spec.stateful:
+        raise UsageError(
+            "model.bidirectional cannot carry state from batch to batch: the backward direction "
+            "starts at the end; set model.bidirectional=False or choose a task without state"
+        )

@@ -1,0 +1,193 @@
+"""Training, top to bottom: a state, a step, a chunk of steps, an evaluation, and the loop.
+
+`init_state`, `run_chunk`, `evaluate`, `update_best` and `gradients` are pure functions of arrays.
+A single run jits them; a pack of K trials vmaps them over (state, hyper) with the data shared.
+Python touches the device once per chunk.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from lstm_jax import optim, parallel
+from lstm_jax.config import bind, build_task
+from lstm_jax.core import Array
+from lstm_jax.modules import build_model
+from lstm_jax.tasks.task import Mean
+
+LARGER_IS_BETTER = ("accuracy",)
+STREAMS = {"parameters": 0, "data": 1, "noise": 2}
+
+
+class Program(NamedTuple):
+    """What a compiled function closes over: nothing that differs between the trials of a pack."""
+
+    config: Any
+    task: Any
+    model: Any
+    mesh: Any = None
+
+
+class Best(NamedTuple):
+    """The best parameters so far, by `train.best_metric` on the validation split."""
+
+    value: Array
+    step: Array
+    params: Any
+    evaluations_since: Array
+
+
+class TrainState(NamedTuple):
+    """All that training remembers, hence all that a checkpoint holds."""
+
+    step: Array  # steps done; frozen once `bad` or `stopped`
+    params: Any
+    opt_state: Any
+    carry: Any  # truncated BPTT: the layers' carries; else ()
+    best: Best
+    bad: Array  # the step after `step` was not finite
+    stopped: Array  # stopped early
+
+
+def build_program(config: Any) -> Program:
+    """The task, the model and the devices that a config asks for."""
+    task = build_task(config)
+    mesh = parallel.make_mesh(config.parallel, config.train.batch_size)
+    return Program(config, task, build_model(config, task.spec), mesh)
+
+
+def stream(hyper: dict, name: str) -> Array:
+    """The run's key for one use of randomness."""
+    return jax.random.fold_in(jax.random.key(hyper["seed"]), STREAMS[name])
+
+
+def init_state(program: Program, hyper: dict) -> TrainState:
+    """Step 0."""
+    config = bind(program.config, hyper)
+    params = program.model.init(stream(hyper, "parameters"), hyper)
+    optimizer = optim.build_optimizer(config.optimizer, config.train.num_steps)
+    stateful, size = program.task.spec.stateful, config.train.batch_size
+    carry = program.model.initial_carry(params, hyper, size) if stateful else ()
+    worst = jnp.float32(-jnp.inf if config.train.best_metric in LARGER_IS_BETTER else jnp.inf)
+    zero, no = jnp.int32(0), jnp.bool_(False)
+    best = Best(worst, zero, params, zero)
+    return TrainState(zero, params, optimizer.init(params), carry, best, no, no)
+
+
+def batch_at(program: Program, hyper: dict, data: Any, step: Array) -> dict:
+    """The global batch of a step, with each example's index in it."""
+    batch = program.task.batch(data, stream(hyper, "data"), step)
+    return {"example": jnp.arange(batch["inputs"].shape[1]), **batch}
+
+
+def gradients(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
+    """(gradient of the mean loss, {name: Mean}, carry) of the state's next batch."""
+    batch = batch_at(program, hyper, data, state.step)
+    key = jax.random.fold_in(stream(hyper, "noise"), state.step)
+
+    def total(params, hyper, batch, carry, key):
+        outputs, carry = program.model.apply(params, hyper, batch, carry or None, key)
+        _, means = program.task.loss(outputs, batch)
+        return means["loss"].total, (means, carry if program.task.spec.stateful else ())
+
+    def sums(*args):
+        grads, (means, carry) = jax.grad(total, has_aux=True)(*args)
+        return (grads, means), lax.stop_gradient(carry)
+
+    (grads, means), carry = spread(program, sums)(state.params, hyper, batch, state.carry, key)
+    count = jnp.maximum(means["loss"].count, 1e-12)
+    return jax.tree.map(lambda g: g / count, grads), means, carry
+
+
+def spread(program: Program, sums: Any) -> Any:
+    mode, readout = program.config.parallel.mode, program.task.spec.readout
+    return parallel.data_parallel(sums, program.mesh, mode, readout)
+
+
+def step(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
+    """(state, {name: Mean}) after one step; the old state, and empty means, if it is not finite."""
+    config = bind(program.config, hyper)
+    optimizer = optim.build_optimizer(config.optimizer, config.train.num_steps)
+    grads, means, carry = gradients(program, state, hyper, data)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    seen = {
+        "learning_rate": optim.learning_rate(config.optimizer, config.train.num_steps, state.step),
+        "gradient_norm": optax.global_norm(grads),
+        "update_norm": optax.global_norm(updates),
+        "parameter_norm": optax.global_norm(params),
+    }
+    means = means | {name: Mean(value, jnp.float32(1)) for name, value in seen.items()}
+    finite = jnp.isfinite(means["loss"].total)
+    for name in ("gradient_norm", "update_norm", "parameter_norm"):
+        finite &= jnp.isfinite(seen[name])
+    running = ~(state.bad | state.stopped)
+    new = TrainState(
+        state.step + 1, params, opt_state, carry, state.best, state.bad, state.stopped
+    )
+    state = select(running & finite, new, state)._replace(bad=state.bad | (running & ~finite))
+    return state, select(running & finite, means, jax.tree.map(jnp.zeros_like, means))
+
+
+def select(condition: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def run_chunk(program: Program, state: TrainState, hyper: dict, data: Any, num_steps: int) -> tuple:
+    """(state, metrics) after `num_steps` steps; metrics are means over the steps that counted."""
+
+    def body(state, _):
+        return step(program, state, hyper, data)
+
+    state, means = lax.scan(body, state, length=num_steps)
+    return state, summarize(program, means)
+
+
+def summarize(program: Program, means: dict) -> dict:
+    """Means stacked over steps or batches -> the task's metrics."""
+    means = {name: jnp.sum(mean.total) / jnp.sum(mean.count) for name, mean in means.items()}
+    return program.task.summarize(means)
+
+
+def evaluate(program: Program, params: Any, hyper: dict, data: Any, split: str) -> dict:
+    """The metrics of a split: every example once, weighted alike, whatever the batch size."""
+    num_batches, batch_of = program.task.splits[split]
+    stateful = program.task.spec.stateful
+
+    def sums(params, hyper, batch, carry, key):
+        outputs, carry = program.model.apply(params, hyper, batch, carry or None)
+        return program.task.loss(outputs, batch)[1], carry if stateful else ()
+
+    def body(carry, index):
+        means, carry = spread(program, sums)(params, hyper, batch_of(data, index), carry, ())
+        return carry, means
+
+    size = jax.eval_shape(batch_of, data, jnp.int32(0))["inputs"].shape[1]
+    carry = program.model.initial_carry(params, hyper, size) if stateful else ()
+    return summarize(program, lax.scan(body, carry, jnp.arange(num_batches))[1])
+
+
+def update_best(program: Program, state: TrainState, metrics: dict) -> TrainState:
+    """Keep the parameters if they are the best so far; stop after `train.patience` that are not."""
+    train, best = program.config.train, state.best
+    value = jnp.asarray(metrics[train.best_metric], jnp.float32)
+    better = value > best.value if train.best_metric in LARGER_IS_BETTER else value < best.value
+    kept = best._replace(evaluations_since=best.evaluations_since + 1)
+    new = select(better, Best(value, state.step, state.params, jnp.int32(0)), kept)
+    stop = (new.evaluations_since >= train.patience) & (train.patience > 0)
+    running = ~(state.bad | state.stopped)
+    return state._replace(best=select(running, new, best), stopped=state.stopped | (running & stop))
+
+
+def validate(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
+    """(state, metrics) after an evaluation on the validation split."""
+    metrics = evaluate(program, state.params, hyper, data, "valid")
+    return update_best(program, state, metrics), metrics

@@ -1,0 +1,322 @@
+"""From a config file and `section.field=value` pairs to a config that is known to make sense.
+
+The syntax is that of `ml_collections.config_flags`; the reading is our own, because a typo there
+is an AttributeError with a traceback, ints reject `1e3`, and order on the command line matters.
+Everything wrong is a UsageError that names the field, what it holds and what was given.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import math
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lstm_jax.config import build_cell, flatten, task_fields
+from lstm_jax.core import UsageError, lookup
+
+
+def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """The validated, locked config of `path.py[:arg]` with flat dotted `overrides`.
+
+    Raises:
+      UsageError: no such file, preset, field or value; nothing has been created then.
+    """
+    config = apply_overrides(read_config(spec), overrides or {})
+    validate(config)
+    return config
+
+
+def read_config(spec: str) -> ConfigDict:
+    """What `get_config(arg)` of the file `path.py[:arg]` returns."""
+    path, _, arg = spec.partition(":")
+    module = load_module(Path(path))
+    if not hasattr(module, "get_config"):
+        raise UsageError(f"{path} has no get_config(); every config file defines one")
+    takes_arg = bool(inspect.signature(module.get_config).parameters)
+    if arg and not takes_arg:
+        raise UsageError(f"{path} takes no argument, given {arg!r}: leave out ':{arg}'")
+    return module.get_config(arg) if takes_arg else module.get_config()
+
+
+def load_module(path: Path) -> ModuleType:
+    """The module in the file `path`, run. Config and study files are code: run only what you trust.
+
+    Raises:
+      UsageError: it is missing or fails, with the line at which it does.
+    """
+    if not path.is_file():
+        raise UsageError(f"no config file {str(path)!r}{_nearest_file(path)}")
+    spec = importlib.util.spec_from_file_location(f"lstm_jax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is no Python file; a config is a .py file with get_config()")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UsageError:
+        raise
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
+        raise UsageError(f"{path}:{line}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _nearest_file(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("configs")
+    names = sorted(str(p) for p in folder.glob("*.py") if p.stem != "__init__")
+    near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{hint} there are: {', '.join(names)}" if names else "; run from the repository's root"
+
+
+def parse_arg(arg: str, known: Mapping[str, Any] | tuple[str, ...]) -> list[str]:
+    """["classic", "smoke"] from "classic,smoke", each an entry of `known` or "smoke"."""
+    names = [name for name in arg.split(",") if name]
+    table = dict.fromkeys([*known, "smoke"])
+    for name in names:
+        lookup("preset", name, table)
+    return names
+
+
+# ---------------------------------------------------------------------------------------------
+# Overrides
+
+
+def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """A locked copy of `config` with flat dotted fields replaced; text is read as the field's type.
+
+    Another `task.name` brings that task's fields along. All mistakes are named at once.
+    """
+    config = config.copy_and_resolve_references()
+    overrides = dict(overrides)
+    if "task.name" in overrides:
+        _switch_task(config, str(overrides.pop("task.name")))
+    mistakes = []
+    for name, value in overrides.items():
+        try:
+            _set(config, name, value)
+        except UsageError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UsageError("\n".join(mistakes))
+    return config.lock()
+
+
+def _switch_task(config: ConfigDict, name: str) -> None:
+    if name == config.task.name:
+        return
+    fields = task_fields(name)
+    fields.data_dir = config.task.data_dir
+    with config.unlocked():
+        config.task = fields
+
+
+def _set(config: ConfigDict, name: str, value: Any) -> None:
+    flat = flatten(config)
+    if name not in flat:
+        raise _unknown_field(name, config, flat)
+    *sections, field = name.split(".")
+    target = config
+    for section in sections:
+        target = target[section]
+    with target.unlocked():
+        target[field] = coerce(name, flat[name], value)
+
+
+def _unknown_field(name: str, config: ConfigDict, flat: dict[str, Any]) -> UsageError:
+    if name in config and isinstance(config[name], ConfigDict):
+        return UsageError(
+            f"config.{name} is a section; set one of its fields: "
+            + ", ".join(f"{name}.{field}" for field in config[name])
+        )
+    near = difflib.get_close_matches(name, flat, n=3, cutoff=0.6)
+    near += [f for f in flat if f.split(".")[-1] == name.split(".")[-1] and f not in near]
+    hint = f"; did you mean {' or '.join(repr(n) for n in near[:3])}?" if near else ""
+    section = name.split(".")[0]
+    if not near and isinstance(config.get(section), ConfigDict):
+        hint = f"; {section} has: {', '.join(config[section])}"
+    return UsageError(f"unknown config field {name!r}{hint}")
+
+
+def coerce(name: str, old: Any, value: Any) -> Any:
+    """`value` (text or a Python value) as the type of the field's value `old`."""
+    kind = type(old)
+    try:
+        return _READERS[kind](value, old)
+    except (ValueError, TypeError, OverflowError):
+        expected = _EXPECTED.get(kind, kind.__name__)
+        raise UsageError(f"config.{name} is {expected} (now {old!r}); given {value!r}") from None
+
+
+_EXPECTED = {
+    bool: "a bool, true or false",
+    int: "an int",
+    float: "a float",
+    str: "a string",
+    tuple: "a tuple, written a,b,c",
+}
+
+
+def _bool(value: Any, old: Any) -> bool:
+    words = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    if isinstance(value, bool):
+        return value
+    raise ValueError
+
+
+def _int(value: Any, old: Any) -> int:
+    """Also 1e3 and 1_000; never 1.5 or a bool."""
+    if isinstance(value, bool):
+        raise TypeError
+    try:
+        return int(value) if isinstance(value, str) else _whole(value)
+    except ValueError:
+        return _whole(float(value))
+
+
+def _whole(value: Any) -> int:
+    if int(value) != value:
+        raise ValueError
+    return int(value)
+
+
+def _float(value: Any, old: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _str(value: Any, old: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _tuple(value: Any, old: tuple) -> tuple:
+    """Items like those that `old` holds; strings when it is empty."""
+    if isinstance(value, str):
+        value = [item.strip() for item in value.strip("()[] ").split(",") if item.strip()]
+    like = old[0] if old else ""
+    return tuple(_READERS[type(like)](item, like) for item in value)
+
+
+_READERS = {bool: _bool, int: _int, float: _float, str: _str, tuple: _tuple}
+
+
+# ---------------------------------------------------------------------------------------------
+# Does it make sense?
+
+RATE = ("a rate from 0 up to, not including, 1", lambda v: 0 <= v < 1)
+SIZE = ("at least 1", lambda v: v >= 1)
+NOT_NEGATIVE = ("at least 0", lambda v: v >= 0)
+POSITIVE = ("above 0", lambda v: v > 0)
+
+RANGES = {
+    "seed": ("from 0 to 4294967295", lambda v: 0 <= v < 2**32),
+    "cell.hidden": SIZE,
+    "cell.cell_clip": NOT_NEGATIVE,
+    "cell.t_max": NOT_NEGATIVE,
+    "cell.projection": NOT_NEGATIVE,
+    "cell.variational_input": RATE,
+    "cell.variational_hidden": RATE,
+    "cell.recurrent_dropout": RATE,
+    "cell.zoneout_c": RATE,
+    "cell.zoneout_h": RATE,
+    "model.embedding": SIZE,
+    "model.conv_features": (
+        "at least one channel count, each at least 1",
+        lambda v: len(v) > 0 and min(v) >= 1,
+    ),
+    "model.conv_width": SIZE,
+    "model.layers": SIZE,
+    "model.dropout": RATE,
+    "model.input_dropout": RATE,
+    "model.input_noise": NOT_NEGATIVE,
+    "model.head_hidden": NOT_NEGATIVE,
+    "model.head_dropout": RATE,
+    "optimizer.learning_rate": POSITIVE,
+    "optimizer.decay_every": SIZE,
+    "optimizer.decay_factor": ("from 0 to 1", lambda v: 0 <= v <= 1),
+    "optimizer.decay_start": NOT_NEGATIVE,
+    "optimizer.warmup_steps": NOT_NEGATIVE,
+    "optimizer.clip_norm": NOT_NEGATIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.momentum": RATE,
+    "optimizer.beta1": RATE,
+    "optimizer.beta2": RATE,
+    "optimizer.epsilon": POSITIVE,
+    "train.num_steps": SIZE,
+    "train.batch_size": SIZE,
+    "train.log_every": SIZE,
+    "train.eval_every": SIZE,
+    "train.checkpoint_every": SIZE,
+    "train.histogram_every": NOT_NEGATIVE,
+    "train.patience": NOT_NEGATIVE,
+    "train.keep_last": SIZE,
+    "train.keep_best": NOT_NEGATIVE,
+    "train.keep_every": NOT_NEGATIVE,
+    "parallel.data": ("-1 for all devices, or at least 1", lambda v: v == -1 or v >= 1),
+}
+LARGEST = 2**31 - 1  # steps and sizes are int32 on the device
+PERIODS = ("eval_every", "checkpoint_every", "histogram_every", "keep_every")
+MODES = ("jit", "pmap")
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises UsageError naming every field that cannot be, before anything is created."""
+    flat = flatten(config)
+    mistakes = [m for name in flat if (m := _mistake(name, flat[name]))]
+    mistakes += [] if mistakes else _periods(config.train)
+    if mistakes:
+        raise UsageError("\n".join(mistakes))
+    _check_names(config)
+
+
+def _mistake(name: str, value: Any) -> str:
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, float) and not math.isfinite(item):
+            return f"config.{name}={value!r} is not a finite number"
+        if isinstance(item, int) and name != "seed" and abs(item) > LARGEST:
+            return f"config.{name}={value!r} is larger than {LARGEST}"
+    expected, fits = RANGES.get(name, ("", lambda v: True))
+    return "" if fits(value) else f"config.{name}={value!r}: expected {expected}"
+
+
+def _periods(train: Any) -> list[str]:
+    """Every period has to be whole log lines, since Python sees the device only then."""
+    mistakes = []
+    for name in PERIODS:
+        every, log = train[name], train.log_every
+        if every % log:
+            near = max(log, round(every / log) * log)
+            mistakes.append(
+                f"config.train.{name}={every} is no multiple of config.train.log_every={log}; "
+                f"the nearest is {near}"
+            )
+    return mistakes
+
+
+def _check_names(config: ConfigDict) -> None:
+    """Builds what is cheap to build, so that every registry gets to refuse its own names."""
+    from lstm_jax.engines import ENGINES
+    from lstm_jax.gates import ACTIVATIONS
+    from lstm_jax.modules import ENCODERS, MERGES
+    from lstm_jax.optim import build_optimizer
+
+    lookup("parallel.mode", config.parallel.mode, dict.fromkeys(MODES))
+    lookup("engine", config.model.engine, dict.fromkeys(["auto", *ENGINES]))
+    build_cell(config.cell)
+    build_optimizer(config.optimizer, config.train.num_steps)
+    lookup("encoder", config.model.encoder, ENCODERS)
+    lookup("merge", config.model.merge, MERGES)
+    lookup("head activation", config.model.head_activation, ACTIVATIONS)

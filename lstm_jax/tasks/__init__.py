@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from lstm_jax.tasks import adding, copy_memory, parity, random_data, temporal_order
+from lstm_jax.tasks import adding, copy_memory, forecast, parity, random_data, temporal_order
 
 TASKS = {
     "adding": adding,
     "copy_memory": copy_memory,
+    "forecast": forecast,
     "parity": parity,
     "random_data": random_data,
     "temporal_order": temporal_order,

@@ -6,6 +6,8 @@ drawn from the whole sequence.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -49,7 +51,7 @@ def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
     return ratio(mean), {"loss": mean}
 
 
-def build(config: ConfigDict) -> Task:
+def build(config: Any) -> Task:
     """Fresh sequences at every step; validation and test sets come from seeds of their own."""
     length, batch_size = config.task.length, config.train.batch_size
     if length < 2:

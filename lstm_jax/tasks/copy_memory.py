@@ -6,6 +6,7 @@ Hochreiter & Schmidhuber (1997); lengths as in Arjovsky et al. (2016): T + 20 st
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
     return ratio(mean), {"loss": mean, "accuracy": average(right, weights[-RECALLED:])}
 
 
-def build(config: ConfigDict) -> Task:
+def build(config: Any) -> Task:
     """Fresh sequences at every step; validation and test sets come from seeds of their own."""
     length, batch_size = config.task.length, config.train.batch_size
     if length < 1:

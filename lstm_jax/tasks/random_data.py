@@ -61,12 +61,12 @@ def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
     return ratio(mean), {"loss": mean, "accuracy": average(right, weights)}
 
 
-def build(config: ConfigDict) -> Task:
+def build(config: Any) -> Task:
     """Three pools from seeds 0, 1, 2; training examples in a new order each epoch."""
     task, batch_size = config.task, config.train.batch_size
     for name in ("length", "features", "classes", "examples", "eval_size"):
-        if task[name] < 1:
-            raise UsageError(f"task.{name}={task[name]}: expected at least 1")
+        if getattr(task, name) < 1:
+            raise UsageError(f"task.{name}={getattr(task, name)}: expected at least 1")
     sizes = {"train": task.examples, "valid": task.eval_size, "test": task.eval_size}
     shape = (task.length, task.features, task.classes)
 

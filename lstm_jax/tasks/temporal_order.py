@@ -6,6 +6,7 @@ Hochreiter & Schmidhuber (1997), tasks 6a (two places, 4 classes) and 6b (three,
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
     return ratio(mean), {"loss": mean, "accuracy": average(right, weights)}
 
 
-def build(config: ConfigDict) -> Task:
+def build(config: Any) -> Task:
     """Fresh sequences at every step; validation and test sets come from seeds of their own."""
     length, places, batch_size = config.task.length, config.task.places, config.train.batch_size
     if places not in STARTS:

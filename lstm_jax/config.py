@@ -132,29 +132,38 @@ def build_cell(cell: Any) -> Any:
     _check_meaning(cell, options)
     built = constructor(cell.hidden, **_constructor_arguments(cell, options))
     for name, arguments in TRANSFORMS:
-        built = _transformed(built, name, {k: getattr(cell, v) for k, v in arguments.items()})
+        built = _transformed(built, name, arguments, cell)
     return built
 
 
-# Cell -> Cell, from the inside out: a function of transforms.py and the field of each argument.
-# A transform is on when one of its fields is.
+# Cell -> Cell, from the inside out: a function of transforms.py, and the field of each argument.
+# A transform is on when one of its fields is; a field without an argument is only a switch.
 TRANSFORMS = (
-    ("projection", {"size": "projection"}),
-    ("recurrent_dropout", {"rate": "recurrent_dropout"}),
+    ("projection", {"projection": "size"}),
+    ("recurrent_dropout", {"recurrent_dropout": "rate"}),
     (
         "variational_dropout",
-        {"input_rate": "variational_input", "hidden_rate": "variational_hidden"},
+        {"variational_input": "input_rate", "variational_hidden": "hidden_rate"},
     ),
-    ("zoneout", {"rate_c": "zoneout_c", "rate_h": "zoneout_h"}),
+    ("weight_drop", {"weight_drop": "rate"}),
+    ("gradient_weighting", {"gradient_weight": "weights"}),
+    ("activity_weighting", {"activity_weighting": ""}),
+    ("zoneout", {"zoneout_c": "rate_c", "zoneout_h": "rate_h"}),
+    ("recurrent_gradient_clipping", {"recurrent_gradient_clip": "limit"}),
+    ("learned_carry", {"learned_carry": ""}),
 )
 
 
-def _transformed(cell: Any, name: str, arguments: dict[str, Any]) -> Any:
+def _transformed(built: Any, name: str, arguments: dict[str, str], cell: Any) -> Any:
     from lstm_jax import transforms
 
-    if all(_is_off(value) for value in arguments.values()):
-        return cell
-    return getattr(transforms, name)(cell, **arguments)
+    values = {field: getattr(cell, field) for field in arguments}
+    if all(_is_off(value) for value in values.values()):
+        return built
+    given = {arguments[field]: value for field, value in values.items() if arguments[field]}
+    if name == "gradient_weighting" and cell.gradient_weight_gates:
+        given["weights"] = dict.fromkeys(cell.gradient_weight_gates, cell.gradient_weight)
+    return transforms.TRANSFORMS[name](built, **given)
 
 
 def _is_off(value: Any) -> bool:
@@ -197,11 +206,11 @@ def _takes(options: dict[str, inspect.Parameter], field: str) -> bool:
 
 def _check_meaning(cell: Any, options: dict[str, inspect.Parameter]) -> None:
     """Raises UsageError for a field that is set but belongs to other cells."""
-    transformed = {field for _, arguments in TRANSFORMS for field in arguments.values()}
+    general = {*EVERY_CELL, *(field for _, fields in TRANSFORMS for field in fields)}
     for field, default in cell_fields().items():
         value = getattr(cell, field)
         is_set = isinstance(value, (str, int, float)) and value != default
-        if is_set and field not in (*EVERY_CELL, *transformed) and not _takes(options, field):
+        if is_set and field not in general and not _takes(options, field):
             takes = ", ".join(f for f in cell_fields() if _takes(options, f))
             raise UsageError(
                 f"cell.{field}={value!r} means nothing to cell {cell.name!r}, "

@@ -24,6 +24,8 @@ NUMERIC = (
     "cell.recurrent_dropout",
     "cell.variational_input",
     "cell.variational_hidden",
+    "cell.weight_drop",
+    "cell.gradient_weight",
     "model.dropout",
     "model.input_dropout",
     "model.input_noise",
@@ -82,8 +84,14 @@ def cell_fields() -> ConfigDict:
     cell.variational_input = 0.0  # dropout rate on x, one mask a sequence
     cell.variational_hidden = 0.0  # dropout rate on the h that feeds back, one mask a sequence
     cell.recurrent_dropout = 0.0  # dropout rate on the candidate alone
+    cell.weight_drop = 0.0  # dropout rate on the recurrent kernel's entries, one mask a sequence
     cell.zoneout_c = 0.0  # probability that a unit keeps its old c
     cell.zoneout_h = 0.0  # probability that a unit keeps its old h
+    cell.gradient_weight = 0.0  # factor on the gradient through the gates; 0: untouched
+    cell.gradient_weight_gates = ()  # the gates it weighs, as in i,f; (): all but the candidate
+    cell.activity_weighting = False  # weigh that gradient by gate output times gate input
+    cell.recurrent_gradient_clip = 0.0  # bound on the gradient through time, entry by entry; 0: off
+    cell.learned_carry = False  # the initial c and h are parameters
     cell.dtype = "float32"  # what the matmuls compute in: float32 | bfloat16; state stays float32
     return cell
 

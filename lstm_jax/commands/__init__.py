@@ -1,0 +1,1 @@
+"""One module a verb: docstring = help, FLAGS, run(arguments) -> exit code."""

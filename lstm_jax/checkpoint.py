@@ -245,8 +245,8 @@ class Checkpoints:
             return chosen, self._load(chosen, target)
         except Damage as damage:
             raise CheckpointError(
-                f"process {jax.process_index()} cannot read step {chosen} in {self.root}: {damage}; "
-                "the workdir must be shared by all processes"
+                f"process {jax.process_index()} cannot read step {chosen} in {self.root}: "
+                f"{damage}; the workdir must be shared by all processes"
             ) from damage
 
     def _load(self, step: int, target: Any = None) -> dict[str, np.ndarray]:

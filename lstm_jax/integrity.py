@@ -3,9 +3,9 @@
 A step directory holds `state/` (Orbax) and `integrity.json`, the seal:
 
     {"version", "step", "digest", "bytes", "metrics", "orbax",
-     "leaves": {path: {"dtype", "shape", "sha256"}},     taken from the state in memory, before writing
-     "files":  {path: {"bytes", "sha256"}},              taken from the files, after writing
-     "sha256"}                                           over all of the above
+     "leaves": {path: {"dtype", "shape", "sha256"}},     of the state in memory, before writing
+     "files":  {path: {"bytes", "sha256"}},              of the files, after writing
+     "sha256"}                                           of all of the above
 
 Leaves catch what went wrong between memory and disk, files what happened on the disk, the last
 hash a damaged seal. Hashes do not depend on the number of devices or of processes.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.core import UsageError
@@ -65,7 +66,7 @@ def to_host(leaf: Any) -> np.ndarray:
     Always a copy: on CPU a NumPy view would alias a buffer that the next step may be given.
     """
     if isinstance(leaf, jax.Array):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise ValueError("a state holds no typed PRNG keys; store jax.random.key_data(key)")
         if not leaf.is_fully_addressable and not leaf.is_fully_replicated:
             from jax.experimental import multihost_utils
@@ -89,7 +90,7 @@ def hash_leaf(x: np.ndarray) -> Leaf:
     if x.dtype.byteorder == ">":
         x = x.astype(x.dtype.newbyteorder("<"))
     h = hashlib.sha256(f"{x.dtype.name}{list(x.shape)}".encode())
-    h.update(x.reshape(-1).view(np.uint8))
+    h.update(x.reshape(-1).view(np.uint8).data)
     return Leaf(x.dtype.name, x.shape, h.hexdigest())
 
 
@@ -106,7 +107,7 @@ def combine(records: Mapping[str, Leaf]) -> str:
 
 
 def digest(state: Any) -> str:
-    """sha256 (hex) over path, dtype, shape and bytes of every leaf; the same on any device count."""
+    """sha256 (hex) over path, dtype, shape, bytes of all leaves; the same on any device count."""
     return combine(hash_leaves(snapshot(state)))
 
 

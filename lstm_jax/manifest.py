@@ -1,0 +1,168 @@
+"""What a run records about itself: atomic JSON files, and the manifest of where it came from."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lstm_jax.core import UsageError
+
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore",
+    "ml-collections", "numpy", "scipy", "tensorboardX", "matplotlib",
+)  # fmt: skip
+_MAX_DIFF = 200_000  # characters of `git diff` kept in the manifest; its hash is kept always
+
+
+def to_json(value: Any) -> Any:
+    """`value` in JSON's types: arrays become lists, scalars numbers, NaN and infinities null.
+
+    JSON has no NaN; null reads back as missing everywhere, where a bare NaN is a syntax error.
+    """
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [to_json(v) for v in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        array = np.asarray(value)
+        return to_json(array.astype(float).tolist() if array.dtype.kind == "V" else array.tolist())
+    return str(value)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file so that readers see the old or the new text, never a part of it."""
+    path = Path(path)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with tmp.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+    except OSError as error:
+        tmp.unlink(missing_ok=True)
+        raise UsageError(f"could not write {path}: {error.strerror}") from error
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as JSON, atomically; NaN and infinities become null."""
+    write_text(path, json.dumps(to_json(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_config(workdir: str | Path, config: Any) -> None:
+    """config.json, the resolved config with its sections."""
+    from lstm_jax.config import to_json as config_to_json
+
+    write_text(Path(workdir) / "config.json", config_to_json(config))
+
+
+def write_manifest(
+    workdir: str | Path, config: Any, argv: Sequence[str] | None = None, **extra: Any
+) -> dict[str, Any]:
+    """manifest.json: versions, commit, config hash, command, host, devices, flags; returned too."""
+    manifest = describe(config, argv) | extra
+    write_json(Path(workdir) / "manifest.json", manifest)
+    return manifest
+
+
+def describe(config: Any, argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """The manifest as a dict: what a second run needs to be the same, or to say why it is not."""
+    from lstm_jax.config import config_hash
+
+    command = list(sys.argv if argv is None else argv)
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": [os.path.basename(command[0]), *command[1:]] if command else [],
+        "config_hash": config_hash(config),
+        "seed": int(config.seed),
+        "versions": versions(),
+        "git": git_state(),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "devices": devices(),
+        "flags": flags(),
+    }
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python, this library and what it computes with."""
+    found = {"python": platform.python_version()}
+    for name in ("lstm-jax", *PACKAGES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def devices() -> dict[str, Any]:
+    """Backend, kind and number of devices, and of processes."""
+    import jax
+
+    return {
+        "backend": jax.default_backend(),
+        "kind": jax.devices()[0].device_kind,
+        "count": jax.device_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def flags() -> dict[str, Any]:
+    """What changes numbers without being in the config: XLA's flags, JAX's variables and modes."""
+    import jax
+
+    found: dict[str, Any] = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+        or (name.startswith("JAX_") and "CACHE" not in name and "COORDINATOR" not in name)
+    }
+    for name in ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_partitionable"):
+        found[name] = getattr(jax.config, name, None)
+    return found
+
+
+@functools.cache
+def git_state() -> dict[str, Any]:
+    """Commit of this library's checkout, whether it is changed, and how; empty when not in one."""
+    here = Path(__file__).parent
+    commit = _git(here, "rev-parse", "HEAD")
+    if not commit or not _git(here, "ls-files", Path(__file__).name):
+        return {"commit": "", "dirty": False, "diff": ""}
+    diff = _git(here, "diff", "HEAD")
+    return {
+        "commit": commit.strip(),
+        "dirty": bool(_git(here, "status", "--porcelain", "--untracked-files=no").strip()),
+        "diff": diff[:_MAX_DIFF],
+        "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else "",
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), "--no-optional-locks", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""

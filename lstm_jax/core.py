@@ -1,0 +1,126 @@
+"""The vocabulary: axis legend, carries, the `Cell`, and how wrong names are answered.
+
+Axis legend, used in every docstring:
+
+    T time    B batch    D input features    H hidden units    P projected units
+    N learned gates    L layers    K trials
+
+Order everywhere: sequences are time-major `[T, B, ...]`; an LSTM carry is `Carry(c, h)`, the cell
+first, as in the equations; kernels hold their gates in the order `i f g o`, and a gate that is not
+learned owns no columns.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Params = dict[str, Any]
+
+
+class UsageError(ValueError):
+    """Something the user can fix: says what was given, what was expected and how to fix it."""
+
+
+class Carry(NamedTuple):
+    """What an LSTM hands from step to step: the cell `c` [B, H] and the output `h` [B, H or P]."""
+
+    c: Array
+    h: Array
+
+
+class Hidden(NamedTuple):
+    """What a cell without a separate memory hands on: the output `h` [B, H]."""
+
+    h: Array
+
+
+class Keys(NamedTuple):
+    """Randomness of one sequence batch: one key for all of it, and one for every example [B]."""
+
+    shared: Array
+    example: Array
+
+
+class Spec(NamedTuple):
+    """What is known of a cell before any array exists; engines and transforms read it."""
+
+    name: str
+    hidden: int
+    carry: tuple[str, ...] = ("h",)
+    learned: tuple[str, ...] = ()
+    table: Any = None  # the gate table, where the cell is the gate-table LSTM
+    plain: bool = False  # advance is exactly the table's equations: no norm, peephole, clip, ...
+    linear: Callable | None = None  # (params, zs) -> (a, b) where h_t = a_t h_{t-1} + b_t
+    pointwise: bool = True  # advance holds no matmul
+    transforms: tuple[str, ...] = ()
+
+
+def _prepare(params: Params, keys: Keys | None) -> Params:
+    return params
+
+
+class Cell(NamedTuple):
+    """A recurrent cell: pure functions, nothing else.
+
+        step(params, carry, z) = advance(params, carry, z, recur(params, carry))
+
+    `init(key, in_features) -> params`, a dict of arrays.
+    `initial_carry(params, batch_shape) -> carry`, what a fresh sequence starts from.
+    `project(params, xs, keys=None) -> zs`: the input's part of the step, for all T at once; `xs`
+        [T, B, D], `keys` [T, B] typed PRNG keys or None (deterministic).
+    `recur(params, carry) -> r`: the carry's part, the step's one matmul.
+    `advance(params, carry, z, r) -> (carry, y)`: gates and update.
+    `gates(params, carry, z, r) -> {name: [B, H]}`: the opened gates, for traces.
+    `prepare(params, keys) -> params`: what is drawn once a sequence (dropout masks, dropped
+        weights); the identity for most cells.
+
+    Laws, tested for every cell, alone and under each transform: the unroll equals a Python loop
+    in float64; two halves with the carry handed over equal the whole; a batch equals its rows; a
+    reset equals a fresh start, padding changes nothing outside itself; gradients equal finite
+    differences; one trace per shape, carry types a fixed point; every engine agrees with `scan`.
+
+    What differs per step or example rides in `zs`; `recur` and `advance` close over no traced
+    value, or a custom VJP could not differentiate them and a pack of trials could not vary them.
+    """
+
+    init: Callable[..., Params]
+    initial_carry: Callable[..., Any]
+    project: Callable[..., Any]
+    recur: Callable[..., Any]
+    advance: Callable[..., Any]
+    gates: Callable[..., dict[str, Array]]
+    prepare: Callable[..., Params] = _prepare
+    spec: Spec = Spec("custom", 0)
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> UsageError:
+    """The answer to a name nobody knows, with the nearest that somebody does."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return UsageError(f"unknown {kind} {name!r}{hint} known: {', '.join(names)}")
+
+
+def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+    """`table[name]`, or `unknown` raised."""
+    if name not in table:
+        raise unknown(kind, name, table)
+    return table[name]
+
+
+def dot(x: Array, w: Array, dtype: Any = None) -> Array:
+    """`x @ w`; with `dtype`, operands are cast to it and products summed in `w`'s own type."""
+    if dtype is None:
+        return jnp.matmul(x, w)
+    return jnp.matmul(x.astype(dtype), w.astype(dtype), preferred_element_type=w.dtype)
+
+
+def count(params: Params) -> int:
+    """Number of numbers in a parameter tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,195 @@
+"""The gate table: which gates are learned, frozen or coupled, and how each is squashed.
+
+A row of `GATES` is a whole LSTM design. The cell evaluates any row with the same few lines, so a
+row costs what the standard row costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.core import Array, UsageError, lookup
+
+ORDER = ("i", "f", "g", "o")
+NAMES = {"i": "input gate", "f": "forget gate", "g": "candidate", "o": "output gate"}
+
+
+class Learned(NamedTuple):
+    """activation(x W + h R + b); without `recurrent` the gate does not see h."""
+
+    activation: str = "sigmoid"
+    recurrent: bool = True
+
+
+class Constant(NamedTuple):
+    """The gate stands at `value` and owns no parameters."""
+
+    value: float
+
+
+class Coupled(NamedTuple):
+    """1 - activation(z + shift), with the pre-activation z of gate `to`; owns no parameters."""
+
+    to: str
+    shift: float = 0.0
+
+
+Gate = Learned | Constant | Coupled
+
+
+class GateTable(NamedTuple):
+    """One LSTM design: c' = update(f, c, i, g), h = o * output(c')."""
+
+    i: Gate = Learned()
+    f: Gate = Learned()
+    g: Gate = Learned("tanh")
+    o: Gate = Learned()
+    output: str = "tanh"
+    update: str = "add"
+
+    def learned(self) -> tuple[str, ...]:
+        """Gates that own columns, in kernel order."""
+        return tuple(k for k in ORDER if isinstance(getattr(self, k), Learned))
+
+    def recurrent(self) -> tuple[str, ...]:
+        """Gates that own columns of the recurrent kernel."""
+        return tuple(k for k in self.learned() if getattr(self, k).recurrent)
+
+
+GATES: dict[str, GateTable] = {
+    # Greff et al. (2017), section III: one change each. Hochreiter & Schmidhuber (1997) is nfg.
+    "lstm": GateTable(),
+    "nig": GateTable(i=Constant(1.0)),
+    "nfg": GateTable(f=Constant(1.0)),
+    "nog": GateTable(o=Constant(1.0)),
+    "niaf": GateTable(g=Learned("identity")),
+    "noaf": GateTable(output="identity"),
+    "cifg": GateTable(f=Coupled("i")),
+    # The questions of the textbooks.
+    "sigmoid_candidate": GateTable(g=Learned("sigmoid")),
+    "gate_only_output": GateTable(output="one"),
+    "sigmoid_output": GateTable(output="sigmoid"),
+    "no_memory": GateTable(f=Constant(0.0)),
+    "multiplicative": GateTable(update="multiply"),
+    "no_gate_recurrence": GateTable(
+        i=Learned(recurrent=False), f=Learned(recurrent=False), o=Learned(recurrent=False)
+    ),
+    # van der Westhuizen & Lasenby (2018), eq. 4: the forget gate alone, beta = 1.
+    "janet": GateTable(i=Coupled("f", shift=-1.0), o=Constant(1.0), output="identity"),
+}
+
+
+def _one(z: Array) -> Array:
+    return jnp.ones_like(z)
+
+
+def _exp(z: Array) -> Array:
+    """exp(z - max(z, 0)); on i and f of an LSTM the cell brings sLSTM's running stabiliser."""
+    return jnp.exp(jnp.minimum(z, 0.0))
+
+
+def _relu1(z: Array) -> Array:
+    return jnp.clip(z, 0.0, 1.0)
+
+
+ACTIVATIONS = {
+    "sigmoid": jax.nn.sigmoid,
+    "hard_sigmoid": jax.nn.hard_sigmoid,  # relu6(z + 3) / 6
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "relu1": _relu1,
+    "softsign": jax.nn.soft_sign,
+    "identity": lambda z: z,
+    "exp": _exp,
+    "one": _one,  # output only: h = o
+}
+GATE_ACTIVATIONS = tuple(name for name in ACTIVATIONS if name != "one")
+
+# The two that are one tanh away from each other: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2.
+_HALF = {"sigmoid": 0.5, "tanh": 1.0}
+
+UPDATES = {
+    "add": lambda f, c, i, g: f * c + i * g,
+    "multiply": lambda f, c, i, g: (f * c) * (i * g),  # starts from c = 1: 0 would stay 0
+}
+
+
+def activate(names: tuple[str, ...], z: Array) -> list[Array]:
+    """Each gate's block of z [..., N*H] through its own activation, in one pass where it can.
+
+    sigmoid and tanh blocks share a single tanh with a scale and a shift per gate; it is what
+    makes the step's pointwise part cheap.
+    """
+    if not names:
+        return []
+    blocks = jnp.split(z, len(names), axis=-1)
+    if sum(name in _HALF for name in names) < 2:
+        return [ACTIVATIONS[name](block) for name, block in zip(names, blocks, strict=True)]
+    hidden = z.shape[-1] // len(names)
+    half = jnp.repeat(jnp.array([_HALF.get(n, 1.0) for n in names], z.dtype), hidden)
+    squashed = jnp.split(jnp.tanh(z * half) * half + (1.0 - half), len(names), axis=-1)
+    return [
+        fast if name in _HALF else ACTIVATIONS[name](block)
+        for name, fast, block in zip(names, squashed, blocks, strict=True)
+    ]
+
+
+def open_gates(table: GateTable, names: str, z: Array) -> dict[str, Array | float]:
+    """The gates `names` ("ifgo" or part of it) from z, the blocks of those that are learned."""
+    learned = tuple(k for k in names if isinstance(getattr(table, k), Learned))
+    opened = dict(
+        zip(learned, activate(tuple(getattr(table, k).activation for k in learned), z), strict=True)
+    )
+    blocks = dict(zip(learned, jnp.split(z, max(len(learned), 1), axis=-1), strict=False))
+    return {k: _value(getattr(table, k), k, opened, blocks, table) for k in names}
+
+
+def _value(gate: Gate, name: str, opened: dict, blocks: dict, table: GateTable) -> Array | float:
+    if isinstance(gate, Learned):
+        return opened[name]
+    if isinstance(gate, Constant):
+        return gate.value
+    squash = ACTIVATIONS[getattr(table, gate.to).activation]
+    return 1.0 - (squash(blocks[gate.to] + gate.shift) if gate.shift else opened[gate.to])
+
+
+def gate_table(
+    gates: str | GateTable = "lstm",
+    gate_activation: str | Mapping[str, str] = "",
+    candidate_activation: str = "",
+    output_activation: str = "",
+) -> GateTable:
+    """The row `gates` with other activations; `""` keeps the row's own.
+
+    `gate_activation` names one activation for i, f and o, or maps some of them to theirs.
+
+    Raises:
+      UsageError: an unknown row or activation, or an activation for a gate that is not learned.
+    """
+    table = lookup("gates", gates, GATES) if isinstance(gates, str) else gates
+    if isinstance(gate_activation, str):
+        wanted = dict.fromkeys("ifo", gate_activation) if gate_activation else {}
+        wanted = {k: v for k, v in wanted.items() if k in table.learned()}
+    else:
+        wanted = {k: v for k, v in gate_activation.items() if v}
+    if candidate_activation:
+        wanted["g"] = candidate_activation
+    for name, activation in wanted.items():
+        lookup("gate", name, NAMES)
+        if activation not in GATE_ACTIVATIONS:
+            lookup("gate activation", activation, dict.fromkeys(GATE_ACTIVATIONS))
+        gate = getattr(table, name)
+        if not isinstance(gate, Learned):
+            raise UsageError(
+                f"activation {activation!r} for the {NAMES[name]}: gates={gates!r} has it as "
+                f"{gate}, which has no activation; choose gates='lstm' or leave the activation out"
+            )
+        table = table._replace(**{name: gate._replace(activation=activation)})
+    if output_activation:
+        lookup("output activation", output_activation, ACTIVATIONS)
+        table = table._replace(output=output_activation)
+    return table

@@ -1,0 +1,126 @@
+"""Where parameters start: kernels, recurrent kernels, biases.
+
+Kernel initialisers are `(key, shape, blocks) -> [rows, blocks * H]`; recurrent ones are drawn gate
+by gate unless they say otherwise. Bias initialisers are `(key, learned, hidden) -> {gate: [H]}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.core import Array, UsageError
+
+Kernel = Callable[[Array, tuple[int, int], int], Array]
+Bias = Callable[[Array, Sequence[str], int], dict[str, Array]]
+
+
+def _per_block(draw: Callable[[Array, tuple[int, int]], Array]) -> Kernel:
+    """An initialiser that draws each gate's block on its own."""
+
+    def init(key: Array, shape: tuple[int, int], blocks: int) -> Array:
+        rows, columns = shape[0], shape[1] // max(blocks, 1)
+        keys = jax.random.split(key, max(blocks, 1))
+        drawn = [draw(k, (rows, columns)) for k in keys[:blocks]]
+        return jnp.concatenate(drawn, axis=1) if drawn else jnp.zeros(shape)
+
+    return init
+
+
+def _fused(draw: Callable[[Array, tuple[int, int]], Array]) -> Kernel:
+    return lambda key, shape, blocks: draw(key, shape)
+
+
+def _orthogonal(key: Array, shape: tuple[int, int]) -> Array:
+    return jax.nn.initializers.orthogonal()(key, shape)
+
+
+def _glorot(key: Array, shape: tuple[int, int]) -> Array:
+    limit = (6.0 / (shape[0] + shape[1])) ** 0.5
+    return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
+
+
+def _lecun(key: Array, shape: tuple[int, int]) -> Array:
+    return jax.nn.initializers.lecun_normal()(key, shape)
+
+
+def _identity(key: Array, shape: tuple[int, int]) -> Array:
+    return jnp.eye(*shape)
+
+
+def _uniform(key: Array, shape: tuple[int, int], blocks: int) -> Array:
+    """U(-1/sqrt(H), 1/sqrt(H)), torch's default for every recurrent parameter."""
+    limit = (max(blocks, 1) / shape[1]) ** 0.5
+    return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
+
+
+def _zeros(key: Array, shape: tuple[int, int], blocks: int) -> Array:
+    return jnp.zeros(shape)
+
+
+KERNELS: dict[str, Kernel] = {
+    "glorot": _per_block(_glorot),  # each gate its own fan-in and fan-out
+    "glorot_fused": _fused(_glorot),  # one [D, N*H] matrix, as keras draws it
+    "lecun": _per_block(_lecun),
+    "per_gate": _per_block(_orthogonal),  # every block orthogonal: all singular values 1
+    "fused": _fused(_orthogonal),  # one orthogonal [H, N*H]: each block at about half that gain
+    "identity": _per_block(_identity),  # Le, Jaitly & Hinton (2015)
+    "uniform": _uniform,
+    "zeros": _zeros,
+}
+
+
+def constant(value: Any = 1.0) -> Bias:
+    """b_f = value. Gers, Schmidhuber & Cummins (2000); Jozefowicz et al. (2015) for 1."""
+
+    def init(key: Array, learned: Sequence[str], hidden: int) -> dict[str, Array]:
+        return {"f": jnp.full((hidden,), value, jnp.float32)} if "f" in learned else {}
+
+    return init
+
+
+def chrono(t_max: float) -> Bias:
+    """b_f = log u, u ~ U(1, t_max - 1), b_i = -b_f. Tallec & Ollivier (2018), eq. 16."""
+    if t_max < 2:
+        raise UsageError(
+            f"chrono t_max={t_max}: log U(1, t_max - 1) needs t_max >= 2; "
+            "choose the longest dependency in steps, or a constant forget_bias"
+        )
+
+    def init(key: Array, learned: Sequence[str], hidden: int) -> dict[str, Array]:
+        forget = jnp.log(jax.random.uniform(key, (hidden,), minval=1.0, maxval=t_max - 1.0))
+        return {k: v for k, v in {"i": -forget, "f": forget}.items() if k in learned}
+
+    return init
+
+
+def linspace(low: float = 3.0, high: float = 6.0) -> Bias:
+    """b_f evenly from `low` to `high` over the units. Beck et al. (2024), code."""
+    return power_law(low, high, exponent=1.0)
+
+
+def power_law(low: float = -1.0, high: float = 6.0, exponent: float = 0.3) -> Bias:
+    """b_f,k = low + (high - low) (k / (H - 1))^exponent. Beck et al. (2024), code."""
+
+    def init(key: Array, learned: Sequence[str], hidden: int) -> dict[str, Array]:
+        ramp = jnp.linspace(0.0, 1.0, hidden) ** exponent
+        return {"f": low + (high - low) * ramp} if "f" in learned else {}
+
+    return init
+
+
+BIASES: dict[str, Callable[..., Bias]] = {
+    "constant": constant,
+    "chrono": chrono,
+    "linspace": linspace,
+    "power_law": power_law,
+}
+
+
+def bias_vector(init: Bias, key: Array, learned: Sequence[str], hidden: int) -> Array:
+    """The `[N*H]` bias: zero but where `init` says otherwise."""
+    given = init(key, learned, hidden)
+    return jnp.concatenate([given.get(gate, jnp.zeros((hidden,))) for gate in learned])

@@ -1,0 +1,373 @@
+"""Cell -> Cell: what happens before or after the step. They compose by nesting.
+
+Rates are probabilities, may be traced arrays, and ride in the projected steps; nothing random is
+drawn inside the time loop. Without a key a transform is deterministic: masks are 1, zoneout is at
+its expectation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.core import Array, Cell, Params, Spec, UsageError, dot, lookup
+from lstm_jax.parts import annotations
+
+MEMORY = ("c", "h")
+
+
+def _named(cell: Cell, name: str, **kept: Any) -> Spec:
+    """The spec of a transformed cell: no longer plain, no longer linear, unless `kept` says so."""
+    if name in cell.spec.transforms:
+        raise UsageError(f"{name} twice on {cell.spec.name!r}: apply it once")
+    changed = {"plain": False, "linear": None, "transforms": (*cell.spec.transforms, name)}
+    return cell.spec._replace(**(changed | kept))
+
+
+def check_rate(name: str, rate: Any) -> None:
+    """Raises UsageError for a number that is no probability below one; traced rates pass."""
+    if isinstance(rate, int | float) and not 0 <= rate < 1:
+        raise UsageError(f"{name}={rate}: a rate is a probability in [0, 1)")
+
+
+def widths(cell: Cell, params: Params) -> dict[str, int]:
+    """Units of every entry of the carry, from shapes alone."""
+    carry = jax.eval_shape(lambda p: cell.initial_carry(p, ()), params)
+    return {name: leaf.shape[-1] for name, leaf in carry._asdict().items()}
+
+
+def bernoulli(keys: Array, tag: int, rate: Any, width: int) -> Array:
+    """Bools [*keys.shape, width], True with probability `rate`; one stream a key and tag."""
+
+    def draw(key):
+        return jax.random.bernoulli(jax.random.fold_in(key, tag), rate, (width,))
+
+    flat = jax.vmap(draw)(keys.reshape(-1))
+    return flat.reshape(*keys.shape, width)
+
+
+def dropout_mask(keys: Array, tag: int, rate: Any, width: int, dtype: Any) -> Array:
+    """0 with probability `rate`, else 1 / (1 - rate)."""
+    drop = bernoulli(keys, tag, rate, width)
+    return jnp.where(drop, 0.0, 1.0 / (1.0 - rate)).astype(dtype)
+
+
+class Held(NamedTuple):
+    """A projected step and how much of the old c and h it keeps."""
+
+    z: Any
+    c: Array
+    h: Array
+
+
+def zoneout(cell: Cell, rate_c: Any = 0.0, rate_h: Any = 0.0) -> Cell:
+    """Units keep their old value with probability `rate`.
+
+        c' = d_c * c + (1 - d_c) * c'      h' = d_h * h + (1 - d_h) * h'      d ~ Bernoulli(rate)
+
+    Without a key d is its expectation, the rate. Source: Krueger et al. (2017), eq. 6-7.
+    """
+    check_rate("zoneout rate_c", rate_c)
+    check_rate("zoneout rate_h", rate_h)
+    forgetful = isinstance(rate_c, int | float) and rate_c == 0
+    if cell.spec.carry not in (MEMORY, ("h",)) or (cell.spec.carry == ("h",) and not forgetful):
+        raise UsageError(
+            f"zoneout with rate_c={rate_c}, rate_h={rate_h} on {cell.spec.name!r}, whose carry is "
+            f"{cell.spec.carry}: c needs a carry (c, h), h one of (c, h) or (h,); choose cell "
+            "'lstm', or for 'gru' and 'rnn' rate_h alone"
+        )
+
+    def project(params, xs, keys=None):
+        zs, size = cell.project(params, xs, keys), widths(cell, params)
+        dtype = params["kernel"].dtype
+
+        def hold(tag, rate, width):
+            if keys is None:
+                return jnp.full((xs.shape[0], 1, 1), rate, dtype)
+            return bernoulli(keys, tag, rate, width).astype(dtype)
+
+        return Held(zs, hold(1, rate_c, size.get("c", 1)), hold(2, rate_h, size["h"]))
+
+    def advance(params, carry, step, r):
+        new, _ = cell.advance(params, carry, step.z, r)
+        kept = {k: _mix(getattr(step, k), getattr(carry, k), v) for k, v in new._asdict().items()}
+        return new._replace(**kept), kept["h"]
+
+    return cell._replace(
+        project=project,
+        advance=advance,
+        gates=lambda params, carry, step, r: cell.gates(params, carry, step.z, r),
+        spec=_named(cell, "zoneout"),
+    )
+
+
+def _mix(d: Array, old: Array, new: Array) -> Array:
+    return d * old + (1.0 - d) * new
+
+
+def projection(cell: Cell, size: int) -> Cell:
+    """LSTM with a recurrent projection: h is a linear image of the cell's output.
+
+        h' = (o * tanh(c')) M      M = `projection_kernel` [H, P]
+
+    Source: Sak, Senior & Beaufays (2014), LSTMP, eq. 8.
+    """
+    hidden = cell.spec.hidden
+    if cell.spec.carry != MEMORY or cell.spec.transforms:
+        raise UsageError(
+            f"projection on {cell.spec.name!r} {cell.spec.transforms}: it replaces h, which only "
+            "an LSTM's carry (c, h) keeps apart from the memory, and goes on before any other "
+            "transform; choose cell 'lstm' and project first"
+        )
+    if not 1 <= size < hidden:
+        raise UsageError(
+            f"projection={size} with hidden={hidden}: expected 1 <= projection < hidden"
+        )
+
+    def init(key, in_features):
+        k_cell, k_m = jax.random.split(key)
+        params = cell.init(k_cell, in_features)
+        # The first P rows of an orthogonal block are orthonormal still.
+        rows = {"recurrent_kernel": params["recurrent_kernel"][:size]}
+        made = jax.nn.initializers.lecun_normal()(k_m, (hidden, size))
+        return params | rows | {"projection_kernel": made}
+
+    def initial_carry(params, batch_shape):
+        carry = cell.initial_carry(params, batch_shape)
+        return carry._replace(h=carry.h[..., :size])
+
+    def advance(params, carry, step, r):
+        new, y = cell.advance(params, carry, step, r)
+        h = dot(y, params["projection_kernel"])
+        return new._replace(h=h), h
+
+    spec = _named(cell, "projection", pointwise=False)
+    return cell._replace(init=init, initial_carry=initial_carry, advance=advance, spec=spec)
+
+
+def variational_dropout(cell: Cell, input_rate: Any = 0.0, hidden_rate: Any = 0.0) -> Cell:
+    """One dropout mask a sequence, the same at every step, on x and on the h that feeds R.
+
+        z = (x * m_x) W + b      r = (h * m_h) R
+
+    Source: Gal & Ghahramani (2016), eq. 7, tied weights.
+    """
+    check_rate("variational input_rate", input_rate)
+    check_rate("variational hidden_rate", hidden_rate)
+    if not cell.spec.pointwise and "projection" not in cell.spec.transforms:
+        raise UsageError(
+            f"variational_dropout on {cell.spec.name!r}: its second matmul sees h outside `recur`, "
+            "where no mask reaches it; choose gru with reset='after', or zoneout"
+        )
+
+    def prepare(params, keys):
+        params = cell.prepare(params, keys)
+        if keys is None:
+            return params
+        dtype = params["kernel"].dtype
+        masks = {
+            "dropout_x": dropout_mask(
+                keys.example, 3, input_rate, params["kernel"].shape[0], dtype
+            ),
+            "dropout_h": dropout_mask(
+                keys.example, 4, hidden_rate, widths(cell, params)["h"], dtype
+            ),
+        }
+        return params | masks
+
+    def project(params, xs, keys=None):
+        return cell.project(params, xs * params.get("dropout_x", 1.0), keys)
+
+    def recur(params, carry):
+        return cell.recur(params, carry._replace(h=carry.h * params.get("dropout_h", 1.0)))
+
+    spec = _named(cell, "variational_dropout", linear=cell.spec.linear)
+    return cell._replace(prepare=prepare, project=project, recur=recur, spec=spec)
+
+
+def recurrent_dropout(cell: Cell, rate: Any) -> Cell:
+    """Dropout on the candidate only, so that nothing already remembered is lost.
+
+        c' = f * c + i * (m * g)      m one mask a step
+
+    Source: Semeniuta, Severyn & Barth (2016), eq. 13.
+    """
+    check_rate("recurrent_dropout rate", rate)
+
+    def project(params, xs, keys=None):
+        step, dtype = cell.project(params, xs, keys), params["kernel"].dtype
+        if keys is None:
+            return annotate(step, keep=jnp.ones((xs.shape[0], 1, 1), dtype))
+        return annotate(step, keep=dropout_mask(keys, 5, rate, cell.spec.hidden, dtype))
+
+    return cell._replace(
+        project=project, spec=_named(cell, "recurrent_dropout", linear=cell.spec.linear)
+    )
+
+
+def weight_drop(cell: Cell, rate: Any) -> Cell:
+    """Dropout on the recurrent weights: one mask a batch, the same at every step.
+
+        r = h (m * R)
+
+    Source: Merity, Keskar & Socher (2018), section 2.
+    """
+    check_rate("weight_drop rate", rate)
+    if cell.spec.linear is not None:
+        raise UsageError(f"weight_drop on {cell.spec.name!r}: it has no recurrent kernel to drop")
+
+    def prepare(params, keys):
+        params = cell.prepare(params, keys)
+        if keys is None:
+            return params
+        kernel, key = params["recurrent_kernel"], jax.random.fold_in(keys.shared, 6)
+        keep = jax.random.bernoulli(key, 1.0 - rate, kernel.shape)
+        return params | {"recurrent_kernel": jnp.where(keep, kernel / (1.0 - rate), 0.0)}
+
+    return cell._replace(prepare=prepare, spec=_named(cell, "weight_drop", plain=cell.spec.plain))
+
+
+def gradient_weighting(cell: Cell, weights: Any) -> Cell:
+    """The gradient through a gate's pre-activation times a constant; values untouched.
+
+        dL/dz_k  <-  w_k * dL/dz_k
+
+    `weights`: a number for every gate but the candidate, or {gate: number}; others keep 1.
+    """
+    learned, hidden = cell.spec.learned, cell.spec.hidden
+    chosen = weights if isinstance(weights, dict) else dict.fromkeys(_true_gates(cell), weights)
+    for name in chosen:
+        lookup("gate", name, dict.fromkeys(learned))
+
+    def project(params, xs, keys=None):
+        step, dtype = cell.project(params, xs, keys), params["kernel"].dtype
+        row = jnp.concatenate([jnp.full((hidden,), chosen.get(k, 1.0), dtype) for k in learned])
+        return annotate(step, weights=jnp.broadcast_to(row, (xs.shape[0], 1, row.size)))
+
+    return cell._replace(
+        project=project, spec=_named(cell, "gradient_weighting", linear=cell.spec.linear)
+    )
+
+
+def activity_weighting(cell: Cell) -> Cell:
+    """The gradient through a gate's pre-activation times gate output times gate input.
+
+        dL/dz_k  <-  a_k * u_k * dL/dz_k      u_k = x W_k + h R_k + b_k,  a_k the opened gate
+
+    The candidate keeps weight 1; values are untouched.
+    """
+    learned, gates = cell.spec.learned, _true_gates(cell)
+
+    def advance(params, carry, step, r):
+        z = bare(step)
+        blocks = jnp.split(z if isinstance(r, tuple) else _wide(z, r), len(learned), axis=-1)
+        opened = cell.gates(params, carry, step, r)
+        weights = [
+            opened[k] * u if k in gates else jnp.ones_like(u)
+            for k, u in zip(learned, blocks, strict=True)
+        ]
+        noted = annotate(step, weights=jax.lax.stop_gradient(jnp.concatenate(weights, axis=-1)))
+        return cell.advance(params, carry, noted, r)
+
+    return cell._replace(advance=advance, spec=_named(cell, "activity_weighting"))
+
+
+def _true_gates(cell: Cell) -> tuple[str, ...]:
+    """The learned gates, the candidate left out."""
+    gates = tuple(k for k in cell.spec.learned if k not in ("g", "n", "h"))
+    if not gates or {"gradient_weighting", "activity_weighting"} & set(cell.spec.transforms):
+        raise UsageError(
+            f"gate-gradient weighting on {cell.spec.name!r} {cell.spec.transforms}: it needs "
+            "learned gates, and goes on once; choose 'lstm' or 'gru', and one kind of weighting"
+        )
+    return gates
+
+
+def _wide(z: Array, r: Array) -> Array:
+    """z + r, where r may lack the columns of a candidate formed inside the step."""
+    missing = z.shape[-1] - r.shape[-1]
+    return z + jnp.pad(r, [(0, 0)] * (r.ndim - 1) + [(0, missing)]) if missing else z + r
+
+
+def annotate(step: Any, **notes: Any) -> Any:
+    """The projected step with notes on its innermost part."""
+    if isinstance(step, Held):
+        return step._replace(z=annotate(step.z, **notes))
+    return annotations(step)._replace(**notes)
+
+
+def bare(step: Any) -> Array:
+    """The projected step's pre-activations."""
+    return bare(step.z) if isinstance(step, Held) else annotations(step).z
+
+
+def learned_carry(cell: Cell) -> Cell:
+    """The initial carry is learned: parameters `initial_c`, `initial_h`, ..., one a unit."""
+
+    def init(key, in_features):
+        params = cell.init(key, in_features)
+        carry = cell.initial_carry(params, ())
+        return params | {f"initial_{name}": leaf for name, leaf in carry._asdict().items()}
+
+    def initial_carry(params, batch_shape):
+        carry = cell.initial_carry(params, batch_shape)
+        spread = {
+            k: jnp.broadcast_to(params[f"initial_{k}"], v.shape) for k, v in carry._asdict().items()
+        }
+        return carry._replace(**spread)
+
+    kept = {"plain": cell.spec.plain, "linear": cell.spec.linear}
+    return cell._replace(
+        init=init, initial_carry=initial_carry, spec=_named(cell, "learned_carry", **kept)
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def clip_gradient(x: Array, limit: float) -> Array:
+    """x, with its gradient held within [-limit, limit] element by element."""
+    return x
+
+
+def _clip_forward(x: Array, limit: float) -> tuple[Array, None]:
+    return x, None
+
+
+def _clip_backward(limit: float, _: None, dx: Array) -> tuple[Array]:
+    return (jnp.clip(dx, -limit, limit),)
+
+
+clip_gradient.defvjp(_clip_forward, _clip_backward)
+
+
+def recurrent_gradient_clipping(cell: Cell, limit: float) -> Cell:
+    """The gradient that flows back through the carry, clipped at every step.
+
+        dL/dc, dL/dh  <-  clip(., -limit, limit)
+
+    Source: Graves (2013), section 2.1 (there on the pre-activations).
+    """
+    if limit <= 0:
+        raise UsageError(f"recurrent gradient limit={limit}: expected a bound above 0")
+
+    def advance(params, carry, step, r):
+        new, y = cell.advance(params, carry, step, r)
+        return jax.tree.map(lambda leaf: clip_gradient(leaf, limit), new), y
+
+    return cell._replace(advance=advance, spec=_named(cell, "recurrent_gradient_clipping"))
+
+
+TRANSFORMS: dict[str, Callable[..., Cell]] = {
+    "projection": projection,
+    "recurrent_dropout": recurrent_dropout,
+    "variational_dropout": variational_dropout,
+    "weight_drop": weight_drop,
+    "gradient_weighting": gradient_weighting,
+    "activity_weighting": activity_weighting,
+    "zoneout": zoneout,
+    "recurrent_gradient_clipping": recurrent_gradient_clipping,
+    "learned_carry": learned_carry,
+}

@@ -206,6 +206,11 @@ def _takes(options: dict[str, inspect.Parameter], field: str) -> bool:
 
 def _check_meaning(cell: Any, options: dict[str, inspect.Parameter]) -> None:
     """Raises UsageError for a field that is set but belongs to other cells."""
+    if cell.gradient_weight_gates and _is_off(cell.gradient_weight):
+        raise UsageError(
+            f"cell.gradient_weight_gates={','.join(cell.gradient_weight_gates)} needs a weight: "
+            "set cell.gradient_weight above 0"
+        )
     general = {*EVERY_CELL, *(field for _, fields in TRANSFORMS for field in fields)}
     for field, default in cell_fields().items():
         value = getattr(cell, field)

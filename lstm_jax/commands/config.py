@@ -1,0 +1,82 @@
+"""the resolved config, the model with its shapes, its size and cost, without training.
+
+lstm-jax config --config=configs/airline.py
+lstm-jax config --config=configs/airline.py:classic --config.cell.gates=cifg
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lstm_jax.cli import OK, Arguments, Flag, no_words
+from lstm_jax.core import UsageError
+
+FLAGS = (Flag("config", "", "config file, with a preset after a colon"),)
+
+
+def run(arguments: Arguments) -> int:
+    """Print the config as flags that may be copied, then the model."""
+    from lstm_jax import train
+    from lstm_jax.config import config_hash, signature, split
+    from lstm_jax.overrides import load_config
+
+    no_words(arguments)
+    if not arguments.config:
+        raise UsageError("which config? lstm-jax config --config=configs/airline.py")
+    config = load_config(arguments.config, arguments.overrides)
+    print_config(config, arguments)
+    program = train.build_program(config)
+    print_model(program, split(config)[1])
+    print(f"\nconfig hash {config_hash(config)}, program signature {signature(config)}")
+    return OK
+
+
+def print_config(config: Any, arguments: Arguments) -> None:
+    """One field a line; a * marks those that the command line set."""
+    from lstm_jax.config import flatten
+
+    print(f"{arguments.config}\n")
+    for name, value in flatten(config).items():
+        mark = "*" if name in arguments.overrides else " "
+        print(f"{mark} --config.{name}={written(value)}")
+
+
+def written(value: Any) -> str:
+    """A value as the command line reads it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return value if isinstance(value, str) else repr(value)
+
+
+def print_model(program: Any, hyper: dict) -> None:
+    """Parameters with shapes, and the cost of a step."""
+    import jax
+
+    params, forward, step = costs(program, hyper)
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    rows = [(jax.tree_util.keystr(p, simple=True, separator="/"), leaf) for p, leaf in leaves]
+    width = max(len(name) for name, _ in rows)
+    spec, train = program.task.spec, program.config.train
+    print(f"\nmodel: {spec.in_features} in, {spec.out_features} out, read out: {spec.readout}\n")
+    for name, leaf in rows:
+        print(f"  {name:<{width}}  {list(leaf.shape)!s:<14} {leaf.dtype}  {leaf.size:>10,}")
+    print(f"\nparameters               {sum(leaf.size for _, leaf in rows):,}")
+    print(f"FLOPs per training step  {step:,}  (a batch of {train.batch_size}, forward and back)")
+    print(f"FLOPs forward            {forward:,}  (the same batch)")
+
+
+def costs(program: Any, hyper: dict) -> tuple[Any, int, int]:
+    """(abstract parameters, FLOPs of a batch's forward pass, FLOPs of a training step)."""
+    from functools import partial
+
+    import jax
+    import jax.numpy as jnp
+
+    from lstm_jax import flops, train
+
+    state = jax.eval_shape(partial(train.init_state, program), hyper)
+    data = program.task.data
+    batch = jax.eval_shape(lambda data: train.batch_at(program, hyper, data, jnp.int32(0)), data)
+    carry = state.carry or None
+    forward = flops.count(program.model.apply, state.params, hyper, batch, carry)
+    return state.params, forward, flops.count(partial(train.step, program), state, hyper, data)

@@ -1,0 +1,50 @@
+"""metrics of a run's best parameters on every split, beside the trivial scores.
+
+lstm-jax evaluate --workdir=runs/airline
+"""
+
+from __future__ import annotations
+
+import json
+
+from lstm_jax.cli import OK, Arguments, Flag, no_words
+
+FLAGS = (
+    Flag("workdir", "", "the run"),
+    Flag("json", False, "print one JSON object instead of tables"),
+)
+
+
+def run(arguments: Arguments) -> int:
+    """Reload, evaluate, print."""
+    from lstm_jax import runs
+    from lstm_jax.progress import closing_table
+
+    no_words(arguments)
+    workdir = runs.workdir_of(arguments.flags.workdir, "evaluate")
+    loaded = runs.open_run(workdir)
+    metrics = evaluate(loaded)
+    baselines = loaded.program.task.baselines
+    if arguments.flags.json:
+        found = {"step": loaded.step, "metrics": metrics, "baselines": baselines}
+        print(json.dumps(found, default=float))
+        return OK
+    print(f"{workdir}: best parameters, from step {loaded.step}")
+    closing_table(metrics, baselines, workdir, name=loaded.config.cell.name)
+    return OK
+
+
+def evaluate(loaded) -> dict[str, dict[str, float]]:
+    """{split: {metric: value}}."""
+    import jax
+
+    from lstm_jax import train
+
+    def measure(params, hyper, data):
+        return {
+            split: train.evaluate(loaded.program, params, hyper, data, split)
+            for split in loaded.program.task.splits
+        }
+
+    found = jax.jit(measure)(loaded.params, loaded.hyper, loaded.data)
+    return jax.tree.map(float, found)

@@ -1,0 +1,63 @@
+"""what a run's best model says: forecasts, classes, generated text or music, as its task has it.
+
+lstm-jax predict --workdir=runs/airline --horizon=24
+lstm-jax predict --workdir=runs/airline --csv=other.csv --out=/tmp/forecast
+lstm-jax predict --workdir=runs/chars --prompt="KING:" --length=500 --temperature=0.8
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from lstm_jax.cli import OK, Arguments, Flag, no_words
+from lstm_jax.core import UsageError
+
+FLAGS = (
+    Flag("workdir", "", "the run"),
+    Flag("out", "", "where the files go (default: WORKDIR/predictions)"),
+    Flag("horizon", 0, "steps to forecast (0: the task's own)"),
+    Flag("csv", "", "another file to predict from, with the columns of the training file"),
+    Flag("prompt", "", "text to go on from"),
+    Flag("length", 0, "symbols to generate (0: the task's own)"),
+    Flag("temperature", 1.0, "1 samples as learned, towards 0 takes the likeliest"),
+    Flag("seed", 0, "of the sampling"),
+)
+
+
+def run(arguments: Arguments) -> int:
+    """Reload, predict, print the files written."""
+    from lstm_jax import runs
+
+    no_words(arguments)
+    flags = arguments.flags
+    check(flags)
+    workdir = runs.workdir_of(flags.workdir, "predict")
+    loaded = runs.open_run(workdir)
+    predict = loaded.program.task.predict
+    if predict is None:
+        raise UsageError(f"task {loaded.config.task.name!r} has nothing to predict")
+    out = Path(flags.out or workdir / "predictions")
+    out.mkdir(parents=True, exist_ok=True)
+    for path in predict(forward(loaded), out, flags):
+        print(path)
+    return OK
+
+
+def check(flags: SimpleNamespace) -> None:
+    """Refuses numbers that mean nothing, before anything is loaded."""
+    for name in ("horizon", "length", "seed"):
+        if getattr(flags, name) < 0:
+            raise UsageError(f"--{name}={getattr(flags, name)}: expected at least 0")
+    if not 0 <= flags.temperature < 1e6:
+        raise UsageError(f"--temperature={flags.temperature}: expected 0 or more")
+    if flags.csv and not Path(flags.csv).is_file():
+        raise UsageError(f"--csv: no file {flags.csv!r}")
+
+
+def forward(loaded):
+    """(batch, carry=None) -> (outputs, carry), compiled, with the best parameters."""
+    import jax
+
+    apply = jax.jit(loaded.program.model.apply)
+    return lambda batch, carry=None: apply(loaded.params, loaded.hyper, batch, carry)

@@ -1,0 +1,116 @@
+"""A run on disk: whose it is, how far it got, and its model ready to use."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from lstm_jax.config import default_config, flatten, split
+from lstm_jax.core import UsageError
+from lstm_jax.overrides import apply_overrides
+
+
+class Run(NamedTuple):
+    """A finished or interrupted run with the best parameters of its newest sound checkpoint."""
+
+    config: ConfigDict
+    program: Any
+    hyper: dict
+    params: Any
+    step: int  # of the best parameters
+    data: Any  # the task's data on the device
+
+
+def saved_config(workdir: Path) -> ConfigDict:
+    """The config of the run in `workdir`.
+
+    Raises:
+      UsageError: there is no run, or its config is none that this version reads.
+    """
+    saved = flatten(_read_json(workdir / "config.json", _no_run(workdir)))
+    if "task.name" not in saved:
+        raise UsageError(f"{workdir / 'config.json'} has no task.name; it is no config of a run")
+    return apply_overrides(default_config(saved["task.name"]), saved)
+
+
+def summary(workdir: Path) -> dict[str, Any]:
+    """summary.json, or {} where the run has not ended."""
+    path = workdir / "summary.json"
+    return _read_json(path, "") if path.exists() else {}
+
+
+def check_same(config: ConfigDict, workdir: Path) -> None:
+    """Raises UsageError when `workdir` holds a run of another config: what differs, where to go."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    theirs, ours = flatten(_read_json(path, "")), json.loads(json.dumps(flatten(config)))
+    pairs = {n: (theirs.get(n, _NOTHING), ours.get(n, _NOTHING)) for n in {*theirs, *ours}}
+    lines = [f"  {n}: {a} there, {b} here" for n, (a, b) in sorted(pairs.items()) if a != b]
+    if lines:
+        raise UsageError(
+            f"{workdir} holds a run of another config:\n"
+            + "\n".join(lines)
+            + "\nto start afresh elsewhere, name another directory with --workdir=DIR"
+        )
+
+
+_NOTHING = "(no such field)"
+
+
+def open_run(workdir: Path) -> Run:
+    """The run in `workdir`, its task built and its best parameters restored.
+
+    Raises:
+      UsageError: no run, no checkpoint that verifies, or data that is gone.
+    """
+    import jax
+
+    from lstm_jax import train
+    from lstm_jax.checkpoint import Checkpoints
+
+    config = saved_config(workdir)
+    program = train.build_program(config)
+    hyper = split(config)[1]
+    target = jax.eval_shape(partial(train.init_state, program), hyper)
+    restored = Checkpoints(workdir).restore(target, move=False)
+    if restored is None:
+        raise UsageError(f"{workdir} has no checkpoint that verifies; see lstm-jax checkpoint")
+    best = restored[1].best
+    data = jax.device_put(program.task.data)
+    return Run(config, program, hyper, best.params, int(best.step), data)
+
+
+def workdir_of(value: str, verb: str) -> Path:
+    """The existing directory that --workdir names; UsageError with the runs there are."""
+    if not value:
+        raise UsageError(f"which run? lstm-jax {verb} --workdir=DIR{_known_runs()}")
+    workdir = Path(value)
+    if not workdir.is_dir():
+        raise UsageError(f"no directory {value!r}{_known_runs()}")
+    return workdir
+
+
+def _known_runs() -> str:
+    found = sorted(str(path.parent) for path in Path("runs").glob("*/config.json"))
+    return f"; there are: {', '.join(found)}" if found else ""
+
+
+def _no_run(workdir: Path) -> str:
+    return f"{workdir} holds no run: it has no config.json{_known_runs()}"
+
+
+def _read_json(path: Path, missing: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(missing) from None
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} is damaged: it holds {type(value).__name__}, not an object")
+    return value

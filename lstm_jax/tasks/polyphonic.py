@@ -1,0 +1,348 @@
+"""Polyphonic music: which of 88 keys sound in the next frame, given all frames so far.
+
+JSB Chorales by default, or any .mat, .npz or .json file of piano rolls (task.file). Scored by the
+Bernoulli negative log-likelihood summed over keys, mean per frame; the first frame of a piece is
+not predicted. Boulanger-Lewandowski et al. (2012), section 5; Bai et al. (2018), section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from lstm_jax import data as files
+from lstm_jax.core import UsageError
+from lstm_jax.tasks import packing, readers
+from lstm_jax.tasks.midi import LOWEST, write_midi
+from lstm_jax.tasks.task import Mean, Spec, Task, ratio, sequential, shuffled, time_major
+
+KEYS = 88
+SPLITS = ("train", "valid", "test")
+PRIMER = 8  # frames of a test piece that a generated one begins with
+
+
+def fields() -> ConfigDict:
+    task = ConfigDict()
+    task.name = "polyphonic"
+    task.file = ""  # a .mat, .npz or .json of your own; "": JSB Chorales
+    task.packing = "auto"  # several pieces in one row: on | off | auto, if padding wastes a third
+    task.transpose = 0  # training pieces moved by up to this many semitones either way; 0: not
+    return task
+
+
+def build(config: Any) -> Task:
+    """Rows of pieces, one behind the other; a batch is `train.batch_size` rows."""
+    task, batch_size = config.task, config.train.batch_size
+    rolls = load(task)
+    lengths = [len(roll) - 1 for roll in rolls["train"]]
+    causal = not config.model.bidirectional and config.model.encoder != "conv"
+    if config.model.bidirectional:
+        raise UsageError("model.bidirectional sees the frame to be predicted; set it to False")
+    if not 0 <= task.transpose <= 12:
+        raise UsageError(f"task.transpose={task.transpose}, expected 0 to 12 semitones")
+    packed = packing.wanted(task.packing, lengths, causal)
+    arrays = {name: rows(rolls[name], packed) for name in SPLITS}
+    num_rows, num_steps = arrays["train"]["inputs"].shape[:2]
+
+    def batch(data: Any, key: Array, step: Array) -> dict:
+        order_key, shift_key = jax.random.split(key)
+        indices = shuffled(order_key, step, num_rows, batch_size)
+        chosen = take("train")(data, indices)
+        return transposed(chosen, jax.random.fold_in(shift_key, step), task.transpose)
+
+    return Task(
+        spec=Spec(KEYS, KEYS, example_shape=(num_steps,)),
+        data=arrays,
+        batch=batch,
+        loss=loss,
+        splits={
+            name: sequential(take(name), len(arrays[name]["inputs"]), batch_size)
+            for name in ("valid", "test")
+        },
+        baselines={name: baselines(rolls["train"], rolls[name]) for name in ("valid", "test")},
+        steps_per_epoch=-(-num_rows // batch_size),
+        figures=lambda forward: figures(forward, rolls),
+        predict=lambda forward, out, options: predict(forward, out, options, rolls["test"]),
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# Data
+
+
+def load(task: Any) -> dict[str, list[np.ndarray]]:
+    """{"train" | "valid" | "test": rolls [T, 88] of 0 and 1}, checked."""
+    if task.file and not Path(task.file).is_file():
+        raise UsageError(f"{task.file}: no such file")
+    place = Path(task.file or files.path("jsb", "JSB_Chorales.mat", task.data_dir))
+    name, content = str(place), files.read(place)
+    kinds = {".mat": from_mat, ".npz": from_npz, ".json": from_json}
+    kind = Path(place.stem).suffix if place.suffix == ".gz" else place.suffix
+    if kind not in kinds:
+        raise UsageError(f"{name}: {kind or 'no'} file type, expected {', '.join(kinds)}")
+    rolls = kinds[kind](content, name)
+    for split in SPLITS:
+        if not rolls.get(split):
+            raise UsageError(f"{name}: no pieces in {split!r}; expected train, valid and test")
+        rolls[split] = [check(r, f"{name}: {split}[{i}]") for i, r in enumerate(rolls[split])]
+    return rolls
+
+
+def from_mat(content: bytes, name: str) -> dict[str, list]:
+    """Cell arrays traindata, validdata, testdata."""
+    cells = readers.mat(content, name, tuple(f"{split}data" for split in SPLITS))
+    return {split: cells[f"{split}data"] for split in SPLITS}
+
+
+def from_npz(content: bytes, name: str) -> dict[str, list]:
+    """Arrays train [N, T, 88], or train_0, train_1, ... [T, 88], and so on."""
+    arrays = readers.npz(content, name)
+    out: dict[str, list] = {split: list(arrays.get(split, [])) for split in SPLITS}
+    numbered = [key.rpartition("_") for key in arrays if key.rpartition("_")[2].isdigit()]
+    for split, _, number in sorted(numbered, key=lambda parts: int(parts[2])):
+        if split in out:
+            out[split].append(arrays[f"{split}_{number}"])
+    return out
+
+
+def from_json(content: bytes, name: str) -> dict[str, list]:
+    """{"train": [[frame, ...], ...], ...}; a frame is 88 times 0 or 1, or MIDI numbers 21 .. 108."""
+    tree = readers.parse_json(content, name)
+    if not isinstance(tree, dict):
+        raise UsageError(f"{name}: a {type(tree).__name__}, expected an object of three lists")
+    out = {}
+    for split in SPLITS:
+        pieces = tree.get(split, [])
+        if not isinstance(pieces, list):
+            raise UsageError(f"{name}: {split} is a {type(pieces).__name__}, expected a list")
+        out[split] = [from_frames(p, f"{name}: {split}[{i}]") for i, p in enumerate(pieces)]
+    return out
+
+
+def from_frames(piece: Any, where: str) -> np.ndarray:
+    """Roll [T, 88] from a list of frames."""
+    if not isinstance(piece, list) or not all(isinstance(frame, list) for frame in piece):
+        raise UsageError(f"{where}: expected a list of frames, each a list of numbers")
+    roll = np.zeros((len(piece), KEYS), np.uint8)
+    for t, frame in enumerate(piece):
+        if len(frame) == KEYS and set(frame) <= {0, 1}:
+            roll[t] = frame
+            continue
+        wrong = [n for n in frame if not isinstance(n, int) or not LOWEST <= n < LOWEST + KEYS]
+        if wrong:
+            expected = f"MIDI numbers {LOWEST} to {LOWEST + KEYS - 1}, or {KEYS} times 0 or 1"
+            raise UsageError(f"{where}, frame {t}: {wrong[0]!r} among {len(frame)}, not {expected}")
+        roll[t, np.array(frame, int) - LOWEST] = 1
+    return roll
+
+
+def check(roll: np.ndarray, where: str) -> np.ndarray:
+    """The roll as uint8, if it is one."""
+    roll = np.asarray(roll)
+    if roll.ndim != 2 or roll.shape[1] != KEYS:
+        raise UsageError(f"{where}: an array of {roll.shape}, expected [frames, {KEYS} keys]")
+    if len(roll) < 2:
+        raise UsageError(f"{where}: {len(roll)} frames, expected at least 2 to predict one")
+    wrong = np.argwhere((roll != 0) & (roll != 1))
+    if len(wrong):
+        frame, key = wrong[0]
+        raise UsageError(f"{where}, frame {frame}, key {key}: {roll[frame, key]}, expected 0 or 1")
+    return roll.astype(np.uint8)
+
+
+def rows(rolls: list[np.ndarray], packed: bool) -> dict[str, np.ndarray]:
+    """inputs and targets [R, T, 88] uint8, one frame apart, as `packing.lay_out` has them."""
+    out = packing.lay_out([{"inputs": r[:-1], "targets": r[1:]} for r in rolls], packed)
+    return {k: v for k, v in out.items() if k not in ("lasts", "order")}
+
+
+def take(name: str) -> Callable:
+    """take(data, indices) -> inputs, targets [T, B, 88] float32 and what says which steps count."""
+
+    def batch(data: dict, indices: Array) -> dict:
+        chosen = time_major({k: jnp.asarray(v)[indices] for k, v in data[name].items()})
+        sound = {k: chosen[k].astype(jnp.float32) for k in ("inputs", "targets")}
+        return {**chosen, **sound}
+
+    return batch
+
+
+def transposed(batch: dict, key: Array, semitones: int) -> dict:
+    """Each row moved by its own number of semitones in -s .. s; keys pushed off the end are lost."""
+    if not semitones:
+        return batch
+    shifts = jax.random.randint(key, (batch["inputs"].shape[1],), -semitones, semitones + 1)
+    source = jnp.arange(KEYS) - shifts[:, None]
+    inside = (source >= 0) & (source < KEYS)
+
+    def move(roll: Array) -> Array:
+        moved = jnp.take_along_axis(roll, jnp.clip(source, 0, KEYS - 1)[None], axis=2)
+        return jnp.where(inside, moved, 0)
+
+    return {**batch, "inputs": move(batch["inputs"]), "targets": move(batch["targets"])}
+
+
+# ---------------------------------------------------------------------------------------------
+# Scores
+
+
+def frame_nll(logits: Any, targets: Any) -> Array:
+    """[...]: -sum_k log p(x_k), nats; logits and targets [..., 88]."""
+    return jnp.sum(jax.nn.softplus(logits) - targets * logits, axis=-1)
+
+
+def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
+    """Mean over frames of `frame_nll`; outputs [T, B, 88].
+
+    accuracy = TP / (TP + FP + FN) of the keys with p > 1/2, Bay et al. (2009).
+    """
+    steps, size = outputs.shape[:2]
+    counts = batch.get("weights", jnp.ones(size)) * jnp.ones((steps, size))
+    if "mask" in batch:
+        counts = counts * batch["mask"]
+    if "lengths" in batch:
+        counts = counts * (jnp.arange(steps)[:, None] < batch["lengths"])
+    nll = Mean(jnp.sum(frame_nll(outputs, batch["targets"]) * counts), jnp.sum(counts))
+    on, played = outputs > 0, batch["targets"] > 0
+    hits = jnp.sum((on & played) * counts[..., None])
+    touched = jnp.sum((on | played) * counts[..., None])
+    return ratio(nll), {"loss": nll, "nll": nll, "accuracy": Mean(hits, touched)}
+
+
+def baselines(train: list[np.ndarray], other: list[np.ndarray]) -> dict:
+    """Each key at its training marginal; each key a Markov chain of its own.
+
+    Probabilities are (n + 1/2) / (N + 1), so that a key never played in training is possible.
+    """
+    frames, before, after = stack(train)
+    marginal = estimate(frames.sum(axis=0), len(frames))
+    held = estimate((before * after).sum(axis=0), before.sum(axis=0))
+    struck = estimate(((1 - before) * after).sum(axis=0), (1 - before).sum(axis=0))
+    _, before, after = stack(other)
+    chain = np.where(before > 0, held, struck)
+    return {
+        "marginal of each key": {"nll": bernoulli(marginal, after)},
+        "each key from itself": {"nll": bernoulli(chain, after)},
+    }
+
+
+def stack(rolls: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(all frames, all but each piece's last, all but each piece's first)."""
+    parts = (rolls, [r[:-1] for r in rolls], [r[1:] for r in rolls])
+    frames, before, after = (np.concatenate(part).astype(float) for part in parts)
+    return frames, before, after
+
+
+def estimate(hits: Any, total: Any) -> np.ndarray:
+    return (hits + 0.5) / (total + 1)
+
+
+def bernoulli(p: np.ndarray, frames: np.ndarray) -> float:
+    """Mean over frames [N, 88] of their negative log-likelihood, nats."""
+    return float(-np.sum(np.where(frames > 0, np.log(p), np.log1p(-p))) / len(frames))
+
+
+# ---------------------------------------------------------------------------------------------
+# Pictures and music
+
+
+def figures(forward: Callable, rolls: dict) -> dict[str, Any]:
+    """The first test piece against its predictions, and the loss by how much was heard before."""
+    test = rolls["test"]
+    longest = max(len(roll) for roll in test) - 1
+    padded = np.zeros((longest, len(test), KEYS), np.float32)
+    for i, roll in enumerate(test):
+        padded[: len(roll) - 1, i] = roll[:-1]
+    logits = np.asarray(forward({"inputs": padded})[0])
+    return {
+        "piano_roll": piano_rolls(test[0][1:], 1 / (1 + np.exp(-logits[: len(test[0]) - 1, 0]))),
+        "nll_by_frame": nll_by_frame(rolls, logits),
+    }
+
+
+def piano_rolls(played: np.ndarray, predicted: np.ndarray) -> Any:
+    """Above what was played, below the probability given to it one frame before."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, sharey=True)
+    draw_roll(above, played, "played: first test piece")
+    image = draw_roll(below, predicted, "predicted one frame ahead")
+    below.set_xlabel("frame (quarter note)")
+    figure.colorbar(image, ax=(above, below), label="probability", shrink=0.6)
+    return figure
+
+
+def draw_roll(axes: Any, roll: np.ndarray, title: str) -> Any:
+    """Keys by MIDI number, the compass of four voices."""
+    extent = (-0.5, len(roll) - 0.5, LOWEST - 0.5, LOWEST + KEYS - 0.5)
+    image = axes.imshow(
+        roll.T, origin="lower", aspect="auto", cmap="magma_r", vmin=0, vmax=1, extent=extent
+    )
+    used = np.flatnonzero(roll.max(axis=0) > 0.1)
+    if used.size:
+        axes.set_ylim(LOWEST + used[0] - 3, LOWEST + used[-1] + 3)
+    axes.set(ylabel="key (MIDI number)", title=title)
+    return image
+
+
+def nll_by_frame(rolls: dict, logits: np.ndarray) -> Any:
+    """Mean NLL at each frame of the test pieces, for as long as ten of them last."""
+    from matplotlib.figure import Figure
+
+    test = rolls["test"]
+    nll = [np.asarray(frame_nll(logits[: len(r) - 1, i], r[1:])) for i, r in enumerate(test)]
+    shown = sorted(len(values) for values in nll)[-10:][0]
+    means = [np.mean([v[t] for v in nll if len(v) > t]) for t in range(shown)]
+    trivial = baselines(rolls["train"], test)
+    figure = Figure(figsize=(8, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(np.arange(1, shown + 1), means, label="model")
+    for style, (name, score) in zip(("--", ":"), trivial.items(), strict=True):
+        axes.axhline(score["nll"], color="0.4", linestyle=style, label=f"{name}, mean")
+    axes.set(xlabel="frame (quarter note)", ylabel="NLL (nats)", title="Test NLL by frame")
+    axes.legend()
+    return figure
+
+
+def generate(forward: Callable, primer: np.ndarray, length: int, temperature: float, seed: int):
+    """Roll [length, 88]: the primer, then each key drawn from sigmoid(logit / temperature)."""
+    random = np.random.default_rng(seed)
+    roll, carry, logits = [np.asarray(frame, np.float32) for frame in primer], None, np.zeros(KEYS)
+    for t in range(length):
+        if t >= len(roll):
+            chance = 1 / (1 + np.exp(-logits / max(temperature, 1e-3)))
+            roll.append((random.random(KEYS) < chance).astype(np.float32))
+        outputs, carry = forward({"inputs": roll[t][None, None]}, carry)
+        logits = np.asarray(outputs)[0, 0].astype(np.float64)
+    return np.stack(roll[:length])
+
+
+def predict(
+    forward: Callable, out_dir: Path, options: SimpleNamespace, test: list[np.ndarray]
+) -> list[Path]:
+    """chorale.mid and chorale.png: a piece begun by a test piece's first frames."""
+    from matplotlib.figure import Figure
+
+    length = getattr(options, "length", 0) or 64
+    seed = getattr(options, "seed", 0) or 0
+    temperature = getattr(options, "temperature", None)
+    temperature = 1.0 if temperature is None else temperature
+    primer = test[seed % len(test)][:PRIMER]
+    roll = generate(forward, primer, length, temperature, seed)
+    figure = Figure(figsize=(10, 3.5), layout="constrained")
+    axes = figure.subplots()
+    draw_roll(axes, roll, f"generated, temperature {temperature:g}, seed {seed}")
+    axes.axvline(len(primer) - 0.5, color="tab:blue", label="the model goes on from here")
+    axes.set_xlabel("frame (quarter note)")
+    axes.legend(loc="upper right")
+    figure.savefig(out_dir / "chorale.png", dpi=120)
+    return [write_midi(out_dir / "chorale.mid", roll), out_dir / "chorale.png"]

@@ -227,7 +227,7 @@ def slstm(
     Source: Beck et al. (2024), xLSTM, eq. 8-17.
     """
     check_hidden(hidden)
-    wanted = {"i": "exp"} if not gate_activation else gate_activation
+    wanted = gate_activation or {"i": "exp"}
     table = gate_table("lstm", wanted, candidate_activation, output_activation)
     return _stabilised("slstm", hidden, table, forget_bias, kernel_init, recurrent_init, dtype)
 

@@ -14,16 +14,22 @@ from lstm_jax.initializers import KERNELS, bias_vector, constant
 
 
 class Annotated(NamedTuple):
-    """A projected step with what a transform notes on it."""
+    """A projected step with what a transform notes on it; None where nothing is noted."""
 
     z: Any
-    keep: Any = 1.0  # multiplies the candidate: recurrent dropout
+    keep: Any = None  # multiplies the candidate: recurrent dropout
     weights: Any = None  # multiply the gradient through the pre-activations [N*H]
 
 
-def annotations(step: Any) -> Annotated:
-    """The step's z, candidate mask and gradient weights, noted or not."""
+def noted(step: Any) -> Annotated:
+    """The projected step with room for notes."""
     return step if isinstance(step, Annotated) else Annotated(step)
+
+
+def annotations(step: Any) -> tuple[Any, Any, Any]:
+    """z, candidate mask (1 if none) and gradient weights (None if none) of a projected step."""
+    z, keep, weights = noted(step)
+    return z, 1.0 if keep is None else keep, weights
 
 
 def weigh(z: Array, weights: Any) -> Array:
@@ -49,8 +55,8 @@ def kernels(
 
 def bias(forget_bias: Any, key: Array, learned: Sequence[str], hidden: int) -> Array:
     """`[N*H]`, zero but for what the forget bias (a number or an initialiser) says."""
-    init = forget_bias if callable(forget_bias) else constant(forget_bias)
-    return bias_vector(init, key, learned, hidden)
+    given: Any = forget_bias if callable(forget_bias) else constant(forget_bias)
+    return bias_vector(given, key, learned, hidden)
 
 
 def spread(r: Array, present: Sequence[str], wanted: Sequence[str]) -> Array:

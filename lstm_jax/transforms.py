@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.core import Array, Cell, Params, Spec, UsageError, dot, lookup
-from lstm_jax.parts import annotations
+from lstm_jax.parts import noted
 
 MEMORY = ("c", "h")
 
@@ -245,7 +245,8 @@ def gradient_weighting(cell: Cell, weights: Any) -> Cell:
 
     def project(params, xs, keys=None):
         step, dtype = cell.project(params, xs, keys), params["kernel"].dtype
-        row = jnp.concatenate([jnp.full((hidden,), chosen.get(k, 1.0), dtype) for k in learned])
+        each: list[Any] = [chosen[k] if k in chosen else 1.0 for k in learned]
+        row = jnp.concatenate([jnp.full((hidden,), weight, dtype) for weight in each])
         return annotate(step, weights=jnp.broadcast_to(row, (xs.shape[0], 1, row.size)))
 
     return cell._replace(
@@ -297,12 +298,12 @@ def annotate(step: Any, **notes: Any) -> Any:
     """The projected step with notes on its innermost part."""
     if isinstance(step, Held):
         return step._replace(z=annotate(step.z, **notes))
-    return annotations(step)._replace(**notes)
+    return noted(step)._replace(**notes)
 
 
 def bare(step: Any) -> Array:
     """The projected step's pre-activations."""
-    return bare(step.z) if isinstance(step, Held) else annotations(step).z
+    return bare(step.z) if isinstance(step, Held) else noted(step).z
 
 
 def learned_carry(cell: Cell) -> Cell:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from lstm_jax.core import Array, Cell, Keys, Params, UsageError
 from lstm_jax.engines import pick
@@ -65,7 +66,7 @@ def unroll(
     return run(stepping(cell), cell.prepare(params, keys), carry, inputs, reverse=reverse)
 
 
-def trace(cell: Cell, params: Params, xs: Array, carry: Any = None, **options: Any) -> dict:
+def trace(cell: Cell, params: Params, xs: Array, carry: Any = None, **options: Any) -> Any:
     """Every gate and every carry entry over time, {name: [T, B, H]}, from the same scan.
 
     Takes the options of `unroll`, but no engine. `c` and `h` are those after the step; gates of
@@ -170,7 +171,7 @@ def check_lengths(lengths: Any, steps: int, batch: int) -> Array:
         raise UsageError(f"lengths has shape {lengths.shape}; expected [B] = {(batch,)}")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise UsageError(f"lengths has dtype {lengths.dtype}; expected whole numbers")
-    if not isinstance(lengths, jax.core.Tracer):
+    if not isinstance(lengths, Tracer):
         outside = [int(n) for n in lengths if not 0 <= int(n) <= steps]
         if outside:
             raise UsageError(

@@ -18,6 +18,7 @@ import math
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,13 +28,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax import integrity
+from lstm_jax import integrity, storage
 from lstm_jax.core import UsageError
 from lstm_jax.integrity import CheckpointMismatch, Damage, digest
 
 __all__ = ["CheckpointError", "CheckpointInfo", "CheckpointMismatch", "Checkpoints", "digest"]
 
 FOLDER = "checkpoints"
+_COUNTER = itertools.count()
+_PROCESS = uuid.uuid4().hex[:12]  # a pid would come again after a restart
 # A disk that is full, read-only or over quota, as OSError says it and as TensorStore words it.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 _DISK |= {errno.ENOTDIR, errno.EEXIST, errno.EIO}
@@ -104,15 +107,19 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Block until the pending save is on disk; raise what it met."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if self._pending is None:
+            return
+        try:
+            self._pending.result()
+        finally:
+            if self._pending.done():  # not so when a signal ended the wait
+                self._pending = None
 
     def close(self) -> None:
         self.wait()
 
     def _write(self, step: int, leaves: dict[str, np.ndarray], metrics: dict[str, float]) -> None:
-        tmp = self.root / f".tmp-{step}-{os.getpid()}-{next(_COUNTER)}"
+        tmp = self._scratch(step)
         try:
             self._commit(tmp, step, leaves, metrics)
             self._retain(step, metrics)
@@ -127,14 +134,14 @@ class Checkpoints:
         if self._holds(final, total):
             return
         tmp.mkdir(parents=True)
-        _orbax_save(tmp / "state", leaves)
+        storage.save(tmp / "state", leaves)
         seal = {
             "version": integrity.VERSION,
             "step": step,
             "digest": total,
             "bytes": sum(x.nbytes for x in leaves.values()),
             "metrics": metrics,
-            "orbax": _orbax().__version__,
+            "orbax": storage.version(),
             "leaves": {path: leaf._asdict() for path, leaf in records.items()},
             "files": integrity.hash_files(tmp),
         }
@@ -190,13 +197,17 @@ class Checkpoints:
 
     def _remove(self, folder: Path) -> None:
         """Take a step away at once, then delete it: no reader ever sees half of one."""
-        gone = self.root / f".tmp-{folder.name}-{os.getpid()}-{next(_COUNTER)}"
+        gone = self._scratch(folder.name)
         os.rename(folder, gone)
         shutil.rmtree(gone, ignore_errors=True)
 
+    def _scratch(self, name: object) -> Path:
+        return self.root / f".tmp-{name}-{_PROCESS}-{next(_COUNTER)}"
+
     def _clear_unfinished(self) -> None:
+        """Delete what earlier processes left behind when they were killed."""
         for folder in self.root.glob(".tmp-*"):
-            if f"-{os.getpid()}-" not in folder.name:
+            if _PROCESS not in folder.name:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _read_metrics(self, step: int) -> dict[str, float]:
@@ -257,11 +268,11 @@ class Checkpoints:
         if target is not None:
             integrity.check_target(target, seal, f"{FOLDER}/{step}")
         try:
-            leaves = _orbax_load(folder / "state", seal["leaves"])
+            leaves = storage.load(folder / "state", seal["leaves"])
         except Exception as error:
             # Every byte is as written, so this is no damage: setting it aside would lose the run.
             raise CheckpointError(
-                f"step {step} is intact, but orbax {_orbax().__version__} cannot read what orbax "
+                f"step {step} is intact, but orbax {storage.version()} cannot read what orbax "
                 f"{seal['orbax']} wrote: {error}"
             ) from error
         integrity.check_leaves(leaves, seal)
@@ -312,66 +323,10 @@ class Checkpoints:
         return [int(name) for name in names if name.isdecimal() and str(int(name)) == name]
 
 
-# ---------------------------------------------------------------- Orbax, and nothing else of it
-
-_COUNTER = itertools.count()
-
-
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
     """Writers shared by all trials of a process; Python joins them before it exits."""
     return ThreadPoolExecutor(max_workers=2, thread_name_prefix="checkpoint")
-
-
-def _orbax() -> Any:
-    # Imported when first used: it takes a third of a second, and `import lstm_jax` should not.
-    import orbax.checkpoint as ocp
-
-    return ocp
-
-
-def _checkpointer() -> Any:
-    """A checkpointer of this process alone: process 0 writes, every process reads for itself."""
-    ocp = _orbax()
-    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True)
-    if jax.process_count() == 1:
-        return ocp.Checkpointer(handler)
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
-    )
-    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}, the form that Orbax names arrays by."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        node = functools.reduce(lambda node, part: node.setdefault(part, {}), folders, tree)
-        node[name] = leaf
-    return tree
-
-
-def _stored(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Orbax stores no arrays without elements; the seal alone remembers those."""
-    return {path: x for path, x in leaves.items() if math.prod(x.shape)}
-
-
-def _orbax_save(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
-    if stored := _stored(leaves):
-        _checkpointer().save(folder, args=_orbax().args.PyTreeSave(_nest(stored)))
-
-
-def _orbax_load(folder: Path, records: Mapping[str, integrity.Leaf]) -> dict[str, np.ndarray]:
-    ocp = _orbax()
-    leaves = {p: np.zeros(r.shape, jnp.dtype(r.dtype)) for p, r in records.items() if 0 in r.shape}
-    if stored := _stored(records):
-        whole = _nest({path: ocp.RestoreArgs(restore_type=np.ndarray) for path in stored})
-        read = _checkpointer().restore(folder, args=ocp.args.PyTreeRestore(restore_args=whole))
-        leaves |= {path: np.asarray(x) for path, x in integrity.flatten(read).items()}
-    return leaves
 
 
 def _place(x: np.ndarray, like: Any) -> Any:

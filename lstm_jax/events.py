@@ -105,10 +105,10 @@ def _proto(name: str) -> Any:
 # ---------------------------------------------------------------- summaries
 
 
-def scalar(tag: str, value: float) -> Any:
-    """One point of a curve; NaN too, for which tensorboardX would print a warning of its own."""
+def scalars(values: Mapping[str, float]) -> Any:
+    """One point per curve; NaN too, for which tensorboardX would print a warning of its own."""
     Summary = _proto("summary").Summary
-    return Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+    return Summary(value=[Summary.Value(tag=t, simple_value=v) for t, v in values.items()])
 
 
 def text(tag: str, words: str) -> Any:

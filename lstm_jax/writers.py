@@ -84,8 +84,7 @@ class Writer:
         self._written[step, split] = names
         self._last_step = max(self._last_step, step)
         events.append(self._path, _line({"step": step, "split": split, **values}))
-        for name, value in values.items():
-            self._add_scalar(step, f"{split}/{name}", value)
+        self._points(step, {f"{split}/{name}": value for name, value in values.items()})
 
     def histograms(self, step: int, tag: str, tree: Any) -> None:
         """One histogram per leaf of a pytree of arrays, under `tag/path`, of its finite values."""
@@ -129,8 +128,8 @@ class Writer:
         """
         if self._events is None:
             return
-        for tag in metrics.keys() - self._tags:
-            self._add_scalar(self._last_step, tag, float(metrics[tag]))
+        new = sorted(metrics.keys() - self._tags)
+        self._points(self._last_step, {tag: float(metrics[tag]) for tag in new})
         for summary in events.hparams(hparams, metrics, status):
             self._events.add(self._last_step, summary)
 
@@ -150,10 +149,10 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _add_scalar(self, step: int, tag: str, value: float) -> None:
-        if self._events is not None:
-            self._tags.add(tag)
-            self._events.add(step, events.scalar(tag, value))
+    def _points(self, step: int, values: Mapping[str, float]) -> None:
+        if self._events is not None and values:
+            self._tags.update(values)
+            self._events.add(step, events.scalars(values))
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:

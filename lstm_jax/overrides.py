@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import math
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,13 +37,16 @@ def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
 def read_config(spec: str) -> ConfigDict:
     """What `get_config(arg)` of the file `path.py[:arg]` returns."""
     path, _, arg = spec.partition(":")
-    module = load_module(Path(path))
-    if not hasattr(module, "get_config"):
+    get_config = getattr(load_module(Path(path)), "get_config", None)
+    if get_config is None:
         raise UsageError(f"{path} has no get_config(); every config file defines one")
-    takes_arg = bool(inspect.signature(module.get_config).parameters)
+    takes_arg = bool(inspect.signature(get_config).parameters)
     if arg and not takes_arg:
         raise UsageError(f"{path} takes no argument, given {arg!r}: leave out ':{arg}'")
-    return module.get_config(arg) if takes_arg else module.get_config()
+    config = _run(Path(path), get_config, *([arg] if takes_arg else []))
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"{path}: get_config() returned {type(config).__name__}, no ConfigDict")
+    return config
 
 
 def load_module(path: Path) -> ModuleType:
@@ -58,15 +61,21 @@ def load_module(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is no Python file; a config is a .py file with get_config()")
     module = importlib.util.module_from_spec(spec)
+    _run(path, spec.loader.exec_module, module)
+    return module
+
+
+def _run(path: Path, function: Callable, *arguments: Any) -> Any:
+    """The user's code; what it raises is a UsageError with the line of `path` that it came from."""
     try:
-        spec.loader.exec_module(module)
+        return function(*arguments)
     except UsageError:
         raise
     except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
         line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
         raise UsageError(f"{path}:{line}: {type(error).__name__}: {error}") from error
-    return module
 
 
 def _nearest_file(path: Path) -> str:
@@ -75,15 +84,6 @@ def _nearest_file(path: Path) -> str:
     near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
     return f"{hint} there are: {', '.join(names)}" if names else "; run from the repository's root"
-
-
-def parse_arg(arg: str, known: Mapping[str, Any] | tuple[str, ...]) -> list[str]:
-    """["classic", "smoke"] from "classic,smoke", each an entry of `known` or "smoke"."""
-    names = [name for name in arg.split(",") if name]
-    table = dict.fromkeys([*known, "smoke"])
-    for name in names:
-        lookup("preset", name, table)
-    return names
 
 
 # ---------------------------------------------------------------------------------------------

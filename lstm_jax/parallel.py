@@ -61,9 +61,18 @@ def make_mesh(config: Any, batch_size: int) -> Mesh | None:
     return Mesh(np.array(devices[:wanted]), ("data",), axis_types=(AxisType.Auto,))
 
 
-def replicate(mesh: Mesh | None, tree: Any) -> Any:
-    """`tree` on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()) if mesh else None)
+def whole(mesh: Mesh | None) -> NamedSharding | None:
+    """The sharding of what every device holds in full; None without a mesh."""
+    return NamedSharding(mesh, PartitionSpec()) if mesh else None
+
+
+def placed(shapes: Any, sharding: NamedSharding | None) -> Any:
+    """Abstract arrays with their place."""
+
+    def like(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(like, shapes)
 
 
 def batch_specs(batch: dict, readout: str) -> dict:
@@ -97,7 +106,7 @@ def by_layout(fn: Callable, mesh: Mesh, readout: str) -> Callable:
 
 def by_device(fn: Callable, mesh: Mesh, readout: str) -> Callable:
     """`fn` run by every device on its share, and the sums added up."""
-    whole = PartitionSpec()
+    same = PartitionSpec()
 
     def local(params, hyper, batch, carry, key):
         sums, carry = fn(params, hyper, batch, carry, key)
@@ -105,8 +114,8 @@ def by_device(fn: Callable, mesh: Mesh, readout: str) -> Callable:
 
     def call(params, hyper, batch, carry, key):
         batch_spec, carry_spec = batch_specs(batch, readout), carry_specs(carry)
-        inputs = (whole, whole, batch_spec, carry_spec, whole)
-        outputs = (whole, carry_spec)
+        inputs = (same, same, batch_spec, carry_spec, same)
+        outputs = (same, carry_spec)
         run = jax.shard_map(local, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
         return run(params, hyper, batch, carry, key)
 

@@ -7,8 +7,7 @@ Python touches the device once per chunk.
 
 from __future__ import annotations
 
-import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +17,9 @@ import optax
 from jax import lax
 
 from lstm_jax import optim, parallel
-from lstm_jax.config import bind, build_task
+from lstm_jax.config import bind, build_task, split
 from lstm_jax.core import Array
+from lstm_jax.journal import Journal, finished
 from lstm_jax.modules import build_model
 from lstm_jax.tasks.task import Mean
 
@@ -113,7 +113,7 @@ def spread(program: Program, sums: Any) -> Any:
 
 
 def step(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
-    """(state, {name: Mean}) after one step; the old state, and empty means, if it is not finite."""
+    """(state, Means) after one step; the old state and empty Means where it would not be finite."""
     config = bind(program.config, hyper)
     optimizer = optim.build_optimizer(config.optimizer, config.train.num_steps)
     grads, means, carry = gradients(program, state, hyper, data)
@@ -125,20 +125,24 @@ def step(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
         "update_norm": optax.global_norm(updates),
         "parameter_norm": optax.global_norm(params),
     }
-    means = means | {name: Mean(value, jnp.float32(1)) for name, value in seen.items()}
     finite = jnp.isfinite(means["loss"].total)
     for name in ("gradient_norm", "update_norm", "parameter_norm"):
         finite &= jnp.isfinite(seen[name])
     running = ~(state.bad | state.stopped)
-    new = TrainState(
-        state.step + 1, params, opt_state, carry, state.best, state.bad, state.stopped
-    )
+    new = state._replace(step=state.step + 1, params=params, opt_state=opt_state, carry=carry)
     state = select(running & finite, new, state)._replace(bad=state.bad | (running & ~finite))
-    return state, select(running & finite, means, jax.tree.map(jnp.zeros_like, means))
+    seen = {name: Mean(value, jnp.float32(1)) for name, value in seen.items()}
+    nothing = jax.tree.map(jnp.zeros_like, (means, seen))
+    return state, select(running & finite, (means, seen), nothing)
 
 
 def select(condition: Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def average(means: dict) -> dict:
+    """Means stacked over steps or batches -> numbers."""
+    return {name: jnp.sum(mean.total) / jnp.sum(mean.count) for name, mean in means.items()}
 
 
 def run_chunk(program: Program, state: TrainState, hyper: dict, data: Any, num_steps: int) -> tuple:
@@ -147,14 +151,8 @@ def run_chunk(program: Program, state: TrainState, hyper: dict, data: Any, num_s
     def body(state, _):
         return step(program, state, hyper, data)
 
-    state, means = lax.scan(body, state, length=num_steps)
-    return state, summarize(program, means)
-
-
-def summarize(program: Program, means: dict) -> dict:
-    """Means stacked over steps or batches -> the task's metrics."""
-    means = {name: jnp.sum(mean.total) / jnp.sum(mean.count) for name, mean in means.items()}
-    return program.task.summarize(means)
+    state, (means, seen) = lax.scan(body, state, length=num_steps)
+    return state, program.task.summarize(average(means)) | average(seen)
 
 
 def evaluate(program: Program, params: Any, hyper: dict, data: Any, split: str) -> dict:
@@ -172,7 +170,8 @@ def evaluate(program: Program, params: Any, hyper: dict, data: Any, split: str) 
 
     size = jax.eval_shape(batch_of, data, jnp.int32(0))["inputs"].shape[1]
     carry = program.model.initial_carry(params, hyper, size) if stateful else ()
-    return summarize(program, lax.scan(body, carry, jnp.arange(num_batches))[1])
+    _, means = lax.scan(body, carry, jnp.arange(num_batches))
+    return program.task.summarize(average(means))
 
 
 def update_best(program: Program, state: TrainState, metrics: dict) -> TrainState:
@@ -191,3 +190,41 @@ def validate(program: Program, state: TrainState, hyper: dict, data: Any) -> tup
     """(state, metrics) after an evaluation on the validation split."""
     metrics = evaluate(program, state.params, hyper, data, "valid")
     return update_best(program, state, metrics), metrics
+
+
+def train(config: Any, workdir: str | Path) -> dict:
+    """Train in `workdir`, from the start or from where the last run stopped; the summary."""
+    if done := finished(config, workdir):
+        print(f"{workdir}: completed at step {done['step']}; nothing to do")
+        return done
+    program, train = build_program(config), config.train
+    task, whole = program.task, parallel.whole(program.mesh)
+    hyper, data = jax.device_put((split(config)[1], task.data), whole)
+    jit = partial(jax.jit, out_shardings=whole)
+    init = jit(partial(init_state, program))
+    check, apply = jit(partial(validate, program)), jit(program.model.apply)
+    slope = jit(lambda *args: gradients(program, *args)[0])
+    test = jit(lambda *args: {name: evaluate(program, *args, name) for name in task.splits})
+    like = parallel.placed(jax.eval_shape(init, hyper), whole)
+
+    @cache
+    def chunk(num_steps):
+        run = partial(run_chunk, program, num_steps=num_steps)
+        return jit(run, donate_argnums=0).lower(like, hyper, data).compile()
+
+    with Journal(config, workdir) as run:
+        state = run.restore(like) or init(hyper)
+        while run.goes_on(state):
+            steps = chunk(min(train.log_every, train.num_steps - run.step))
+            with run.clock():
+                state, metrics = jax.block_until_ready(steps(state, hyper, data))
+            run.trained(state, metrics)
+            if run.due(train.eval_every):
+                state, metrics = check(state, hyper, data)
+                run.validated(metrics, task, partial(apply, state.params, hyper))
+            if run.due(train.histogram_every or train.checkpoint_every):
+                run.histograms(parameters=state.params, gradients=slope(state, hyper, data))
+            if run.due(train.checkpoint_every) or not run.goes_on(state):
+                run.save(state)
+        best = state.best.params, hyper
+        return run.finish(state, task, partial(apply, *best), partial(test, *best, data))

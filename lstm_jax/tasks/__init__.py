@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from lstm_jax.tasks import adding, copy_memory, forecast, parity, random_data, temporal_order
+from lstm_jax.tasks import (
+    adding,
+    copy_memory,
+    forecast,
+    language,
+    mnist,
+    parity,
+    polyphonic,
+    random_data,
+    temporal_order,
+    vowels,
+)
 
 TASKS = {
     "adding": adding,
     "copy_memory": copy_memory,
     "forecast": forecast,
+    "language": language,
+    "mnist": mnist,
     "parity": parity,
+    "polyphonic": polyphonic,
     "random_data": random_data,
     "temporal_order": temporal_order,
+    "vowels": vowels,
 }

@@ -114,7 +114,7 @@ def from_npz(content: bytes, name: str) -> dict[str, list]:
 
 
 def from_json(content: bytes, name: str) -> dict[str, list]:
-    """{"train": [[frame, ...], ...], ...}; a frame is 88 times 0 or 1, or MIDI numbers 21 .. 108."""
+    """{"train": [[frame, ...], ...]}; a frame is 88 times 0 or 1, or MIDI numbers 21 .. 108."""
     tree = readers.parse_json(content, name)
     if not isinstance(tree, dict):
         raise UsageError(f"{name}: a {type(tree).__name__}, expected an object of three lists")
@@ -176,7 +176,7 @@ def take(name: str) -> Callable:
 
 
 def transposed(batch: dict, key: Array, semitones: int) -> dict:
-    """Each row moved by its own number of semitones in -s .. s; keys pushed off the end are lost."""
+    """Each row moved by its own number of semitones in -s .. s; keys past the end are lost."""
     if not semitones:
         return batch
     shifts = jax.random.randint(key, (batch["inputs"].shape[1],), -semitones, semitones + 1)

@@ -42,7 +42,7 @@ def build(config: Any) -> Task:
     parts, names = load(task)
     lengths = [len(series) for series in parts["train"][0]]
     packed = packing.wanted(task.packing, lengths, can_pack(config))
-    arrays = {name: rows(*parts[name], packed) for name in parts}
+    arrays = {name: rows(series, labels, packed) for name, (series, labels) in parts.items()}
     num_rows, steps, features = arrays["train"]["inputs"].shape
 
     def batch(data: Any, key: Array, step: Array) -> dict:

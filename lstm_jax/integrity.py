@@ -129,16 +129,20 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _canonical(seal: Mapping[str, Any]) -> str:
+    return json.dumps(seal, indent=1, sort_keys=True) + "\n"
+
+
 def _seal_hash(seal: Mapping[str, Any]) -> str:
     body = {k: v for k, v in seal.items() if k != "sha256"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_canonical(body).encode()).hexdigest()
 
 
 def write_seal(folder: Path, seal: dict[str, Any]) -> None:
     """Add the seal's own hash and write it, forced to the disk."""
     seal = {**seal, "sha256": _seal_hash(seal)}
     with (folder / SEAL).open("w") as file:
-        json.dump(seal, file, indent=1, sort_keys=True)
+        file.write(_canonical(seal))
         file.flush()
         os.fsync(file.fileno())
 
@@ -146,11 +150,13 @@ def write_seal(folder: Path, seal: dict[str, Any]) -> None:
 def read_seal(folder: Path) -> dict[str, Any]:
     """The seal, checked against its own hash and the directory's name; Damage otherwise."""
     try:
-        seal = json.loads((folder / SEAL).read_bytes())
+        written = (folder / SEAL).read_bytes()
+        seal = json.loads(written)
         kept = {
             path: Leaf(**{**r, "shape": tuple(r["shape"])}) for path, r in seal["leaves"].items()
         }
-        sound = seal["sha256"] == _seal_hash(seal)
+        # Not one byte may differ: 1e-05 and 1E-05 say the same, yet one of them was not written.
+        sound = seal["sha256"] == _seal_hash(seal) and written == _canonical(seal).encode()
     except FileNotFoundError:
         raise Damage(f"{SEAL} is missing") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

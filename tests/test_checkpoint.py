@@ -1,0 +1,450 @@
+"""Checkpoints: what is saved comes back bit for bit, and what is damaged never does."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax import checkpoint, integrity, storage
+from lstm_jax.checkpoint import CheckpointError, CheckpointMismatch, Checkpoints, digest
+from lstm_jax.core import UsageError
+
+
+class State(NamedTuple):
+    step: Any
+    params: Any
+    opt_state: Any
+    carry: Any
+
+
+def make_state(step: int) -> State:
+    kernel = jax.random.normal(jax.random.key(step), (4, 12))
+    return State(
+        step=jnp.int32(step),
+        params={"layer_0": {"kernel": kernel, "bias": kernel[0].astype(jnp.bfloat16)}},
+        opt_state=((jnp.uint32(7), {"mu": kernel * 0.1}), ()),
+        carry=(kernel > 0, jnp.zeros((0, 3)), jnp.array([jnp.nan, -0.0, jnp.inf])),
+    )
+
+
+def abstract() -> State:
+    return jax.eval_shape(lambda: make_state(0))
+
+
+@pytest.fixture
+def quiet() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def two_steps(tmp_path: Path, quiet: list[str]) -> Checkpoints:
+    """Steps 100 and 200, on disk."""
+    saved = Checkpoints(tmp_path, report=quiet.append)
+    saved.save(100, make_state(100), {"loss": 2.0})
+    saved.save(200, make_state(200), {"loss": 1.0})
+    saved.wait()
+    return saved
+
+
+# ---------------------------------------------------------------- there and back
+
+
+def test_restores_every_leaf_bit_for_bit_with_its_type(two_steps):
+    step, state = two_steps.restore(abstract())
+    assert step == 200 and isinstance(state, State)
+    assert digest(state) == digest(make_state(200))
+    for got, want in zip(jax.tree.leaves(state), jax.tree.leaves(make_state(200)), strict=True):
+        assert isinstance(got, jax.Array) and got.dtype == want.dtype and got.shape == want.shape
+
+
+def test_numpy_leaves_come_back_as_numpy_and_float64_stays(tmp_path):
+    state = {"x": np.arange(3.0), "n": np.int64(5)}
+    saved = Checkpoints(tmp_path)
+    saved.save(1, state)
+    _, back = saved.restore(state)
+    assert back["x"].dtype == np.float64 and back["n"].dtype == np.int64
+    assert digest(back) == digest(state)
+
+
+def test_shardings_of_the_target_are_obeyed(tmp_path):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    saved = Checkpoints(tmp_path)
+    saved.save(1, {"x": jnp.arange(4.0)})
+    _, back = saved.restore({"x": jax.ShapeDtypeStruct((4,), jnp.float32, sharding=sharding)})
+    assert back["x"].sharding == sharding and back["x"].tolist() == [0, 1, 2, 3]
+
+
+def test_nothing_to_restore(tmp_path):
+    assert Checkpoints(tmp_path / "absent").restore(abstract()) is None
+    assert Checkpoints(tmp_path / "absent").steps() == []
+    assert not (tmp_path / "absent").exists()
+
+
+def test_one_step_can_be_asked_for(two_steps):
+    assert two_steps.restore(abstract(), step=100)[0] == 100
+    assert two_steps.restore(abstract(), step=150) is None
+
+
+def test_a_donated_buffer_does_not_change_what_is_saved(tmp_path):
+    advance = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
+    saved = Checkpoints(tmp_path)
+    x = jnp.arange(100_000.0) + 0
+    want = digest({"x": np.array(x)})
+    saved.save(1, {"x": x})
+    advance(x).block_until_ready()
+    assert saved.steps()[0].digest == want
+
+
+def test_saving_a_step_again(two_steps):
+    inode = (two_steps.root / "200").stat().st_ino
+    two_steps.save(200, make_state(200))
+    two_steps.wait()
+    assert (two_steps.root / "200").stat().st_ino == inode
+    two_steps.save(200, make_state(201))
+    assert digest(two_steps.restore(abstract())[1]) == digest(make_state(201))
+
+
+def test_plain_orbax_reads_the_arrays(two_steps):
+    import orbax.checkpoint as ocp
+
+    read = ocp.PyTreeCheckpointer().restore(two_steps.root / "200" / "state")
+    assert np.array_equal(
+        read["params"]["layer_0"]["kernel"], make_state(200).params["layer_0"]["kernel"]
+    )
+
+
+def test_orbax_is_not_imported_with_the_module():
+    code = "import sys, lstm_jax.checkpoint, lstm_jax.writers; print([m for m in " + (
+        "('orbax', 'tensorboardX', 'matplotlib', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# ---------------------------------------------------------------- the digest
+
+
+def test_digest_is_the_same_tomorrow():
+    state = {"b": np.array([1, 2], np.float32), "a": (np.int32(3), np.array([True]))}
+    assert digest(state) == "93abc5ab1d3b92f9e6db1676020aa0b9f388120c12b797d9d752240e8a96eb36"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"x": np.array([1, 3], np.float32)},
+        {"y": np.array([1, 2], np.float32)},
+        {"x": np.array([1.0, 2.0])},
+        {"x": np.array([[1, 2]], np.float32)},
+        {"x": np.array([1, 2], np.float32), "z": np.zeros(0)},
+    ],
+)
+def test_digest_sees_values_paths_dtypes_and_shapes(other):
+    assert digest({"x": np.array([1, 2], np.float32)}) != digest(other)
+
+
+def test_digest_sees_the_sign_of_zero_and_ignores_layout():
+    assert digest(np.float32(0.0)) != digest(np.float32(-0.0))
+    x = np.arange(6.0).reshape(2, 3)
+    assert digest(x) == digest(np.asfortranarray(x)) == digest(x.astype(">f8"))
+
+
+def test_digest_and_restore_do_not_depend_on_the_device_count(tmp_path):
+    code = f"""
+import jax, jax.numpy as jnp, numpy as np
+from lstm_jax.checkpoint import Checkpoints, digest
+jax.config.update("jax_num_cpu_devices", 4)
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+assert jax.device_count() == 4
+state = {{"x": jax.device_put(jnp.arange(8.0).reshape(8, 1), spec)}}
+saved = Checkpoints({str(tmp_path)!r})
+saved.save(1, state)
+saved.close()
+print(digest(state))
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    state = {"x": jnp.arange(8.0).reshape(8, 1)}
+    assert done.stdout.strip() == digest(state)
+    assert digest(Checkpoints(tmp_path).restore(state)[1]) == digest(state)
+
+
+def test_typed_keys_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="key_data"):
+        Checkpoints(tmp_path).save(1, {"key": jax.random.key(0)})
+
+
+# ---------------------------------------------------------------- damage
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    at = random.Random(path.name).randrange(len(data) * 8)
+    data[at // 8] ^= 1 << at % 8
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, zero, empty, Path.unlink])
+def test_damage_to_any_file_is_found_and_the_step_before_is_restored(
+    two_steps, tmp_path, quiet, damage
+):
+    files = [p.relative_to(two_steps.root) for p in two_steps.root.glob("200/**/*") if p.is_file()]
+    files = [p for p in files if (two_steps.root / p).stat().st_size]
+    assert len(files) >= 8
+    for number, name in enumerate(files):
+        shutil.copytree(two_steps.root, tmp_path / str(number) / "checkpoints")
+        hurt = Checkpoints(tmp_path / str(number), report=quiet.append)
+        damage(hurt.root / name)
+        assert [info.status[:7] for info in hurt.steps()] == ["ok", "corrupt"], name
+        step, state = hurt.restore(abstract())
+        assert step == 100 and digest(state) == digest(make_state(100)), name
+        assert (hurt.root / "corrupt" / "200-1").is_dir()
+        assert name.name in hurt.skipped[0].why
+        assert hurt.skipped[0].why in (hurt.root / "corrupt" / "200-1.txt").read_text()
+    assert len(quiet) == len(files)
+    assert quiet[0].startswith("checkpoint 200 is corrupt: ") and "corrupt/200-1" in quiet[0]
+
+
+def test_every_bit_of_the_seal_counts(two_steps):
+    path = two_steps.root / "200" / integrity.SEAL
+    good = path.read_bytes()
+    for at in range(0, len(good) * 8, 61):
+        bad = bytearray(good)
+        bad[at // 8] ^= 1 << at % 8
+        path.write_bytes(bad)
+        with pytest.raises(integrity.Damage):
+            integrity.read_seal(path.parent)
+
+
+def test_a_leaf_spoilt_before_it_reached_the_disk_is_found(two_steps):
+    """The files are as they were written, but not what was in memory."""
+    folder = two_steps.root / "200"
+    seal = json.loads((folder / integrity.SEAL).read_text())
+    seal["leaves"]["params/layer_0/kernel"]["sha256"] = "0" * 64
+    integrity.write_seal(folder, seal)
+    assert two_steps.restore(abstract())[0] == 100
+    assert "leaf params/layer_0/kernel" in two_steps.skipped[0].why
+
+
+def test_a_step_under_another_name_is_found(two_steps):
+    os.rename(two_steps.root / "200", two_steps.root / "300")
+    assert two_steps.restore(abstract())[0] == 100
+
+
+def test_all_steps_damaged(two_steps, quiet):
+    for step in ("100", "200"):
+        zero(two_steps.root / step / "state" / "manifest.ocdbt")
+    assert two_steps.restore(abstract()) is None
+    assert [s.step for s in two_steps.skipped] == [200, 100] and len(quiet) == 2
+    assert sorted(p.name for p in (two_steps.root / "corrupt").glob("*-1")) == ["100-1", "200-1"]
+
+
+def test_nothing_that_was_set_aside_is_overwritten(two_steps):
+    for count in (1, 2):
+        zero(two_steps.root / "200" / "state" / "manifest.ocdbt")
+        assert two_steps.restore(abstract())[0] == 100
+        two_steps.save(200, make_state(200), {"loss": 1.0})
+        two_steps.wait()
+        assert (two_steps.root / "corrupt" / f"200-{count}").is_dir()
+    assert two_steps.restore(abstract())[0] == 200
+
+
+def test_looking_only_moves_nothing(two_steps, quiet):
+    zero(two_steps.root / "200" / "state" / "manifest.ocdbt")
+    assert two_steps.restore(abstract(), move=False)[0] == 100
+    assert (two_steps.root / "200").is_dir() and not (two_steps.root / "corrupt").exists()
+    assert "left where it is" in quiet[0]
+
+
+def test_sound_files_that_orbax_cannot_read_are_not_set_aside(two_steps, monkeypatch):
+    def refuse(*_):
+        raise ValueError("unknown format")
+
+    monkeypatch.setattr(storage, "load", refuse)
+    with pytest.raises(CheckpointError, match=r"is intact, but orbax .* unknown format"):
+        two_steps.restore(abstract())
+    assert (two_steps.root / "200").is_dir()
+
+
+# ---------------------------------------------------------------- another program's checkpoint
+
+
+def test_a_target_of_other_structure_shape_or_dtype_is_refused_readably(two_steps):
+    target = abstract()
+    target.params["layer_0"]["kernel"] = jax.ShapeDtypeStruct((4, 16), jnp.float32)
+    target.params["layer_0"]["bias"] = jax.ShapeDtypeStruct((12,), jnp.float32)
+    target.params["layer_1"] = {"kernel": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    with pytest.raises(CheckpointMismatch) as caught:
+        two_steps.restore(target._replace(step=None))
+    assert str(caught.value).splitlines()[1:-1] == [
+        "  params/layer_0/bias: saved bfloat16[12], expected float32[12]",
+        "  params/layer_0/kernel: saved float32[4,12], expected float32[4,16]",
+        "  params/layer_1/kernel: saved absent, expected float32[2]",
+        "  step: saved int32[], expected absent",
+    ]
+    assert isinstance(caught.value, UsageError)
+    assert two_steps.restore(abstract())[0] == 200
+
+
+# ---------------------------------------------------------------- disks
+
+
+def test_a_failed_save_surfaces_at_wait_and_at_the_next_save(two_steps, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(integrity, "write_seal", full)
+        two_steps.save(300, make_state(300))
+        with pytest.raises(
+            CheckpointError, match=r"step 300 .* No space left .* step 200 is intact"
+        ):
+            two_steps.wait()
+        two_steps.save(400, make_state(400))
+        with pytest.raises(CheckpointError, match="step 400"):
+            two_steps.save(500, make_state(500))
+    assert sorted(os.listdir(two_steps.root)) == ["100", "200"]
+    two_steps.save(600, make_state(600))
+    assert two_steps.restore(abstract())[0] == 600
+
+
+def test_a_defect_of_ours_is_not_blamed_on_the_disk(two_steps, monkeypatch):
+    monkeypatch.setattr(integrity, "write_seal", lambda *_: 1 / 0)
+    two_steps.save(300, make_state(300))
+    with pytest.raises(ZeroDivisionError):
+        two_steps.close()
+    assert two_steps.restore(abstract())[0] == 200
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", tmp_path]).returncode
+    ):
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        saved = Checkpoints(tmp_path)
+        saved.save(1, {"x": jnp.ones(1000)})
+        saved.wait()
+        noise = jax.random.bits(jax.random.key(0), (500_000,))
+        saved.save(2, {"x": noise})
+        with pytest.raises(CheckpointError, match=r"step 2 .* step 1 is intact"):
+            saved.wait()
+        assert [(i.step, i.status) for i in saved.steps()] == [(1, "ok")]
+        assert os.listdir(saved.root) == ["1"]
+        saved.save(3, {"x": jnp.ones(1000)})
+        saved.wait()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    saved = Checkpoints(tmp_path)
+    saved.save(1, make_state(1))
+    with pytest.raises(CheckpointError, match="no earlier checkpoint exists"):
+        saved.wait()
+
+
+# ---------------------------------------------------------------- kill -9
+
+SAVER = """
+import sys, numpy as np
+from lstm_jax.checkpoint import Checkpoints
+saved = Checkpoints(sys.argv[1])
+for step in range(1, 10**6):
+    saved.save(step, {"x": np.full(200_000, step, np.float32), "step": np.int32(step)})
+    saved.wait()
+    print(step, flush=True)
+"""
+
+
+def test_kill_in_the_middle_of_saves_leaves_only_whole_steps(tmp_path):
+    target = {"x": np.zeros(200_000, np.float32), "step": np.int32(0)}
+    for attempt in range(3):
+        child = subprocess.Popen(
+            [sys.executable, "-c", SAVER, str(tmp_path / str(attempt))], stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"1\n"
+        time.sleep(random.Random(attempt).uniform(0.1, 0.6))
+        child.send_signal(signal.SIGKILL)
+        said = [1, *map(int, child.stdout.read().split())]
+        child.wait()
+        child.stdout.close()
+        saved = Checkpoints(tmp_path / str(attempt))
+        assert all(info.status == "ok" for info in saved.steps())
+        step, state = saved.restore(target)
+        assert step in (said[-1], said[-1] + 1)
+        assert (state["x"] == step).all() and state["step"] == step
+        saved.save(10**6, state)
+        saved.wait()
+        assert not list(saved.root.glob(".tmp-*"))
+
+
+# ---------------------------------------------------------------- what is kept
+
+LOSSES = {1: 5.0, 2: 1.0, 3: 4.0, 4: 2.0, 5: 3.0, 6: 9.0}
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [
+        ({"keep_last": 2, "keep_best": 0}, {5, 6}),
+        ({"keep_last": 1, "keep_best": 2}, {2, 4, 6}),
+        ({"keep_last": 1, "keep_best": 1, "larger_is_better": True}, {6}),
+        ({"keep_last": 1, "keep_best": 0, "keep_every": 3}, {3, 6}),
+        ({"keep_last": 1, "keep_best": 1, "metric": "rmse"}, {6}),
+        ({"keep_last": 0}, {1, 2, 3, 4, 5, 6}),
+    ],
+)
+def test_retention(tmp_path, policy, kept):
+    saved = Checkpoints(tmp_path, **policy)
+    for step, loss in LOSSES.items():
+        if step == 4:  # a resumed run knows what was saved before it
+            saved.close()
+            saved = Checkpoints(tmp_path, **policy)
+        saved.save(step, {"x": np.float32(step)}, {"loss": np.float32(loss), "nan": np.nan})
+    saved.wait()
+    assert {info.step for info in saved.steps()} == kept
+
+
+def test_steps_say_what_was_saved(two_steps):
+    first, second = two_steps.steps()
+    assert (first.step, first.status, first.metrics) == (100, "ok", {"loss": 2.0})
+    assert second.digest == digest(make_state(200))
+    assert second.bytes == sum(x.nbytes for x in jax.tree.leaves(make_state(200)))
+    flip(two_steps.root / "100" / "state" / "_METADATA")
+    first, second = two_steps.steps()
+    assert first.status.startswith("corrupt: state/_METADATA") and first.digest == ""
+    assert second.status == "ok"
+    assert two_steps.root.name == checkpoint.FOLDER

@@ -19,20 +19,19 @@ from lstm_jax.gates import (
     ACTIVATIONS,
     UPDATES,
     GateTable,
-    activate,
     gate_table,
     open_gates,
 )
 from lstm_jax.parts import (
     LAYER_NORMS,
     PEEPHOLES,
-    annotations,
     bias,
     check_clip,
     check_forget_bias,
     check_hidden,
     check_peepholes,
     kernels,
+    notes_of,
     spread,
     weigh,
 )
@@ -115,7 +114,7 @@ def lstm(
         return see.recur(params, carry.c, spread(r, recurrent, learned))
 
     def opened(params, carry, step, r):
-        z, keep, weights = annotations(step)
+        z, keep, weights = notes_of(step)
 
         def remember(i, f, g):
             return norm.carried(params, clip(update(f, carry.c, i, keep * g)))
@@ -131,7 +130,8 @@ def lstm(
         gates, c = opened(params, carry, step, r)
         return {name: jnp.broadcast_to(gate, c.shape) for name, gate in gates.items()}
 
-    plain = (peepholes, layer_norm, cell_clip) == ("none", "none", 0.0) and recurrent == learned
+    plain = (peepholes, layer_norm, cell_clip, dtype) == ("none", "none", 0.0, None)
+    plain = plain and recurrent == learned
     spec = Spec("lstm", hidden, ("c", "h"), learned, table, plain)
     return Cell(init, initial_carry, project, recur, advance, gates_, spec=spec)
 
@@ -261,7 +261,7 @@ def _stabilised(name, hidden, table, forget_bias, kernel_init, recurrent_init, d
         return spread(dot(carry.h, params["recurrent_kernel"], dtype), recurrent, learned)
 
     def opened(params, carry, step, r):
-        z, keep, weights = annotations(step)
+        z, keep, weights = notes_of(step)
         z_i, z_f, z_go = jnp.split(weigh(z + r, weights), [hidden, 2 * hidden], axis=-1)
         rest = open_gates(table, "go", z_go)
         m = jnp.maximum(log_f(z_f) + carry.m, log_i(z_i))
@@ -337,11 +337,12 @@ def gru(
     see = {"after": reset_after, "before": reset_before}[reset]
 
     def opened(params, carry, step, r):
-        z, keep, weights = annotations(step)
+        z, keep, weights = notes_of(step)
         z_gates, z_n = jnp.split(z, [2 * hidden], axis=-1)
         r_gates, r_n = jnp.split(r, [2 * hidden], axis=-1)
         w_gates, w_n = (None, None) if weights is None else jnp.split(weights, [2 * hidden], -1)
-        reset, update = squash.gates(weigh(z_gates + r_gates, w_gates))
+        gates = squash.gates(weigh(z_gates + r_gates, w_gates))
+        reset, update = jnp.split(gates, 2, axis=-1)
         n = squash.candidate(weigh(see(params, carry.h, z_n, r_n, reset), w_n))
         return {"r": reset, "z": update, "n": n}, keep
 
@@ -358,17 +359,16 @@ def gru(
 
 
 class Squash(NamedTuple):
-    """A cell's two kinds of activation: of the stacked gates, and of the candidate."""
+    """A cell's two kinds of activation: of its gates, and of its candidate."""
 
-    gates: Callable[[Array], list[Array]]
+    gates: Callable[[Array], Array]
     candidate: Callable[[Array], Array]
 
 
-def _squash(gate: str, candidate: str, blocks: int = 2) -> Squash:
-    lookup("gate activation", gate, ACTIVATIONS)
-    names = (gate,) * blocks
+def _squash(gate: str, candidate: str) -> Squash:
     return Squash(
-        lambda z: activate(names, z), lookup("candidate activation", candidate, ACTIVATIONS)
+        lookup("gate activation", gate, ACTIVATIONS),
+        lookup("candidate activation", candidate, ACTIVATIONS),
     )
 
 
@@ -391,7 +391,7 @@ def mgu(
     """
     check_hidden(hidden)
     names = ("f", "n")
-    squash = _squash(gate_activation, candidate_activation, blocks=1)
+    squash = _squash(gate_activation, candidate_activation)
 
     def init(key, in_features):
         params = kernels(key, (in_features, names, kernel_init), (hidden, names, recurrent_init))
@@ -404,10 +404,10 @@ def mgu(
         return dot(carry.h, params["recurrent_kernel"][:, :hidden], dtype)
 
     def opened(params, carry, step, r):
-        z, keep, weights = annotations(step)
+        z, keep, weights = notes_of(step)
         z_f, z_n = jnp.split(z, 2, axis=-1)
         w_f, w_n = (None, None) if weights is None else jnp.split(weights, 2, axis=-1)
-        (f,) = squash.gates(weigh(z_f + r, w_f))
+        f = squash.gates(weigh(z_f + r, w_f))
         r_n = dot(f * carry.h, params["recurrent_kernel"][:, hidden:], dtype)
         return {"f": f, "n": squash.candidate(weigh(z_n + r_n, w_n))}, keep
 
@@ -454,7 +454,7 @@ def rnn(
         return dot(carry.h, params["recurrent_kernel"], dtype)
 
     def advance(params, carry, step, r):
-        z, keep, weights = annotations(step)
+        z, keep, weights = notes_of(step)
         h = keep * squash(weigh(z + r, weights))
         return Hidden(h), h
 
@@ -508,9 +508,9 @@ def minlstm(
         return gates["f"] / total, gates["i"] / total * keep * gates["g"]
 
     def opened(step):
-        z, keep, weights = annotations(step)
+        z, keep, weights = notes_of(step)
         z = weigh(z, weights)
-        i, f = activate(("sigmoid", "sigmoid"), z[..., : 2 * hidden])
+        i, f = jnp.split(jax.nn.sigmoid(z[..., : 2 * hidden]), 2, axis=-1)
         return {"i": i, "f": f, "g": z[..., 2 * hidden :]}, keep
 
     return _blind(
@@ -532,7 +532,7 @@ def mingru(hidden: int, *, kernel_init: str = "glorot", dtype: Any = None) -> Ce
         return 1.0 - gates["z"], gates["z"] * keep * gates["n"]
 
     def opened(step):
-        z, keep, weights = annotations(step)
+        z, keep, weights = notes_of(step)
         z = weigh(z, weights)
         return {"z": jax.nn.sigmoid(z[..., :hidden]), "n": z[..., hidden:]}, keep
 

@@ -93,7 +93,7 @@ def _exp(z: Array) -> Array:
 
 
 def _relu1(z: Array) -> Array:
-    return jnp.clip(z, 0.0, 1.0)
+    return jnp.where(z < 1.0, jax.nn.relu(z), 1.0)
 
 
 ACTIVATIONS = {
@@ -118,33 +118,42 @@ UPDATES = {
 }
 
 
-def activate(names: tuple[str, ...], z: Array) -> list[Array]:
-    """Each gate's block of z [..., N*H] through its own activation, in one pass where it can.
+def activate(names: tuple[str, ...], z: Array) -> Array:
+    """Each gate's block of z [..., N*H] through its own activation, in one pass over all of it.
 
-    sigmoid and tanh blocks share a single tanh with a scale and a shift per gate; it is what
-    makes the step's pointwise part cheap.
+    sigmoid and tanh blocks share a single tanh with a scale and a shift a column, and the rest is
+    selected by column: no slicing keeps the compiler from fusing the step's pointwise part.
     """
-    if not names:
-        return []
-    blocks = jnp.split(z, len(names), axis=-1)
-    if sum(name in _HALF for name in names) < 2:
-        return [ACTIVATIONS[name](block) for name, block in zip(names, blocks, strict=True)]
-    hidden = z.shape[-1] // len(names)
-    half = jnp.repeat(jnp.array([_HALF.get(n, 1.0) for n in names], z.dtype), hidden)
-    squashed = jnp.split(jnp.tanh(z * half) * half + (1.0 - half), len(names), axis=-1)
-    return [
-        fast if name in _HALF else ACTIVATIONS[name](block)
-        for name, fast, block in zip(names, squashed, blocks, strict=True)
-    ]
+    others = [name for name in dict.fromkeys(names) if name not in _HALF]
+    if len(set(names)) < 2:
+        return ACTIVATIONS[names[0]](z) if names else z
+    half = columns([_HALF.get(name, 1.0) for name in names], z)
+    opened = jnp.tanh(z * half) * half + (1.0 - half)
+    for other in others:
+        chosen = columns([name == other for name in names], z)
+        opened = jnp.where(chosen, ACTIVATIONS[other](z), opened)
+    return opened
+
+
+def columns(values: list, z: Array) -> Array:
+    """One value a block of z [..., N*H], repeated over the block's columns."""
+    dtype = None if isinstance(values[0], bool) else z.dtype
+    return jnp.repeat(jnp.array(values, dtype), z.shape[-1] // len(values))
 
 
 def open_gates(table: GateTable, names: str, z: Array) -> dict[str, Array | float]:
     """The gates `names` ("ifgo" or part of it) from z, the blocks of those that are learned."""
     learned = tuple(k for k in names if isinstance(getattr(table, k), Learned))
-    opened = dict(
-        zip(learned, activate(tuple(getattr(table, k).activation for k in learned), z), strict=True)
-    )
+    a = activate(tuple(getattr(table, k).activation for k in learned), z)
+    return split_gates(table, names, learned, z, a)
+
+
+def split_gates(
+    table: GateTable, names: str, learned: tuple[str, ...], z: Array, a: Array
+) -> dict[str, Array | float]:
+    """The gates by name from the learned ones' pre-activations z and values a."""
     blocks = dict(zip(learned, jnp.split(z, max(len(learned), 1), axis=-1), strict=False))
+    opened = dict(zip(learned, jnp.split(a, max(len(learned), 1), axis=-1), strict=False))
     return {k: _value(getattr(table, k), k, opened, blocks, table) for k in names}
 
 

@@ -26,7 +26,7 @@ def noted(step: Any) -> Annotated:
     return step if isinstance(step, Annotated) else Annotated(step)
 
 
-def annotations(step: Any) -> tuple[Any, Any, Any]:
+def notes_of(step: Any) -> tuple[Any, Any, Any]:
     """z, candidate mask (1 if none) and gradient weights (None if none) of a projected step."""
     z, keep, weights = noted(step)
     return z, 1.0 if keep is None else keep, weights

@@ -239,14 +239,14 @@ def gradient_weighting(cell: Cell, weights: Any) -> Cell:
     `weights`: a number for every gate but the candidate, or {gate: number}; others keep 1.
     """
     learned, hidden = cell.spec.learned, cell.spec.hidden
-    chosen = weights if isinstance(weights, dict) else dict.fromkeys(_true_gates(cell), weights)
+    each = dict.fromkeys(_true_gates(cell), weights)
+    chosen: dict[str, Any] = weights if isinstance(weights, dict) else each
     for name in chosen:
         lookup("gate", name, dict.fromkeys(learned))
 
     def project(params, xs, keys=None):
         step, dtype = cell.project(params, xs, keys), params["kernel"].dtype
-        each: list[Any] = [chosen[k] if k in chosen else 1.0 for k in learned]
-        row = jnp.concatenate([jnp.full((hidden,), weight, dtype) for weight in each])
+        row = jnp.concatenate([jnp.full((hidden,), chosen.get(k, 1.0), dtype) for k in learned])
         return annotate(step, weights=jnp.broadcast_to(row, (xs.shape[0], 1, row.size)))
 
     return cell._replace(

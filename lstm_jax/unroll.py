@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from lstm_jax.core import Array, Cell, Keys, Params, UsageError
@@ -43,7 +44,7 @@ def unroll(
       resets: [T, B] bools, True where a fresh sequence begins.
       key: one PRNG key, or [B] of them (one an example), or `Keys`; None is deterministic: no
         dropout, zoneout at its expectation.
-      engine: a name from `engines.ENGINES`, or `auto`.
+      engine: a name from `engines.ENGINES` (`chunked:SIZE` sets the chunk), or `auto`.
 
     Returns:
       (carry, ys): the last carry, an LSTM's as `Carry(c, h)`, and ys [T, B, H].
@@ -60,7 +61,7 @@ def unroll(
     keys = make_keys(key, batch)
     if first is not None:
         carry = select(first, fresh, carry)
-    run = pick(engine, cell, steps)
+    run = pick(engine, cell)
     timed = None if keys is None else _step_keys(keys.example, steps)
     inputs = Step(xs, timed, valid, restart)
     return run(stepping(cell), cell.prepare(params, keys), carry, inputs, reverse=reverse)
@@ -166,15 +167,15 @@ def check_marks(name: str, marks: Any, steps: int, batch: int) -> Array:
 
 def check_lengths(lengths: Any, steps: int, batch: int) -> Array:
     """The [B] ints, or UsageError; values are checked where they are known."""
-    lengths = jnp.asarray(lengths)
-    if lengths.shape != (batch,):
-        raise UsageError(f"lengths has shape {lengths.shape}; expected [B] = {(batch,)}")
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise UsageError(f"lengths has dtype {lengths.dtype}; expected whole numbers")
-    if not isinstance(lengths, Tracer):
-        outside = [int(n) for n in lengths if not 0 <= int(n) <= steps]
+    known = lengths if isinstance(lengths, Tracer) else np.asarray(lengths)
+    if known.shape != (batch,):
+        raise UsageError(f"lengths has shape {known.shape}; expected [B] = {(batch,)}")
+    if not jnp.issubdtype(known.dtype, jnp.integer):
+        raise UsageError(f"lengths has dtype {known.dtype}; expected whole numbers")
+    if not isinstance(known, Tracer):
+        outside = [int(n) for n in known if not 0 <= n <= steps]
         if outside:
             raise UsageError(
                 f"lengths holds {outside[0]}; expected 0..T = 0..{steps}, zero being legal"
             )
-    return lengths
+    return jnp.asarray(lengths)

@@ -9,21 +9,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from lstm_jax.core import Cell, lookup
-from lstm_jax.engines import associative, scan
+from lstm_jax.core import Cell, UsageError, lookup
+from lstm_jax.engines import associative, chunked, cudnn, deferred, scan
 
-ENGINES: dict[str, Callable] = {"scan": scan.run, "associative": associative.run}
+ENGINES: dict[str, Callable] = {
+    "scan": scan.run,
+    "deferred": deferred.run,
+    "chunked": chunked.run,
+    "associative": associative.run,
+    "cudnn": cudnn.run,
+}
 
 
-def choose(cell: Cell, steps: int) -> tuple[str, str]:
+def choose(cell: Cell) -> tuple[str, str]:
     """The engine `auto` stands for, and why."""
     if cell.spec.linear is not None:
         return "associative", "the gates do not see h, so all steps run at once"
-    return "scan", "the reference"
+    if cell.spec.plain:
+        return "deferred", "the gate-table LSTM has a closed-form backward pass"
+    return "deferred", "parameter gradients as one matmul after the reverse scan"
 
 
-def pick(engine: str, cell: Cell, steps: int) -> Callable:
-    """The `run` of an engine by name."""
-    name = choose(cell, steps)[0] if engine == "auto" else engine
-    return lookup("engine", name, ENGINES)
+def pick(engine: str, cell: Cell) -> Callable:
+    """The `run` of an engine by name; `chunked:SIZE` sets the chunk.
+
+    Raises: UsageError for an unknown engine or a SIZE that is no whole number.
+    """
+    name = choose(cell)[0] if engine == "auto" else engine
+    name, _, size = name.partition(":")
+    run = lookup("engine", name, {"auto": None, **ENGINES})
+    if not size:
+        return run
+    if name != "chunked" or not size.isdigit():
+        raise UsageError(f"engine {engine!r}: only 'chunked' takes a size, as in 'chunked:64'")
+    return partial(run, chunk_size=int(size))

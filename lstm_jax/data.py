@@ -25,7 +25,7 @@ from lstm_jax.datasets import DATASETS, Dataset, File
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0  # silence longer than this is a stalled server
 ATTEMPTS = 3  # per address
 BACKOFF_SECONDS = 1.0  # doubled after each failure
-CHUNK = 1 << 16
+CHUNK = 1 << 13
 OFFLINE = "the host name does not resolve (offline?)"
 UNPACKED_LIMIT = 1 << 30  # bytes that a .gz of unknown content may unpack to
 
@@ -109,7 +109,7 @@ def load(dataset: str, name: str, data_dir: str = "") -> bytes:
 def verify(place: Path, file: File) -> None:
     """Corrupt unless the unpacked bytes are those in the table."""
     try:
-        content = read(place, limit=max(2 * file.size, CHUNK))
+        content = read(place, limit=max(2 * file.size, 1 << 16))
     except UsageError as error:
         raise Corrupt(str(error).removeprefix(f"{place}: ")) from None
     found = hashlib.sha256(content).hexdigest()
@@ -237,7 +237,7 @@ def receive(url: str, part: Path, file: File) -> None:
             for chunk in response.iter_content(CHUNK):
                 stream.write(chunk)
                 advance(len(chunk))
-                if stream.tell() > max(2 * file.size, CHUNK):
+                if stream.tell() > max(2 * file.size, 1 << 16):
                     break  # whatever this is, the checksum will not match
     if length and part.stat().st_size < total:
         raise OSError(f"broke off after {part.stat().st_size:,} of {total:,} bytes")

@@ -31,7 +31,7 @@ _SESSION = {"completed": "STATUS_SUCCESS", "diverged": "STATUS_FAILURE", "failed
 class EventFile:
     """A fresh event file in `folder`; events wait in memory until `flush`, 64 KB or 5 seconds.
 
-    `purge_step` hides what earlier attempts logged at that step or later.
+    TensorBoard hides what earlier attempts logged at `purge_step` or later.
     """
 
     def __init__(self, folder: Path, purge_step: int = 0):
@@ -39,7 +39,7 @@ class EventFile:
         # TensorBoard reads files in the order of their names; a clock may have been moved back.
         stamp = max([int(time.time()), *(s + 1 for s in stamps)])
         self.path = folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}"
-        self._purge_step = purge_step if stamps else 0
+        self._purge_step = purge_step
         self._buffer = bytearray()
         self._flushed = time.monotonic()
         self._started = False
@@ -65,10 +65,11 @@ class EventFile:
             return
         self._started = True
         self._event(file_version="brain.Event:2")
-        if self._purge_step:
-            log = _proto("event").SessionLog
-            start = log(status=log.SessionStatus.Value("START"))
-            self._event(step=self._purge_step, session_log=start)
+        # Every attempt says START: TensorBoard takes the first it sees for the run's beginning, and
+        # only those after it for restarts.
+        log = _proto("event").SessionLog
+        start = log(status=log.SessionStatus.Value("START"))
+        self._event(step=self._purge_step, session_log=start)
 
     def _event(self, **fields: Any) -> None:
         from tensorboardX.record_writer import masked_crc32c

@@ -42,9 +42,10 @@ METRICS = "metrics.jsonl"
 def open_writer(
     workdir: str | Path, config: Any = None, *, resume_step: int = 0, tensorboard: bool = True
 ) -> Writer:
-    """The writer of a run that starts (0) or goes on after `resume_step`; creates the directory.
+    """The writer of a run that goes on after `resume_step`, or starts (0); creates the directory.
 
-    Lines after `resume_step` are dropped, for they will be written again; so are torn ones.
+    Lines after `resume_step` are dropped, for they will be written again; so are torn ones. A run
+    that starts drops all, step 0 included: an attempt that died before its first checkpoint.
     """
     workdir = Path(workdir)
     try:
@@ -66,7 +67,9 @@ class Writer:
         self._written = _repair(self._path, resume_step)
         self._tags: set[str] = set()
         self._last_step = resume_step
-        self._events = events.EventFile(workdir, resume_step + 1) if tensorboard else None
+        self._events = (
+            events.EventFile(workdir, resume_step and resume_step + 1) if tensorboard else None
+        )
 
     def scalars(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl and one point per metric under the tag `split/metric`.
@@ -173,7 +176,7 @@ def _repair(path: Path, resume_step: int) -> dict[tuple[int, str], frozenset[str
         return {}
     kept: dict[tuple[int, str], dict[str, Any]] = {}
     for record in filter(None, map(_parse, data.split(b"\n"))):
-        if record["step"] <= resume_step:
+        if 0 <= record["step"] <= resume_step and resume_step:
             kept.setdefault((record["step"], record["split"]), record)
     good = b"".join(map(_line, kept.values()))
     if good != data:

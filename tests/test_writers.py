@@ -141,8 +141,21 @@ def load(workdir: Path) -> Any:
     return event_accumulator.EventAccumulator(str(workdir), size_guidance=everything).Reload()
 
 
+def load_as_server(workdir: Path) -> Any:
+    """The reader of the TensorBoard server, which purges by other rules than that of `load`."""
+    from tensorboard.backend.event_processing import plugin_event_accumulator
+
+    everything = {"tensors": 0}
+    return plugin_event_accumulator.EventAccumulator(str(workdir), everything).Reload()
+
+
 def curve(workdir: Path, tag: str) -> list[tuple[int, float]]:
-    return [(e.step, e.value) for e in load(workdir).Scalars(tag)]
+    from tensorboard.util import tensor_util
+
+    points = [(e.step, e.value) for e in load(workdir).Scalars(tag)]
+    events = load_as_server(workdir).Tensors(tag)
+    assert points == [(e.step, float(tensor_util.make_ndarray(e.tensor_proto))) for e in events]
+    return points
 
 
 def make_figure() -> Any:
@@ -222,6 +235,18 @@ def test_tensorboard_shows_one_curve_after_a_crash(tmp_path):
     write_run(tmp_path, 50, 120, resume_step=40)
     assert len(list(tmp_path.glob("events.*"))) == 2
     assert curve(tmp_path, "train/loss") == [(s, pytest.approx(s / 7)) for s in range(10, 121, 10)]
+
+
+def test_an_attempt_that_died_before_its_first_checkpoint_leaves_no_trace(tmp_path):
+    with open_writer(tmp_path, config()) as writer:
+        for step in range(0, 50, 10):
+            writer.scalars(step, "valid", {"loss": -1.0})
+    with open_writer(tmp_path, config()) as writer:
+        for step in range(0, 30, 10):
+            writer.scalars(step, "valid", {"loss": 1.0})
+    assert curve(tmp_path, "valid/loss") == [(0, 1.0), (10, 1.0), (20, 1.0)]
+    assert [r["loss"] for r in lines(tmp_path)] == [1.0, 1.0, 1.0]
+    assert len(load_as_server(tmp_path).Tensors("config/text_summary")) == 1
 
 
 def test_attempts_are_read_in_order_though_the_clock_went_back(tmp_path, monkeypatch):

@@ -43,8 +43,10 @@ def finished(config: Any, workdir: str | Path) -> dict | None:
     """The summary of a run that completed here with this very config, else None."""
     path = Path(workdir) / SUMMARY
     summary = json.loads(path.read_text()) if path.exists() else {}
-    same = summary.get("config_hash") == config_hash(config)
-    return summary if same and summary.get("status") == "completed" else None
+    if (summary.get("status"), summary.get("config_hash")) != ("completed", config_hash(config)):
+        return None
+    print(f"{workdir}: completed at step {summary['step']}; nothing to do")
+    return summary
 
 
 class Journal:
@@ -182,12 +184,12 @@ class Journal:
 
     def summarize(self, metrics: dict, **more: Any) -> dict:
         """summary.json and the row of TensorBoard's HParams; metrics of the best parameters."""
-        last = [line for line in read_metrics(self.workdir) if line["split"] == "train"][-1:]
-        lines = {"train": {k: v for k, v in line.items() if k != "split"} for line in last}
+        lines = [line for line in read_metrics(self.workdir) if line["split"] == "train"]
+        last = {"train": {k: v for k, v in lines[-1].items() if k != "split"}} if lines else {}
         summary = {
             "status": self.status,
             "step": self.step,
-            "metrics": lines | metrics,
+            "metrics": last | metrics,
             "steps_per_second": self.steps_done / self.seconds if self.seconds else None,
             "wall_seconds": time.perf_counter() - self._began,
             "config_hash": config_hash(self.config),

@@ -149,8 +149,6 @@ class Embedding(nnx.Module):
     """Ids [T, B] to learned vectors [T, B, E]; `attend` is the tied output layer, ys E^T."""
 
     def __init__(self, config: Any, spec: Any, key: Array):
-        if not spec.ids:
-            raise UsageError("model.encoder 'embedding' needs integer ids; this task has reals")
         self.features = config.embedding
         scale = 1 / math.sqrt(config.embedding)
         self.table = nnx.Param(scale * jax.random.normal(key, (spec.in_features, self.features)))
@@ -170,7 +168,7 @@ class Convolution(nnx.Module):
     """
 
     def __init__(self, config: Any, spec: Any, key: Array):
-        self.ids, self.features = spec.ids, config.conv_features[-1]
+        self.ids, self.features = spec.ids and spec.in_features, config.conv_features[-1]
         sizes = (spec.in_features, *config.conv_features)
         self.depth = len(config.conv_features)
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
@@ -179,7 +177,7 @@ class Convolution(nnx.Module):
             setattr(self, f"conv_{i}", conv)
 
     def __call__(self, xs: Array, valid: Valid) -> Array:
-        xs = jax.nn.one_hot(xs, self.conv_0.in_features) if self.ids else xs
+        xs = jax.nn.one_hot(xs, self.ids) if self.ids else xs
         steps = valid.steps(*xs.shape[:2])[..., None]
         for i in range(self.depth):
             rows = jnp.swapaxes(jnp.where(steps, xs, 0), 0, 1)
@@ -391,6 +389,8 @@ def _check(config: Any, spec: Any) -> None:
     lookup("encoder", config.encoder, ENCODERS)
     lookup("merge", config.merge, MERGES)
     lookup("head activation", config.head_activation, ACTIVATIONS)
+    if config.encoder == "embedding" and not spec.ids:
+        raise UsageError("model.encoder='embedding' needs integer ids; this task has reals")
     if config.tied and config.encoder != "embedding":
         raise UsageError(
             f"model.tied shares the embedding with the output, but model.encoder is "

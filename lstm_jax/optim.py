@@ -6,7 +6,6 @@ a number that is a Python 0 is off and leaves no trace in the program.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -90,7 +89,7 @@ def off(value: Any) -> bool:
 
 
 def decayed(params: Any) -> Any:
-    """Which leaves weight decay shrinks: matrices, not biases, peepholes or learned carries."""
+    """Which leaves weight decay shrinks: matrices, not biases or anything else that is one row."""
 
     def is_matrix(path: tuple, leaf: Array) -> bool:
         return leaf.ndim >= 2 and "bias" not in jax.tree_util.keystr(path[-1:])
@@ -104,13 +103,16 @@ def build_optimizer(config: Any, num_steps: int) -> optax.GradientTransformation
     Weight decay is added to the gradient (L2), except under `adamw`, where it is decoupled:
     added after the preconditioner. Loshchilov & Hutter (2019), algorithm 2.
     """
+
+    def descent(count: Any) -> Array:
+        return -learning_rate(config, num_steps, count)
+
     precondition = lookup("optimizer", config.name, OPTIMIZERS)(config)
-    rate: Callable[[Array], Array] = lambda step: -learning_rate(config, num_steps, step)  # noqa: E731
     lookup("schedule", config.schedule, SCHEDULES)
     clip = [] if off(config.clip_norm) else [optax.clip_by_global_norm(config.clip_norm)]
     decay = [] if off(config.weight_decay) else [weight_decay(config.weight_decay)]
     middle = [precondition, *decay] if config.name == "adamw" else [*decay, precondition]
-    return optax.chain(*clip, *middle, optax.scale_by_schedule(rate))
+    return optax.chain(*clip, *middle, optax.scale_by_schedule(descent))
 
 
 def weight_decay(rate: Any) -> optax.GradientTransformation:

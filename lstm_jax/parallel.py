@@ -66,15 +66,6 @@ def whole(mesh: Mesh | None) -> NamedSharding | None:
     return NamedSharding(mesh, PartitionSpec()) if mesh else None
 
 
-def placed(shapes: Any, sharding: NamedSharding | None) -> Any:
-    """Abstract arrays with their place."""
-
-    def like(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(like, shapes)
-
-
 def batch_specs(batch: dict, readout: str) -> dict:
     """Which axis of each array of a batch runs over examples."""
 

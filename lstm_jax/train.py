@@ -7,7 +7,7 @@ Python touches the device once per chunk.
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,24 +16,13 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from lstm_jax import optim, parallel
-from lstm_jax.config import bind, build_task, split
+from lstm_jax import optim
+from lstm_jax.config import bind, split
 from lstm_jax.core import Array
 from lstm_jax.journal import Journal, finished
-from lstm_jax.modules import build_model
+from lstm_jax.program import Program, ahead_of_time, build_program, placed, stream
+from lstm_jax.progress import LARGER_IS_BETTER
 from lstm_jax.tasks.task import Mean
-
-LARGER_IS_BETTER = ("accuracy",)
-STREAMS = {"parameters": 0, "data": 1, "noise": 2}
-
-
-class Program(NamedTuple):
-    """What a compiled function closes over: nothing that differs between the trials of a pack."""
-
-    config: Any
-    task: Any
-    model: Any
-    mesh: Any = None
 
 
 class Best(NamedTuple):
@@ -57,18 +46,6 @@ class TrainState(NamedTuple):
     stopped: Array  # stopped early
 
 
-def build_program(config: Any) -> Program:
-    """The task, the model and the devices that a config asks for."""
-    task = build_task(config)
-    mesh = parallel.make_mesh(config.parallel, config.train.batch_size)
-    return Program(config, task, build_model(config, task.spec), mesh)
-
-
-def stream(hyper: dict, name: str) -> Array:
-    """The run's key for one use of randomness."""
-    return jax.random.fold_in(jax.random.key(hyper["seed"]), STREAMS[name])
-
-
 def init_state(program: Program, hyper: dict) -> TrainState:
     """Step 0."""
     config = bind(program.config, hyper)
@@ -82,15 +59,10 @@ def init_state(program: Program, hyper: dict) -> TrainState:
     return TrainState(zero, params, optimizer.init(params), carry, best, no, no)
 
 
-def batch_at(program: Program, hyper: dict, data: Any, step: Array) -> dict:
-    """The global batch of a step, with each example's index in it."""
-    batch = program.task.batch(data, stream(hyper, "data"), step)
-    return {"example": jnp.arange(batch["inputs"].shape[1]), **batch}
-
-
 def gradients(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
     """(gradient of the mean loss, {name: Mean}, carry) of the state's next batch."""
-    batch = batch_at(program, hyper, data, state.step)
+    batch = program.task.batch(data, stream(hyper, "data"), state.step)
+    batch = {"example": jnp.arange(batch["inputs"].shape[1]), **batch}
     key = jax.random.fold_in(stream(hyper, "noise"), state.step)
 
     def total(params, hyper, batch, carry, key):
@@ -100,38 +72,28 @@ def gradients(program: Program, state: TrainState, hyper: dict, data: Any) -> tu
 
     def sums(*args):
         grads, (means, carry) = jax.grad(total, has_aux=True)(*args)
-        return (grads, means), lax.stop_gradient(carry)
+        return (grads, means), carry
 
-    (grads, means), carry = spread(program, sums)(state.params, hyper, batch, state.carry, key)
+    (grads, means), carry = program.shared(sums)(state.params, hyper, batch, state.carry, key)
     count = jnp.maximum(means["loss"].count, 1e-12)
     return jax.tree.map(lambda g: g / count, grads), means, carry
 
 
-def spread(program: Program, sums: Any) -> Any:
-    mode, readout = program.config.parallel.mode, program.task.spec.readout
-    return parallel.data_parallel(sums, program.mesh, mode, readout)
-
-
 def step(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
     """(state, Means) after one step; the old state and empty Means where it would not be finite."""
-    config = bind(program.config, hyper)
-    optimizer = optim.build_optimizer(config.optimizer, config.train.num_steps)
+    config, num_steps = bind(program.config, hyper), program.config.train.num_steps
+    optimizer = optim.build_optimizer(config.optimizer, num_steps)
     grads, means, carry = gradients(program, state, hyper, data)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    seen = {
-        "learning_rate": optim.learning_rate(config.optimizer, config.train.num_steps, state.step),
-        "gradient_norm": optax.global_norm(grads),
-        "update_norm": optax.global_norm(updates),
-        "parameter_norm": optax.global_norm(params),
-    }
-    finite = jnp.isfinite(means["loss"].total)
-    for name in ("gradient_norm", "update_norm", "parameter_norm"):
-        finite &= jnp.isfinite(seen[name])
+    norms = {"gradient_norm": grads, "update_norm": updates, "parameter_norm": params}
+    seen = {name: optax.global_norm(tree) for name, tree in norms.items()}
+    finite = jnp.isfinite(means["loss"].total + sum(seen.values()))
+    seen["learning_rate"] = optim.learning_rate(config.optimizer, num_steps, state.step)
+    seen = {name: Mean(value, jnp.float32(1)) for name, value in seen.items()}
     running = ~(state.bad | state.stopped)
     new = state._replace(step=state.step + 1, params=params, opt_state=opt_state, carry=carry)
     state = select(running & finite, new, state)._replace(bad=state.bad | (running & ~finite))
-    seen = {name: Mean(value, jnp.float32(1)) for name, value in seen.items()}
     nothing = jax.tree.map(jnp.zeros_like, (means, seen))
     return state, select(running & finite, (means, seen), nothing)
 
@@ -141,7 +103,6 @@ def select(condition: Array, yes: Any, no: Any) -> Any:
 
 
 def average(means: dict) -> dict:
-    """Means stacked over steps or batches -> numbers."""
     return {name: jnp.sum(mean.total) / jnp.sum(mean.count) for name, mean in means.items()}
 
 
@@ -165,7 +126,7 @@ def evaluate(program: Program, params: Any, hyper: dict, data: Any, split: str) 
         return program.task.loss(outputs, batch)[1], carry if stateful else ()
 
     def body(carry, index):
-        means, carry = spread(program, sums)(params, hyper, batch_of(data, index), carry, ())
+        means, carry = program.shared(sums)(params, hyper, batch_of(data, index), carry, ())
         return carry, means
 
     size = jax.eval_shape(batch_of, data, jnp.int32(0))["inputs"].shape[1]
@@ -195,36 +156,34 @@ def validate(program: Program, state: TrainState, hyper: dict, data: Any) -> tup
 def train(config: Any, workdir: str | Path) -> dict:
     """Train in `workdir`, from the start or from where the last run stopped; the summary."""
     if done := finished(config, workdir):
-        print(f"{workdir}: completed at step {done['step']}; nothing to do")
         return done
-    program, train = build_program(config), config.train
-    task, whole = program.task, parallel.whole(program.mesh)
+    program, options = build_program(config), config.train
+    task, whole = program.task, program.whole
     hyper, data = jax.device_put((split(config)[1], task.data), whole)
     jit = partial(jax.jit, out_shardings=whole)
-    init = jit(partial(init_state, program))
-    check, apply = jit(partial(validate, program)), jit(program.model.apply)
+    init, apply = jit(partial(init_state, program)), jit(program.model.apply)
+    chunk = ahead_of_time(partial(run_chunk, program), whole)
+    check = jit(partial(validate, program))
     slope = jit(lambda *args: gradients(program, *args)[0])
-    test = jit(lambda *args: {name: evaluate(program, *args, name) for name in task.splits})
-    like = parallel.placed(jax.eval_shape(init, hyper), whole)
-
-    @cache
-    def chunk(num_steps):
-        run = partial(run_chunk, program, num_steps=num_steps)
-        return jit(run, donate_argnums=0).lower(like, hyper, data).compile()
+    tested = partial(evaluate, program)
+    test = jit(lambda *args: {name: tested(*args, split=name) for name in task.splits})
+    like = placed(jax.eval_shape(init, hyper), whole)
 
     with Journal(config, workdir) as run:
         state = run.restore(like) or init(hyper)
-        while run.goes_on(state):
-            steps = chunk(min(train.log_every, train.num_steps - run.step))
+        going = run.goes_on(state)
+        while going:
+            steps = chunk(min(options.log_every, options.num_steps - run.step), like, hyper, data)
             with run.clock():
                 state, metrics = jax.block_until_ready(steps(state, hyper, data))
             run.trained(state, metrics)
-            if run.due(train.eval_every):
+            if run.due(options.eval_every):
                 state, metrics = check(state, hyper, data)
                 run.validated(metrics, task, partial(apply, state.params, hyper))
-            if run.due(train.histogram_every or train.checkpoint_every):
+            if run.due(options.histogram_every or options.checkpoint_every):
                 run.histograms(parameters=state.params, gradients=slope(state, hyper, data))
-            if run.due(train.checkpoint_every) or not run.goes_on(state):
+            going = run.goes_on(state)
+            if run.due(options.checkpoint_every) or not going:
                 run.save(state)
         best = state.best.params, hyper
         return run.finish(state, task, partial(apply, *best), partial(test, *best, data))

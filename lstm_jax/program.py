@@ -1,0 +1,74 @@
+"""What a compiled training function closes over, and how it is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import NamedSharding
+
+from lstm_jax import parallel
+from lstm_jax.config import build_model, build_task
+from lstm_jax.core import Array
+
+STREAMS = {"parameters": 0, "data": 1, "noise": 2}
+
+
+class Program(NamedTuple):
+    """Nothing in here differs between the trials of a pack: numbers come as `hyper`."""
+
+    config: Any
+    task: Any
+    model: Any
+    mesh: Any = None  # the devices that share a batch, where there are several
+
+    def shared(self, sums: Callable) -> Callable:
+        """`sums(params, hyper, batch, carry, key) -> (sums, carry)`, by all devices together."""
+        mode, readout = self.config.parallel.mode, self.task.spec.readout
+        return parallel.data_parallel(sums, self.mesh, mode, readout)
+
+    @property
+    def whole(self) -> NamedSharding | None:
+        """The place of what every device holds in full."""
+        return parallel.whole(self.mesh)
+
+
+def build_program(config: Any) -> Program:
+    """The task, the model and the devices that a config asks for."""
+    task = build_task(config)
+    mesh = parallel.make_mesh(config.parallel, config.train.batch_size)
+    return Program(config, task, build_model(config, task.spec), mesh)
+
+
+def stream(hyper: dict, name: str) -> Array:
+    """The run's key for one use of randomness."""
+    return jax.random.fold_in(jax.random.key(hyper["seed"]), STREAMS[name])
+
+
+def placed(shapes: Any, sharding: NamedSharding | None) -> Any:
+    """Abstract arrays with their place."""
+
+    def like(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(like, shapes)
+
+
+def ahead_of_time(run_chunk: Callable, whole: NamedSharding | None) -> Callable:
+    """`chunk(num_steps, state, hyper, data)`: the compiled program for that many steps.
+
+    It takes over the state's memory. Compiled before the clock starts, and nothing can retrace it.
+    """
+
+    compiled: dict[int, Callable] = {}
+
+    def chunk(num_steps: int, *like: Any) -> Callable:
+        if num_steps not in compiled:
+            run = partial(run_chunk, num_steps=num_steps)
+            jitted = jax.jit(run, donate_argnums=0, out_shardings=whole)
+            compiled[num_steps] = jitted.lower(*like).compile()
+        return compiled[num_steps]
+
+    return chunk

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from lstm_jax import warm
 from lstm_jax.core import UsageError
 
 VERBS = {
@@ -24,6 +25,7 @@ VERBS = {
     "predict": ("lstm_jax.commands.predict", "forecasts, classes or text from a run's model"),
     "config": ("lstm_jax.commands.config", "the resolved config and the model, without training"),
     "checkpoint": ("lstm_jax.commands.checkpoint", "a run's checkpoints, each verified"),
+    "cells": ("lstm_jax.commands.cells", "what a cell can be made of: equations, size, source"),
 }
 
 USAGE = """lstm-jax: why is the LSTM built this way, and what happens if I change it?
@@ -106,7 +108,9 @@ def dispatch(argv: list[str]) -> int:
     if any(word in ("--help", "-h", "-help") for word in argv[1:]):
         print(command_help(verb, command), end="")
         return OK
-    return command.run(parse(verb, command.FLAGS, argv[1:]))
+    arguments = parse(verb, command.FLAGS, argv[1:])
+    warm.keep_programs()
+    return command.run(arguments)
 
 
 def usage() -> str:

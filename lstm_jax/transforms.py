@@ -237,6 +237,8 @@ def gradient_weighting(cell: Cell, weights: Any) -> Cell:
         dL/dz_k  <-  w_k * dL/dz_k
 
     `weights`: a number for every gate but the candidate, or {gate: number}; others keep 1.
+
+    Source: ablation of the gates' learning rates.
     """
     learned, hidden = cell.spec.learned, cell.spec.hidden
     each = dict.fromkeys(_true_gates(cell), weights)
@@ -260,6 +262,8 @@ def activity_weighting(cell: Cell) -> Cell:
         dL/dz_k  <-  a_k * u_k * dL/dz_k      u_k = x W_k + h R_k + b_k,  a_k the opened gate
 
     The candidate keeps weight 1; values are untouched.
+
+    Source: ablation of the gates' learning rates.
     """
     learned, gates = cell.spec.learned, _true_gates(cell)
 
@@ -307,7 +311,12 @@ def bare(step: Any) -> Array:
 
 
 def learned_carry(cell: Cell) -> Cell:
-    """The initial carry is learned: parameters `initial_c`, `initial_h`, ..., one a unit."""
+    """The initial carry is learned: parameters `initial_c`, `initial_h`, ..., one a unit.
+
+        c_0, h_0 = initial_c, initial_h
+
+    Source: ablation of the zero start.
+    """
 
     def init(key, in_features):
         params = cell.init(key, in_features)

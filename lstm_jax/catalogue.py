@@ -1,0 +1,221 @@
+"""What there is to choose from: every cell, gate-table row, option and transform, with its price.
+
+Equations and sources of cells and transforms are read from their docstrings, counts from abstract
+shapes: nothing here can drift from the code.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax import flops, transforms
+from lstm_jax.cells import CELLS, gru, lstm, rnn
+from lstm_jax.core import Array, Cell, Params, count, lookup
+from lstm_jax.engines import ENGINES
+from lstm_jax.gates import ACTIVATIONS
+from lstm_jax.initializers import BIASES, KERNELS
+from lstm_jax.parts import PEEPHOLES
+
+HIDDEN, FEATURES = 128, 128
+GREFF = "Greff et al. (2017), section III"
+
+
+class Entry(NamedTuple):
+    """One choice: how to switch it on, its cell at `HIDDEN` units, its equations and source."""
+
+    name: str
+    kind: str  # cell | gates | option | transform
+    switch: str
+    cell: Callable[[], Cell]
+    equations: str
+    source: str
+
+
+# (row of GATES, what it changes in the standard equations, source)
+GATE_ROWS = (
+    ("lstm", "as cell lstm", "Gers, Schmidhuber & Cummins (2000)"),
+    ("nig", "i = 1: only tanh at the input", f"{GREFF}, NIG"),
+    ("nfg", "f = 1: nothing is forgotten", f"{GREFF}, NFG; Hochreiter & Schmidhuber (1997)"),
+    ("nog", "o = 1: only tanh at the output", f"{GREFF}, NOG"),
+    ("niaf", "g = x W_g + h R_g + b_g: identity candidate", f"{GREFF}, NIAF"),
+    ("noaf", "h' = o * c': identity output", f"{GREFF}, NOAF"),
+    ("cifg", "f = 1 - i: coupled input and forget gate", f"{GREFF}, CIFG"),
+    ("sigmoid_candidate", "g = s(x W_g + h R_g + b_g): only sigmoid at the input", "ablation"),
+    ("gate_only_output", "h' = o: only sigmoid at the output", "ablation"),
+    ("sigmoid_output", "h' = o * s(c')", "ablation"),
+    ("no_memory", "f = 0: c' = i * g, no memory path", "ablation"),
+    ("multiplicative", "c' = (f * c) * (i * g), c_0 = 1: multiplied, not added", "ablation"),
+    ("no_gate_recurrence", "i, f, o = s(x W + b): the gates do not see h", "ablation"),
+    (
+        "janet",
+        "c' = f * c + (1 - s(z_f - 1)) * g, h' = c': the forget gate alone",
+        "van der Westhuizen & Lasenby (2018)",
+    ),
+)
+
+# (name, switch, cell, what it changes, source)
+OPTIONS = (
+    (
+        "peepholes_diagonal",
+        "cell.peepholes=diagonal",
+        lambda: lstm(HIDDEN, peepholes="diagonal"),
+        "z_i += p_i * c, z_f += p_f * c, z_o += p_o * c'",
+        "Gers & Schmidhuber (2000)",
+    ),
+    (
+        "peepholes_full",
+        "cell.peepholes=full",
+        lambda: lstm(HIDDEN, peepholes="full"),
+        "z_i += c P_i, z_f += c P_f, z_o += c P_o, all on the old c",
+        "textbook variant of Gers & Schmidhuber (2000)",
+    ),
+    (
+        "layer_norm_branch",
+        "cell.layer_norm=branch",
+        lambda: lstm(HIDDEN, layer_norm="branch"),
+        "z = LN(x W) + LN(h R) + b, h' = o * tanh(LN(c')), c' carried as it is",
+        "Ba, Kiros & Hinton (2016), eq. 20-22",
+    ),
+    (
+        "layer_norm_recirculated",
+        "cell.layer_norm=recirculated",
+        lambda: lstm(HIDDEN, layer_norm="recirculated"),
+        "z = LN(x W) + LN(h R) + b, c' = LN(f * c + i * g), h' = o * tanh(c')",
+        "the convention of tensorflow-addons",
+    ),
+    (
+        "cell_clip",
+        "cell.cell_clip=3",
+        lambda: lstm(HIDDEN, cell_clip=3.0),
+        "c' = clip(f * c + i * g, -k, k)",
+        "Sak, Senior & Beaufays (2014)",
+    ),
+    (
+        "gru_reset_before",
+        "cell.name=gru cell.reset=before",
+        lambda: gru(HIDDEN, reset="before"),
+        "n = tanh(x W_n + (r * h) R_n + b_n)",
+        "Cho et al. (2014)",
+    ),
+    (
+        "irnn",
+        "cell.name=rnn cell.activation=relu cell.recurrent_init=identity",
+        lambda: rnn(HIDDEN, activation="relu", recurrent_init="identity"),
+        "h' = relu(x W + h R + b), R = I at the start",
+        "Le, Jaitly & Hinton (2015)",
+    ),
+)
+
+# (transform, switch, applied to the standard LSTM)
+TRANSFORMED = (
+    ("projection", "cell.projection=64", lambda cell: transforms.projection(cell, 64)),
+    ("zoneout", "cell.zoneout_c=0.1 cell.zoneout_h=0.1",
+     lambda cell: transforms.zoneout(cell, 0.1, 0.1)),
+    ("variational_dropout", "cell.variational_input=0.2 cell.variational_hidden=0.2",
+     lambda cell: transforms.variational_dropout(cell, 0.2, 0.2)),
+    ("recurrent_dropout", "cell.recurrent_dropout=0.2",
+     lambda cell: transforms.recurrent_dropout(cell, 0.2)),
+    ("weight_drop", "cell.weight_drop=0.5", lambda cell: transforms.weight_drop(cell, 0.5)),
+    ("gradient_weighting", "cell.gradient_weight=2",
+     lambda cell: transforms.gradient_weighting(cell, 2.0)),
+    ("activity_weighting", "cell.activity_weighting=True", transforms.activity_weighting),
+    ("recurrent_gradient_clipping", "cell.recurrent_gradient_clip=1",
+     lambda cell: transforms.recurrent_gradient_clipping(cell, 1.0)),
+    ("learned_carry", "cell.learned_carry=True", transforms.learned_carry),
+)  # fmt: skip
+
+
+def entries() -> list[Entry]:
+    """Everything, cells first."""
+    cells = [
+        Entry(name, "cell", f"cell.name={name}", lambda make=make: make(HIDDEN), *story(make))
+        for name, make in CELLS.items()
+    ]
+    rows = [
+        Entry(row, "gates", f"cell.gates={row}", lambda row=row: lstm(HIDDEN, gates=row), *text)
+        for row, *text in GATE_ROWS
+    ]
+    options = [Entry(name, "option", *rest) for name, *rest in OPTIONS]
+    changed = [
+        Entry(name, "transform", switch, lambda wrap=wrap: wrap(lstm(HIDDEN)),
+              *story(transforms.TRANSFORMS[name]))
+        for name, switch, wrap in TRANSFORMED
+    ]  # fmt: skip
+    return cells + rows + options + changed
+
+
+def story(function: Callable) -> tuple[str, str]:
+    """(equations, source) of a docstring: its indented block, and what follows `Source:`."""
+    text = inspect.getdoc(function) or ""
+    block = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    source = text.partition("Source: ")[2].split("\n\n")[0]
+    return "\n".join(block), " ".join(source.split()).rstrip(".")
+
+
+def parameters(cell: Cell) -> Params:
+    """The shapes of the cell's parameters at D = `FEATURES`."""
+    return jax.eval_shape(lambda key: cell.init(key, FEATURES), jax.random.key(0))
+
+
+def step_flops(cell: Cell) -> int:
+    """Floating-point operations of one step of one example, its input projection included."""
+
+    def step(params: Params, x: Array):
+        carry = cell.initial_carry(params, (1,))
+        (z,) = [jax.tree.map(lambda leaf: leaf[0], cell.project(params, x[None]))]
+        return cell.advance(params, carry, z, cell.recur(params, carry))
+
+    return flops.count(step, parameters(cell), jax.ShapeDtypeStruct((1, FEATURES), jnp.float32))
+
+
+def find(name: str) -> list[Entry]:
+    """The entries of that name; a cell and a row of the gate table may share one."""
+    known = {entry.name: None for entry in entries()}
+    lookup("cell, gates row, option or transform", name, known)
+    return [entry for entry in entries() if entry.name == name]
+
+
+def learned(cell: Cell) -> str:
+    """The learned gates in kernel order."""
+    return " ".join(cell.spec.learned) or "-"
+
+
+def words() -> dict[str, str]:
+    """Names that options take, by what they choose."""
+    return {
+        "activations (cell.*_activation)": ", ".join(ACTIVATIONS),
+        "peepholes (cell.peepholes)": ", ".join(PEEPHOLES),
+        "kernel initialisers (cell.kernel_init, cell.recurrent_init)": ", ".join(KERNELS),
+        "forget-bias initialisers (cell.forget_init)": ", ".join(BIASES),
+        "engines (model.engine)": ", ".join(["auto", *ENGINES]),
+    }
+
+
+def markdown() -> str:
+    """`docs/cells.md`: the table and the words."""
+    lines = [
+        "# Cells, gate-table rows, options and transforms",
+        "",
+        "Generated by `lstm-jax cells --markdown`. `lstm-jax cells NAME` tells the whole story of",
+        "one. W, R and b are the kernel, the recurrent kernel and the bias; s is the logistic",
+        "sigmoid; ' marks the new value. Transforms are shown on the standard LSTM.",
+        "",
+        f"| entry | switch | equations | learned | parameters (H=D={HIDDEN}) | FLOPs a step | "
+        "source |",
+        "|---|---|---|---|---:|---:|---|",
+    ]
+    for entry in entries():
+        cell = entry.cell()
+        equations = "<br>".join(f"`{line}`" for line in entry.equations.splitlines())
+        switch = "<br>".join(f"`--config.{part}`" for part in entry.switch.split())
+        lines.append(
+            f"| {entry.name} | {switch} | {equations} | {learned(cell)} | "
+            f"{count(parameters(cell)):,} | {step_flops(cell):,} | {entry.source} |"
+        )
+    lines += [""] + [f"- {what}: {names}" for what, names in words().items()]
+    return "\n".join(lines) + "\n"

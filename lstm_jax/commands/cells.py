@@ -1,0 +1,77 @@
+"""the cells, gate-table rows, options and transforms: equations, size, price, source.
+
+lstm-jax cells                 all of them
+lstm-jax cells slstm           the whole story of one
+lstm-jax cells --markdown      the table of docs/cells.md
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from lstm_jax.cli import OK, Arguments, Flag
+
+FLAGS = (Flag("markdown", False, "print the table as Markdown"),)
+
+
+def run(arguments: Arguments) -> int:
+    """Print the registry, or what is known of the names given."""
+    from lstm_jax import catalogue
+
+    if arguments.flags.markdown:
+        print(catalogue.markdown(), end="")
+    elif arguments.words:
+        for entry in [entry for word in arguments.words for entry in catalogue.find(word)]:
+            _tell(entry)
+    else:
+        _table(catalogue.entries())
+        for what, names in catalogue.words().items():
+            print(f"{what}: {names}")
+        print("one in full: lstm-jax cells NAME")
+    return OK
+
+
+def _table(entries: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lstm_jax.catalogue import HIDDEN, learned, parameters, step_flops
+    from lstm_jax.core import count
+
+    table = Table(caption=f"parameters and FLOPs of one step at H = D = {HIDDEN}")
+    for column in ("name", "equations", "learned", "source"):
+        table.add_column(column, overflow="fold")
+    for column in ("parameters", "FLOPs/step"):
+        table.add_column(column, justify="right", no_wrap=True)
+    kind = ""
+    for entry in entries:
+        if entry.kind != kind:
+            kind = entry.kind
+            table.add_section()
+            table.add_row(f"[bold]{kind}[/bold]")
+        cell = entry.cell()
+        size, price = count(parameters(cell)), step_flops(cell)
+        text = entry.equations.replace("[", "\\[")
+        table.add_row(entry.name, text, learned(cell), entry.source, f"{size:,}", f"{price:,}")
+    Console().print(table)
+
+
+def _tell(entry: object) -> None:
+    from lstm_jax import transforms
+    from lstm_jax.catalogue import HIDDEN, Entry, learned, parameters, step_flops
+    from lstm_jax.cells import CELLS
+    from lstm_jax.core import count
+
+    assert isinstance(entry, Entry)
+    cell = entry.cell()
+    made = {"cell": CELLS, "transform": transforms.TRANSFORMS}.get(entry.kind, {})
+    about = inspect.getdoc(made[entry.name]) if entry.name in made else entry.equations
+    print(f"{entry.name} ({entry.kind})\n\n{about}\n")
+    print("switch       " + " ".join(f"--config.{part}" for part in entry.switch.split()))
+    print(f"source       {entry.source}")
+    print(f"carry        {', '.join(cell.spec.carry)}")
+    print(f"learned      {learned(cell)}")
+    for name, leaf in parameters(cell).items():
+        print(f"  {name:<20} {list(leaf.shape)}")
+    print(f"parameters   {count(parameters(cell)):,} at H = D = {HIDDEN}")
+    print(f"FLOPs        {step_flops(cell):,} a step and example\n")

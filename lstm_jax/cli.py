@@ -128,7 +128,8 @@ def command_help(verb: str, command: ModuleType) -> str:
     """The module's docstring, then its flags."""
     width = max((len(flag.name) for flag in command.FLAGS), default=0)
     lines = [f"  --{flag.name:<{width}}  {flag.help}" for flag in command.FLAGS]
-    return f"lstm-jax {verb}: {(command.__doc__ or '').strip()}\n\n" + "\n".join(lines) + "\n"
+    text = (command.__doc__ or "").strip().replace("\nlstm-jax", "\n  lstm-jax")
+    return f"lstm-jax {verb}: {text}\n\n" + "\n".join(lines) + "\n"
 
 
 # ---------------------------------------------------------------------------------------------

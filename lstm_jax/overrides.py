@@ -137,13 +137,24 @@ def _unknown_field(name: str, config: ConfigDict, flat: dict[str, Any]) -> Usage
             f"config.{name} is a section; set one of its fields: "
             + ", ".join(f"{name}.{field}" for field in config[name])
         )
-    near = difflib.get_close_matches(name, flat, n=3, cutoff=0.6)
-    near += [f for f in flat if f.split(".")[-1] == name.split(".")[-1] and f not in near]
+    near = _nearest_fields(name, flat)
     hint = f"; did you mean {' or '.join(repr(n) for n in near[:3])}?" if near else ""
     section = name.split(".")[0]
     if not near and isinstance(config.get(section), ConfigDict):
         hint = f"; {section} has: {', '.join(config[section])}"
     return UsageError(f"unknown config field {name!r}{hint}")
+
+
+def _nearest_fields(name: str, flat: dict[str, Any]) -> list[str]:
+    """Fields of the same section, then of any section by their own name, then by the whole name."""
+    section, _, field = name.rpartition(".")
+    close = difflib.get_close_matches
+    here = [known for known in flat if known.rpartition(".")[0] == section]
+    ours = close(field, [known.rpartition(".")[2] for known in here], cutoff=0.6)
+    leaves = close(field, [known.rpartition(".")[2] for known in flat], cutoff=0.8)
+    by_leaf = [known for known in flat if known.rpartition(".")[2] in leaves]
+    found = [f"{section}.{leaf}".lstrip(".") for leaf in ours]
+    return list(dict.fromkeys([*found, *by_leaf, *close(name, flat, cutoff=0.8)]))
 
 
 def coerce(name: str, old: Any, value: Any) -> Any:

@@ -70,10 +70,11 @@ def open_run(workdir: Path) -> Run:
     """
     import jax
 
-    from lstm_jax import train
+    from lstm_jax import parallel, train
     from lstm_jax.checkpoint import Checkpoints
 
     config = saved_config(workdir)
+    parallel.configure_cpu_devices(config.parallel.data)
     program = train.build_program(config)
     hyper = split(config)[1]
     target = jax.eval_shape(partial(train.init_state, program), hyper)

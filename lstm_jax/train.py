@@ -18,7 +18,7 @@ from jax import lax
 
 from lstm_jax import optim
 from lstm_jax.config import bind, split
-from lstm_jax.core import Array
+from lstm_jax.core import Array, lookup
 from lstm_jax.journal import Journal, finished
 from lstm_jax.program import Program, ahead_of_time, build_program, placed, stream
 from lstm_jax.progress import LARGER_IS_BETTER
@@ -87,7 +87,7 @@ def step(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norms = {"gradient_norm": grads, "update_norm": updates, "parameter_norm": params}
-    seen = {name: optax.global_norm(tree) for name, tree in norms.items()}
+    seen = {name: optax.tree.norm(tree) for name, tree in norms.items()}
     finite = jnp.isfinite(means["loss"].total + sum(seen.values()))
     seen["learning_rate"] = optim.learning_rate(config.optimizer, num_steps, state.step)
     seen = {name: Mean(value, jnp.float32(1)) for name, value in seen.items()}
@@ -138,7 +138,7 @@ def evaluate(program: Program, params: Any, hyper: dict, data: Any, split: str) 
 def update_best(program: Program, state: TrainState, metrics: dict) -> TrainState:
     """Keep the parameters if they are the best so far; stop after `train.patience` that are not."""
     train, best = program.config.train, state.best
-    value = jnp.asarray(metrics[train.best_metric], jnp.float32)
+    value = jnp.asarray(lookup("train.best_metric", train.best_metric, metrics), jnp.float32)
     better = value > best.value if train.best_metric in LARGER_IS_BETTER else value < best.value
     kept = best._replace(evaluations_since=best.evaluations_since + 1)
     new = select(better, Best(value, state.step, state.params, jnp.int32(0)), kept)
@@ -168,6 +168,7 @@ def train(config: Any, workdir: str | Path) -> dict:
     tested = partial(evaluate, program)
     test = jit(lambda *args: {name: tested(*args, split=name) for name in task.splits})
     like = placed(jax.eval_shape(init, hyper), whole)
+    jax.eval_shape(check, like, hyper, data)  # refuse what cannot run before anything is created
 
     with Journal(config, workdir) as run:
         state = run.restore(like) or init(hyper)

@@ -243,6 +243,8 @@ class Checkpoints:
             except Damage as damage:
                 if (self.root / str(n)).is_dir():  # else the policy of a running process took it
                     self._set_aside(n, str(damage), move)
+            except OSError as error:
+                raise CheckpointError(f"could not read step {n}: {error}") from error
         return None
 
     def _agree(self, found: tuple[int, dict] | None, target: Any) -> tuple[int, dict] | None:
@@ -310,7 +312,7 @@ class Checkpoints:
         try:
             self._load(step)
             seal = integrity.read_seal(folder)
-        except (Damage, CheckpointError) as error:
+        except (Damage, CheckpointError, OSError) as error:
             size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
             return CheckpointInfo(step, f"corrupt: {error}", "", size, {})
         return CheckpointInfo(step, "ok", seal["digest"], seal["bytes"], seal["metrics"])

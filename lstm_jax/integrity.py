@@ -13,10 +13,12 @@ hash a damaged seal. Hashes do not depend on the number of devices or of process
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,6 +131,18 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """A lost file or a bad sector is damage; a missing permission or a dead mount is not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EIO):
+            raise
+        lost = isinstance(error, FileNotFoundError)
+        raise Damage(f"{name} is missing" if lost else f"{name}: {error.strerror}") from None
+
+
 def _canonical(seal: Mapping[str, Any]) -> str:
     return json.dumps(seal, indent=1, sort_keys=True) + "\n"
 
@@ -149,17 +163,16 @@ def write_seal(folder: Path, seal: dict[str, Any]) -> None:
 
 def read_seal(folder: Path) -> dict[str, Any]:
     """The seal, checked against its own hash and the directory's name; Damage otherwise."""
-    try:
+    with _reading(SEAL):
         written = (folder / SEAL).read_bytes()
+    try:
         seal = json.loads(written)
         kept = {
             path: Leaf(**{**r, "shape": tuple(r["shape"])}) for path, r in seal["leaves"].items()
         }
         # Not one byte may differ: 1e-05 and 1E-05 say the same, yet one of them was not written.
         sound = seal["sha256"] == _seal_hash(seal) and written == _canonical(seal).encode()
-    except FileNotFoundError:
-        raise Damage(f"{SEAL} is missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damage(f"{SEAL} is unreadable ({error})") from None
     if not sound:
         raise Damage(f"{SEAL} does not match its own checksum")
@@ -171,14 +184,12 @@ def read_seal(folder: Path) -> dict[str, Any]:
 def check_files(folder: Path, seal: Mapping[str, Any]) -> None:
     """Damage unless every file recorded in the seal is there with its size and checksum."""
     for name, record in seal["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise Damage(f"{name} is missing")
-        size = path.stat().st_size
-        if size != record["bytes"]:
-            raise Damage(f"{name} has {size} bytes, {record['bytes']} were written")
-        if _hash_file(path) != record["sha256"]:
-            raise Damage(f"{name} does not match its checksum")
+        with _reading(name):
+            size = (folder / name).stat().st_size
+            if size != record["bytes"]:
+                raise Damage(f"{name} has {size} bytes, {record['bytes']} were written")
+            if _hash_file(folder / name) != record["sha256"]:
+                raise Damage(f"{name} does not match its checksum")
 
 
 def check_leaves(leaves: Mapping[str, np.ndarray], seal: Mapping[str, Any]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,12 +98,13 @@ def test_one_step_can_be_asked_for(two_steps):
     assert two_steps.restore(abstract(), step=150) is None
 
 
-def test_a_donated_buffer_does_not_change_what_is_saved(tmp_path):
+def test_what_happens_to_the_state_after_save_is_not_saved(tmp_path):
     advance = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
     saved = Checkpoints(tmp_path)
-    x = jnp.arange(100_000.0) + 0
-    want = digest({"x": np.array(x)})
-    saved.save(1, {"x": x})
+    x, y = jnp.arange(100_000.0) + 0, np.arange(1_000_000)
+    want = digest({"x": np.array(x), "y": y})
+    saved.save(1, {"x": x, "y": y})
+    y[:] = 0
     advance(x).block_until_ready()
     assert saved.steps()[0].digest == want
 
@@ -135,32 +135,7 @@ def test_orbax_is_not_imported_with_the_module():
     assert done.stdout.strip() == "[]"
 
 
-# ---------------------------------------------------------------- the digest
-
-
-def test_digest_is_the_same_tomorrow():
-    state = {"b": np.array([1, 2], np.float32), "a": (np.int32(3), np.array([True]))}
-    assert digest(state) == "93abc5ab1d3b92f9e6db1676020aa0b9f388120c12b797d9d752240e8a96eb36"
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"x": np.array([1, 3], np.float32)},
-        {"y": np.array([1, 2], np.float32)},
-        {"x": np.array([1.0, 2.0])},
-        {"x": np.array([[1, 2]], np.float32)},
-        {"x": np.array([1, 2], np.float32), "z": np.zeros(0)},
-    ],
-)
-def test_digest_sees_values_paths_dtypes_and_shapes(other):
-    assert digest({"x": np.array([1, 2], np.float32)}) != digest(other)
-
-
-def test_digest_sees_the_sign_of_zero_and_ignores_layout():
-    assert digest(np.float32(0.0)) != digest(np.float32(-0.0))
-    x = np.arange(6.0).reshape(2, 3)
-    assert digest(x) == digest(np.asfortranarray(x)) == digest(x.astype(">f8"))
+# ---------------------------------------------------------------- devices and keys
 
 
 def test_digest_and_restore_do_not_depend_on_the_device_count(tmp_path):
@@ -234,15 +209,28 @@ def test_damage_to_any_file_is_found_and_the_step_before_is_restored(
     assert quiet[0].startswith("checkpoint 200 is corrupt: ") and "corrupt/200-1" in quiet[0]
 
 
-def test_every_bit_of_the_seal_counts(two_steps):
-    path = two_steps.root / "200" / integrity.SEAL
-    good = path.read_bytes()
-    for at in range(0, len(good) * 8, 61):
-        bad = bytearray(good)
-        bad[at // 8] ^= 1 << at % 8
-        path.write_bytes(bad)
-        with pytest.raises(integrity.Damage):
-            integrity.read_seal(path.parent)
+@pytest.mark.parametrize(
+    ("number", "damaged"), [(errno.EIO, True), (errno.ENOTDIR, True), (errno.EACCES, False)]
+)
+def test_a_bad_sector_is_damage_and_a_missing_permission_is_not(
+    two_steps, monkeypatch, number, damaged
+):
+    hash_file = integrity._hash_file
+
+    def fail(path: Path) -> str:
+        if "200" in path.parts:
+            raise OSError(number, os.strerror(number), str(path))
+        return hash_file(path)
+
+    monkeypatch.setattr(integrity, "_hash_file", fail)
+    if damaged:
+        assert two_steps.restore(abstract())[0] == 100
+        assert os.strerror(number) in two_steps.skipped[0].why
+    else:
+        with pytest.raises(CheckpointError, match="could not read step 200"):
+            two_steps.restore(abstract())
+        assert two_steps.steps()[1].status.startswith("corrupt")
+        assert (two_steps.root / "200").is_dir()
 
 
 def test_a_leaf_spoilt_before_it_reached_the_disk_is_found(two_steps):
@@ -315,103 +303,8 @@ def test_a_target_of_other_structure_shape_or_dtype_is_refused_readably(two_step
     assert two_steps.restore(abstract())[0] == 200
 
 
-# ---------------------------------------------------------------- disks
-
-
-def test_a_failed_save_surfaces_at_wait_and_at_the_next_save(two_steps, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(integrity, "write_seal", full)
-        two_steps.save(300, make_state(300))
-        with pytest.raises(
-            CheckpointError, match=r"step 300 .* No space left .* step 200 is intact"
-        ):
-            two_steps.wait()
-        two_steps.save(400, make_state(400))
-        with pytest.raises(CheckpointError, match="step 400"):
-            two_steps.save(500, make_state(500))
-    assert sorted(os.listdir(two_steps.root)) == ["100", "200"]
-    two_steps.save(600, make_state(600))
-    assert two_steps.restore(abstract())[0] == 600
-
-
-def test_a_defect_of_ours_is_not_blamed_on_the_disk(two_steps, monkeypatch):
-    monkeypatch.setattr(integrity, "write_seal", lambda *_: 1 / 0)
-    two_steps.save(300, make_state(300))
-    with pytest.raises(ZeroDivisionError):
-        two_steps.close()
-    assert two_steps.restore(abstract())[0] == 200
-
-
-def test_a_disk_that_is_really_full(tmp_path):
-    if (
-        os.geteuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", tmp_path]).returncode
-    ):
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        saved = Checkpoints(tmp_path)
-        saved.save(1, {"x": jnp.ones(1000)})
-        saved.wait()
-        noise = jax.random.bits(jax.random.key(0), (500_000,))
-        saved.save(2, {"x": noise})
-        with pytest.raises(CheckpointError, match=r"step 2 .* step 1 is intact"):
-            saved.wait()
-        assert [(i.step, i.status) for i in saved.steps()] == [(1, "ok")]
-        assert os.listdir(saved.root) == ["1"]
-        saved.save(3, {"x": jnp.ones(1000)})
-        saved.wait()
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
-
-
-def test_a_directory_that_cannot_be_written(tmp_path):
-    (tmp_path / "checkpoints").write_text("in the way")
-    saved = Checkpoints(tmp_path)
-    saved.save(1, make_state(1))
-    with pytest.raises(CheckpointError, match="no earlier checkpoint exists"):
-        saved.wait()
-
-
-# ---------------------------------------------------------------- kill -9
-
-SAVER = """
-import sys, numpy as np
-from lstm_jax.checkpoint import Checkpoints
-saved = Checkpoints(sys.argv[1])
-for step in range(1, 10**6):
-    saved.save(step, {"x": np.full(200_000, step, np.float32), "step": np.int32(step)})
-    saved.wait()
-    print(step, flush=True)
-"""
-
-
-def test_kill_in_the_middle_of_saves_leaves_only_whole_steps(tmp_path):
-    target = {"x": np.zeros(200_000, np.float32), "step": np.int32(0)}
-    for attempt in range(3):
-        child = subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(tmp_path / str(attempt))], stdout=subprocess.PIPE
-        )
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"1\n"
-        time.sleep(random.Random(attempt).uniform(0.1, 0.6))
-        child.send_signal(signal.SIGKILL)
-        said = [1, *map(int, child.stdout.read().split())]
-        child.wait()
-        child.stdout.close()
-        saved = Checkpoints(tmp_path / str(attempt))
-        assert all(info.status == "ok" for info in saved.steps())
-        step, state = saved.restore(target)
-        assert step in (said[-1], said[-1] + 1)
-        assert (state["x"] == step).all() and state["step"] == step
-        saved.save(10**6, state)
-        saved.wait()
-        assert not list(saved.root.glob(".tmp-*"))
-
-
 # ---------------------------------------------------------------- what is kept
+
 
 LOSSES = {1: 5.0, 2: 1.0, 3: 4.0, 4: 2.0, 5: 3.0, 6: 9.0}
 

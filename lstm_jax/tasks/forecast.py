@@ -45,6 +45,7 @@ def fields() -> ConfigDict:
     task.log = True  # the logarithm of the target
     task.difference = True  # changes against the row before
     task.seasonal_difference = False  # changes against the same row one period before
+    task.seasonal_input = False  # a second input: what the target did a season before the forecast
     task.period = 12  # rows in a season
     task.standardize = True  # z-score, fitted on the training part
     task.objective = "squared"  # squared | absolute error, after the transforms
@@ -208,7 +209,7 @@ def naive_forecasts(frame: Frame, rows: np.ndarray) -> dict:
     """Persistence, the last season, the last season times growth, linear autoregression."""
     task, horizon = frame.task, frame.task.horizon
     filled = windows.forward_fill(frame.series.values[:, :1])[:, 0]
-    back = task.period * -(-horizon // task.period)
+    back = windows.season(task)
     found = {"persistence": filled[rows]}
     if task.period > 1 and rows[0] >= back:
         found["seasonal-naive"] = filled[rows + horizon - back]

@@ -41,8 +41,14 @@ class Fitted(NamedTuple):
 
 
 def lost(task: Any) -> int:
-    """Rows at the start that differencing leaves without a value."""
-    return int(task.difference) + task.period * int(task.seasonal_difference)
+    """Rows at the start that differencing and the seasonal input leave without a value."""
+    differences = int(task.difference) + task.period * int(task.seasonal_difference)
+    return differences + int(task.seasonal_input) * (season(task) - task.horizon)
+
+
+def season(task: Any) -> int:
+    """k s: rows from o+H back to the same row of the last season that is known at o."""
+    return task.period * -(-task.horizon // task.period)
 
 
 def levels(series: Series, task: Any) -> np.ndarray:
@@ -64,6 +70,16 @@ def differenced(y: np.ndarray, task: Any) -> np.ndarray:
     for lag in (1,) * int(task.difference) + (task.period,) * int(task.seasonal_difference):
         y = np.concatenate([np.full(min(lag, len(y)), np.nan), y[lag:] - y[:-lag]])
     return y
+
+
+def target_inputs(y: np.ndarray, task: Any) -> np.ndarray:
+    """The target's history [N, 1], and with `seasonal_input` what it did a season before o+H."""
+    history = differenced(y, task)
+    if not task.seasonal_input:
+        return history[:, None]
+    shift = season(task) - task.horizon
+    earlier = np.concatenate([np.full(shift, np.nan), history])[: len(history)]
+    return np.stack([history, earlier], axis=1)
 
 
 def base(y: np.ndarray, task: Any) -> np.ndarray:
@@ -94,7 +110,7 @@ def ahead(x: np.ndarray, horizon: int) -> np.ndarray:
 def fit(series: Series, task: Any, train_rows: int) -> Fitted:
     """Scales from the first `train_rows` rows."""
     y = levels(series, task)[:train_rows]
-    columns = np.column_stack([differenced(y, task), series.values[:train_rows, 1:]])
+    columns = np.column_stack([target_inputs(y, task), series.values[:train_rows, 1:]])
     changes = ahead(y, task.horizon) - base(y, task)
     changes[: lost(task)] = np.nan
     return Fitted(_scale(columns, task), _scale(changes, task))
@@ -110,7 +126,7 @@ def _scale(columns: np.ndarray, task: Any) -> Scale:
 def prepare(series: Series, task: Any, fitted: Fitted) -> dict:
     """Device arrays over all N rows: what `take` cuts windows from."""
     y = levels(series, task)
-    columns = np.column_stack([differenced(y, task), series.values[:, 1:]])
+    columns = np.column_stack([target_inputs(y, task), series.values[:, 1:]])
     z = (columns - fitted.inputs.mean) / fitted.inputs.std
     actual = ahead(series.values[:, 0], task.horizon)
     start = base(y, task)
@@ -149,7 +165,8 @@ def fill(z: np.ndarray, task: Any) -> np.ndarray:
 
 def num_inputs(series: Series, task: Any) -> int:
     """D: the columns, and for `mask` as many masks and times."""
-    return len(series.names) * (3 if task.missing == "mask" else 1)
+    columns = len(series.names) + int(task.seasonal_input)
+    return columns * (3 if task.missing == "mask" else 1)
 
 
 def forward_fill(x: np.ndarray) -> np.ndarray:

@@ -30,8 +30,10 @@ def idx(content: bytes, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
         raise UsageError(f"{name}: bytes 0-3 are {content[:4].hex(' ')}, not an IDX header")
     dtype, rank = np.dtype(IDX_TYPES[content[2]]), content[3]
     start = 4 + 4 * rank
-    sizes = tuple(int(size) for size in np.frombuffer(content[4:start][: 4 * rank], ">u4"))
-    if rank != len(shape) or any(b not in (None, a) for a, b in zip(sizes, shape, strict=False)):
+    if len(content) < start:
+        raise UsageError(f"{name}: {len(content)} bytes, expected at least {start} of header")
+    sizes = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
+    if rank != len(shape) or any(b not in (None, a) for a, b in zip(sizes, shape, strict=True)):
         wanted = " x ".join("N" if size is None else str(size) for size in shape)
         found = " x ".join(map(str, sizes))
         raise UsageError(f"{name}: an array of {found or 'no sizes'}, expected {wanted}")

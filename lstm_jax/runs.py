@@ -72,10 +72,11 @@ def open_run(workdir: Path) -> Run:
 
     from lstm_jax import parallel, train
     from lstm_jax.checkpoint import Checkpoints
+    from lstm_jax.program import build_program
 
     config = saved_config(workdir)
     parallel.configure_cpu_devices(config.parallel.data)
-    program = train.build_program(config)
+    program = build_program(config)
     hyper = split(config)[1]
     target = jax.eval_shape(partial(train.init_state, program), hyper)
     restored = Checkpoints(workdir).restore(target, move=False)

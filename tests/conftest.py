@@ -1,7 +1,24 @@
-"""The environment of every test, set before JAX starts."""
+"""The environment of every test and of the processes it starts, set before JAX starts."""
 
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")  # simulated: meshes without accelerators
 os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")  # simulated: meshes without accelerators
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+# One folder of compiled programs for all tests of a session, workers and subprocesses included:
+# most of what a training test costs is compiling a program that another test compiled before.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    PROGRAMS = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(
+        prefix="lstm-jax-programs-"
+    )
+else:
+    PROGRAMS = ""
+
+
+def pytest_unconfigure() -> None:
+    if PROGRAMS:
+        shutil.rmtree(PROGRAMS, ignore_errors=True)

@@ -16,16 +16,16 @@ FLAGS = (Flag("config", "", "config file, with a preset after a colon"),)
 
 def run(arguments: Arguments) -> int:
     """Print the config as flags that may be copied, then the model."""
-    from lstm_jax import train
     from lstm_jax.config import config_hash, signature, split
     from lstm_jax.overrides import load_config
+    from lstm_jax.program import build_program
 
     no_words(arguments)
     if not arguments.config:
         raise UsageError("which config? lstm-jax config --config=configs/airline.py")
     config = load_config(arguments.config, arguments.overrides)
     print_config(config, arguments)
-    program = train.build_program(config)
+    program = build_program(config)
     print_model(program, split(config)[1])
     print(f"\nconfig hash {config_hash(config)}, program signature {signature(config)}")
     return OK
@@ -73,10 +73,12 @@ def costs(program: Any, hyper: dict) -> tuple[Any, int, int]:
     import jax.numpy as jnp
 
     from lstm_jax import flops, train
+    from lstm_jax.program import stream
 
     state = jax.eval_shape(partial(train.init_state, program), hyper)
     data = program.task.data
-    batch = jax.eval_shape(lambda data: train.batch_at(program, hyper, data, jnp.int32(0)), data)
+    key = stream(hyper, "data")
+    batch = jax.eval_shape(lambda data: program.task.batch(data, key, jnp.int32(0)), data)
     carry = state.carry or None
     forward = flops.count(program.model.apply, state.params, hyper, batch, carry)
     return state.params, forward, flops.count(partial(train.step, program), state, hyper, data)

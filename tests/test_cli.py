@@ -1,0 +1,277 @@
+"""Every verb through its real entry point, and what it says to those who mistype."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lstm_jax import cli
+from lstm_jax.commands.train import default_workdir
+
+ROOT = Path(__file__).parent.parent
+ADDING = str(ROOT / "configs" / "adding.py") + ":smoke"
+AIRLINE = str(ROOT / "configs" / "airline.py") + ":smoke"
+
+
+def call(*argv):
+    """Exit code of a command line run in this process."""
+    return cli.main([str(word) for word in argv])
+
+
+def console(*argv, cwd=ROOT):
+    """The installed program, as a user starts it."""
+    program = Path(sys.executable).parent / "lstm-jax"
+    return subprocess.run([program, *argv], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def adding(tmp_path_factory):
+    """A finished run of the adding problem, trained by the installed program."""
+    workdir = tmp_path_factory.mktemp("adding") / "run"
+    done = console("train", f"--config={ADDING}", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def airline(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("airline") / "run"
+    assert call("train", f"--config={AIRLINE}", f"--workdir={workdir}") == 0
+    return workdir
+
+
+def test_the_bare_program_teaches():
+    done = console()
+    assert done.returncode == 0
+    for word in (*cli.VERBS, "--config=configs/airline.py", "--help", "Exit codes"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_help_with_an_example(verb, capsys):
+    assert call(verb, "--help") == 0
+    out = capsys.readouterr().out
+    assert f"\n  lstm-jax {verb} " in out
+    assert "\n\n  --" in out
+
+
+def test_version(capsys):
+    assert call("--version") == 0
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_an_unknown_verb(capsys):
+    assert call("trian") == 2
+    assert "did you mean 'train'" in capsys.readouterr().err
+
+
+def test_train_leaves_what_a_run_leaves(adding):
+    names = {path.name.split(".")[0] for path in adding.iterdir()}
+    assert {"config", "manifest", "metrics", "summary", "checkpoints", "figures", "events"} <= names
+    summary = json.loads((adding / "summary.json").read_text())
+    assert (summary["status"], summary["step"]) == ("completed", 20)
+    assert set(summary["metrics"]["test"]) >= {"loss"}
+
+
+def test_a_finished_run_says_so_and_does_nothing(adding, capsys):
+    before = {path: path.stat().st_mtime_ns for path in adding.rglob("*")}
+    assert call("train", f"--config={ADDING}", f"--workdir={adding}") == 0
+    assert "completed at step 20" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in adding.rglob("*")}
+
+
+def test_the_run_of_another_config_is_refused(adding, capsys):
+    changed = ("--config.cell.hidden=9", "--config.seed=4")
+    assert call("train", f"--config={ADDING}", f"--workdir={adding}", *changed) == 2
+    message = capsys.readouterr().err
+    for word in ("cell.hidden: 8 there, 9 here", "seed: 0 there, 4 here", "--workdir=DIR"):
+        assert word in message
+
+
+def test_evaluate_repeats_the_metrics_of_the_summary(adding, capsys):
+    assert call("evaluate", f"--workdir={adding}", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    summary = json.loads((adding / "summary.json").read_text())
+    for split in ("valid", "test"):
+        ours, theirs = found["metrics"][split]["loss"], summary["metrics"][split]["loss"]
+        assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_evaluate_prints_the_baselines(adding, capsys):
+    assert call("evaluate", "--workdir", adding) == 0
+    out = capsys.readouterr().out
+    assert "test split" in out
+    assert "always 1" in out
+
+
+def test_predict_writes_forecasts(airline, tmp_path, capsys):
+    out = tmp_path / "forecast"
+    assert call("predict", f"--workdir={airline}", "--horizon=6", f"--out={out}") == 0
+    printed = [Path(line) for line in capsys.readouterr().out.split()]
+    assert {path.suffix for path in printed} == {".csv", ".png"}
+    assert all(path.stat().st_size > 0 and path.parent == out for path in printed)
+
+
+def test_checkpoint_lists_steps_and_digests(adding, capsys):
+    assert call("checkpoint", f"--workdir={adding}") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["10", "20"]
+    assert all(re.search(r"  ok  .*sha256:[0-9a-f]{64}", line) for line in lines)
+
+
+def test_checkpoint_names_a_corrupt_step(adding, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(adding, copy)
+    largest = max((copy / "checkpoints" / "20").rglob("*"), key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(bytes(data))
+    assert call("checkpoint", f"--workdir={copy}") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "ok" in lines[0]
+    assert "corrupt" in lines[1]
+    assert call("evaluate", f"--workdir={copy}", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["step"] <= 10
+
+
+def test_config_prints_fields_model_and_cost(capsys):
+    words = ("--config.cell.hidden=16", "--config.train.num_steps=1e3")
+    assert call("config", f"--config={ADDING}", *words) == 0
+    out = capsys.readouterr().out
+    assert "* --config.cell.hidden=16" in out
+    assert "* --config.train.num_steps=1000" in out
+    assert re.search(r"layer_0/forward/recurrent_kernel +\[16, 64\]", out)
+    expected = 4 * 16 * (2 + 16 + 1) + 16 + 1
+    assert re.search(rf"parameters +{expected:,}", out)
+    assert re.search(r"FLOPs per training step +[1-9]", out)
+
+
+def test_config_output_can_be_pasted_back(capsys):
+    assert call("config", f"--config={ADDING}") == 0
+    first = capsys.readouterr().out
+    fields = re.findall(r"^  (--config\.\S*=.*)$", first, flags=re.MULTILINE)
+    assert call("config", f"--config={ADDING}", *fields) == 0
+    hashes = [re.findall(r"config hash (\w+)", text) for text in (first, capsys.readouterr().out)]
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "config", "overrides", "rest"),
+    [
+        (["--config=a.py:x", "--config.b.c=1"], "a.py:x", {"b.c": "1"}, []),
+        (["--config.b.c=1", "--config=a.py"], "a.py", {"b.c": "1"}, []),
+        (["--config", "a.py", "--config.b.c", "-1"], "a.py", {"b.c": "-1"}, []),
+        (["--config.b", "--workdir=d"], "", {"b": True}, ["--workdir=d"]),
+        (["--noconfig.b", "--workdir", "d"], "", {"b": False}, ["--workdir", "d"]),
+        (["-config=a.py", "--config.b=x=y"], "a.py", {"b": "x=y"}, []),
+        (["--config.b=1", "--config.b=2", "--config.c="], "", {"b": "2", "c": ""}, []),
+    ],
+)
+def test_config_flags_in_any_order_and_form(argv, config, overrides, rest):
+    assert cli.config_arguments(argv) == (config, overrides, rest)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--config.optimizer.learnng_rate=1"], ["optimizer.learning_rate"]),
+        (["--config.train.num_steps=abc"], ["config.train.num_steps", "an int", "'abc'"]),
+        (["--config.train.num_steps"], ["config.train.num_steps", "an int"]),
+        (["--config.cell.name=lsmt"], ["'lsmt'", "did you mean 'lstm'"]),
+        (["--config.cell.gate_activation=rleu"], ["'rleu'", "'relu'"]),
+        (["--config.optimizer.name=adm"], ["'adm'", "'adam'"]),
+        (["--config.task.name=addng"], ["'addng'", "'adding'"]),
+        (["--config.optimizer.learning_rate=nan"], ["learning_rate", "finite"]),
+        (["--config.train.eval_every=7"], ["eval_every=7", "nearest is 10"]),
+        (["--config.train.best_metric=accuracy"], ["train.best_metric", "'accuracy'", "loss"]),
+        (["--config.model.engine=associative"], ["associative", "lstm"]),
+        (["--config.parallel.data=64"], ["parallel.data=64"]),
+        (["--config.train.batch_size=3", "--config.parallel.data=2"], ["batch_size=3", "2, 4"]),
+        (["--workdr=x"], ["workdr", "--workdir"]),
+        (["config.cell.hidden=3"], ["--config.cell.hidden=3"]),
+    ],
+)
+def test_a_mistake_is_one_message_and_creates_nothing(argv, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call("train", f"--config={ADDING}", *argv) == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    for word in words:
+        assert word in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["train"], ["--config=configs/airline.py"]),
+        (["train", "--config"], ["--config needs a file"]),
+        (["train", "--config=configs/nowhere.py"], ["no config file"]),
+        (["config"], ["--config=configs/airline.py"]),
+        (["evaluate"], ["--workdir=DIR"]),
+        (["evaluate", "--workdir=nowhere"], ["nowhere"]),
+        (["evaluate", "--workdir=."], ["no run", "config.json"]),
+        (["evaluate", "--config=a.py"], ["takes no --config"]),
+        (["checkpoint", "--workdir=."], ["no checkpoints"]),
+        (["predict", "--workdir=.", "--horizon=-1"], ["--horizon=-1"]),
+        (["predict", "--workdir=.", "--horizon=x"], ["horizon"]),
+        (["predict", "--workdir=.", "--temperature=-1"], ["--temperature"]),
+        (["predict", "--workdir=.", "--csv=no.csv"], ["no.csv"]),
+    ],
+)
+def test_other_mistakes(argv, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(*argv) == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    for word in words:
+        assert word in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_installed_program_exits_with_2(tmp_path):
+    done = console("train", f"--config={ADDING}", "--config.cell.hiden=3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "cell.hidden" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_config_is_named(adding, tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{")
+    assert call("evaluate", f"--workdir={tmp_path}") == 2
+    assert "config.json is damaged" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("[]")
+    assert call("evaluate", f"--workdir={tmp_path}") == 2
+    assert "config.json is damaged" in capsys.readouterr().err
+
+
+def test_a_defect_of_ours_is_1_with_a_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "dispatch", lambda argv: 1 / 0)
+    assert call("train") == 1
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err
+    assert "defect" in err
+
+
+def test_workdirs_are_named_after_the_config():
+    assert default_workdir("configs/airline.py") == "runs/airline"
+    assert default_workdir("configs/airline.py:classic,smoke") == "runs/airline-classic-smoke"
+
+
+@pytest.mark.parametrize(
+    "override", ["--config.cell.gate_activation=relu", "--config.cell.output_activation=identity"]
+)
+def test_the_switches_change_the_result(adding, tmp_path, override):
+    workdir = tmp_path / "run"
+    assert call("train", f"--config={ADDING}", override, f"--workdir={workdir}") == 0
+    losses = [
+        json.loads((folder / "summary.json").read_text())["metrics"]["test"]["loss"]
+        for folder in (adding, workdir)
+    ]
+    assert losses[0] != losses[1]

@@ -103,7 +103,7 @@ def select(condition: Array, yes: Any, no: Any) -> Any:
 
 
 def average(means: dict) -> dict:
-    return {name: jnp.sum(mean.total) / jnp.sum(mean.count) for name, mean in means.items()}
+    return {name: jnp.sum(m.total, 0) / jnp.sum(m.count, 0) for name, m in means.items()}
 
 
 def run_chunk(program: Program, state: TrainState, hyper: dict, data: Any, num_steps: int) -> tuple:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lstm_jax.tasks import (
     adding,
     copy_memory,
+    counting,
     forecast,
     language,
     mnist,
@@ -18,6 +19,7 @@ from lstm_jax.tasks import (
 TASKS = {
     "adding": adding,
     "copy_memory": copy_memory,
+    "counting": counting,
     "forecast": forecast,
     "language": language,
     "mnist": mnist,

@@ -1,0 +1,41 @@
+"""Counting: who can count, and how far beyond what it has seen?
+
+Command: lstm-jax train --config=configs/counting.py [--config.cell.name=gru]
+"""
+
+from ml_collections import ConfigDict
+
+from lstm_jax.config import default_config
+from lstm_jax.core import lookup
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    config = default_config("counting")
+    config.cell.hidden = 10
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.clip_norm = 1.0
+    config.train.batch_size = 32
+    config.train.num_steps = 3000
+    config.train.log_every = 100
+    config.train.eval_every = 500
+    config.train.checkpoint_every = 1000
+    for name in filter(None, arg.split(",")):
+        lookup("preset", name, PRESETS)(config)
+    return config
+
+
+def abc(config: ConfigDict) -> None:
+    """a^n b^n c^n."""
+    config.task.letters = 3
+
+
+def smoke(config: ConfigDict) -> None:
+    """Seconds, not minutes."""
+    config.task.train_max = 5
+    config.task.test_max = 10
+    config.train.num_steps = 20
+    config.train.log_every = config.train.eval_every = 10
+    config.train.checkpoint_every = 10
+
+
+PRESETS = {"abc": abc, "smoke": smoke}

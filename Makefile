@@ -3,7 +3,7 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help airline test test-slow test-oracles lint clean
 
@@ -35,16 +35,16 @@ lint: $(VENV)/.dev
 # One environment, filled in two steps: training needs less than testing does.
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(call make_venv,$(VENV))
-	$(BIN)/python $(PIP_INSTALL) --editable '.[tensorboard]'
+	@$(BIN)/python $(PIP_INSTALL) --editable '.[tensorboard]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	@$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
 .venv-oracles/.oracles: pyproject.toml constraints.txt
 	$(call make_venv,.venv-oracles)
-	.venv-oracles/bin/python $(PIP_INSTALL) --editable '.[dev,oracles]'
+	@.venv-oracles/bin/python $(PIP_INSTALL) --editable '.[dev,oracles]'
 	@touch $@
 
 define make_venv

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-LARGER_IS_BETTER = frozenset({"accuracy"})
+LARGER_IS_BETTER = frozenset({"accuracy", "first_failing_n"})
 _LINES = 20  # of a run, when output is no terminal,
 _LINE_SECONDS = 60.0  # but one at least this often
 

@@ -309,7 +309,8 @@ def nll_by_frame(rolls: dict, logits: np.ndarray) -> Any:
     for style, (name, score) in zip(("--", ":"), trivial.items(), strict=True):
         axes.axhline(score["nll"], color="0.4", linestyle=style, label=f"{name}, mean")
     axes.set(xlabel="frame (quarter note)", ylabel="NLL (nats)", title="Test NLL by frame")
-    axes.legend()
+    axes.set_ylim(top=12)
+    axes.legend(loc="upper center", ncols=3)
     return figure
 
 
@@ -340,9 +341,9 @@ def predict(
     roll = generate(forward, primer, length, temperature, seed)
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     axes = figure.subplots()
-    draw_roll(axes, roll, f"generated, temperature {temperature:g}, seed {seed}")
-    axes.axvline(len(primer) - 0.5, color="tab:blue", label="the model goes on from here")
+    given = "given up to the line, from there on generated"
+    draw_roll(axes, roll, f"{given}: temperature {temperature:g}, seed {seed}")
+    axes.axvline(len(primer) - 0.5, color="tab:blue")
     axes.set_xlabel("frame (quarter note)")
-    axes.legend(loc="upper right")
     figure.savefig(out_dir / "chorale.png", dpi=120)
     return [write_midi(out_dir / "chorale.mid", roll), out_dir / "chorale.png"]

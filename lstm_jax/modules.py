@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -129,10 +130,13 @@ class Recurrent(nnx.Module):
             return ahead
         return ahead, self.cell.initial_carry(_arrays(self.backward), (batch_size,))
 
-    def out_features(self, in_features: int) -> int:
+    @property
+    def features(self) -> int:
         """F."""
-        xs = jax.ShapeDtypeStruct((1, 1, in_features), jnp.float32)
-        return jax.eval_shape(lambda xs: self(xs)[1], xs).shape[-1]
+        size = jax.eval_shape(lambda: self.initial_carry(1))
+        ways = size if self.bidirectional else (size,)
+        sizes = [way.h.shape[-1] for way in ways]
+        return sum(sizes) if self.merge is MERGES["concat"] else sizes[0]
 
 
 class OneHot(nnx.Module):
@@ -246,7 +250,7 @@ class SequenceModel(nnx.Module):
                 engine=config.engine,
             )
             setattr(self, f"layer_{i}", layer)
-            out = layer.out_features(features)
+            out = layer.features
             total += out
             features = out + encoded if config.skip else out
         head = TiedHead if config.tied else Head
@@ -298,16 +302,15 @@ def build_model(config: Any, spec: Any) -> Model:
 
     _check(config.model, spec)
 
-    def module(hyper: dict, key: Array) -> SequenceModel:
+    def parts(hyper: dict) -> Callable[[Array], SequenceModel]:
         bound = bind(config, hyper)
-        return SequenceModel(bound.model, build_cell(bound.cell), spec, key)
+        return partial(SequenceModel, bound.model, build_cell(bound.cell), spec)
 
     def init(key: Array, hyper: dict) -> dict:
-        return nnx.to_pure_dict(nnx.state(module(hyper, key), nnx.Param))
+        return nnx.to_pure_dict(nnx.state(parts(hyper)(key), nnx.Param))
 
     def restored(params: dict, hyper: dict) -> SequenceModel:
-        shapes = nnx.eval_shape(lambda: module(hyper, jax.random.key(0)))
-        return nnx.merge(nnx.graphdef(shapes), params)
+        return nnx.merge(_wiring(parts(hyper)), params)
 
     def apply(params, hyper, batch, carry=None, key=None):
         inputs = batch["inputs"]
@@ -320,6 +323,13 @@ def build_model(config: Any, spec: Any) -> Model:
         return tuple(layer.initial_carry(batch_size) for layer in layers)
 
     return Model(init, apply, initial_carry)
+
+
+def _wiring(module: Callable[[Array], nnx.Module]) -> Any:
+    """The graph of a module without its arrays, none of which is computed."""
+    graphs = []
+    jax.eval_shape(lambda key: graphs.append(nnx.graphdef(module(key))), jax.random.key(0))
+    return graphs[0]
 
 
 def example_keys(key: Array, batch: dict, batch_size: int) -> Keys:

@@ -22,11 +22,11 @@ KEY = jax.random.key(0)
 def make(spec: Spec | None = None, **changes: Any):
     """(model, params, hyper) of a small config; `changes` are fields of the model section."""
     config = default_config("adding")
-    config.cell.hidden = 5
+    config.cell.update({"hidden": 5, "kernel_init": "uniform", "recurrent_init": "uniform"})
     config.model.update(changes)
     model = modules.build_model(config, spec or Spec(D, OUT))
     hyper = split(config)[1]
-    model = model._replace(init=jax.jit(model.init), apply=jax.jit(model.apply))
+    model = model._replace(apply=jax.jit(model.apply))
     return model, model.init(KEY, hyper), hyper
 
 

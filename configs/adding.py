@@ -12,10 +12,10 @@ from lstm_jax.core import lookup
 def get_config(arg: str = "") -> ConfigDict:
     config = default_config("adding")
     config.cell.hidden = 64
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 5e-3
     config.optimizer.clip_norm = 1.0
     config.train.batch_size = 50
-    config.train.num_steps = 5000
+    config.train.num_steps = 4000
     config.train.log_every = 100
     config.train.eval_every = 500
     config.train.checkpoint_every = 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ def config_of(name: str, batch_size: int = 8, **fields) -> ConfigDict:
     return config
 
 
-def build(name: str, batch_size: int = 8, **fields):
+def build(name: str, batch_size: int = 8, **fields) -> Any:
     return TASKS[name].build(config_of(name, batch_size, **fields))
 
 

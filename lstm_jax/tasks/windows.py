@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from lstm_jax.core import UsageError
 from lstm_jax.tasks.series import Series
@@ -197,7 +196,7 @@ def _interpolate(x: np.ndarray) -> np.ndarray:
     return filled
 
 
-def take(data: dict, origins: Array, look_back: int) -> dict:
+def take(data: dict, origins: Any, look_back: int) -> dict:
     """Windows that end at `origins` [B], with what follows them.
 
     A line across a gap may end after the origin, in the future: there the last value seen stands

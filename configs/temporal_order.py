@@ -1,0 +1,37 @@
+"""Temporal order: does the cell know which of two far apart symbols came first?
+
+Command: lstm-jax train --config=configs/temporal_order.py [--config.task.places=3]
+"""
+
+from ml_collections import ConfigDict
+
+from lstm_jax.config import default_config
+from lstm_jax.core import lookup
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    config = default_config("temporal_order")
+    config.cell.hidden = 32
+    config.optimizer.learning_rate = 5e-3
+    config.optimizer.clip_norm = 1.0
+    config.train.batch_size = 50
+    config.train.num_steps = 3000
+    config.train.log_every = 100
+    config.train.eval_every = 500
+    config.train.checkpoint_every = 1000
+    for name in filter(None, arg.split(",")):
+        lookup("preset", name, PRESETS)(config)
+    return config
+
+
+def smoke(config: ConfigDict) -> None:
+    """Seconds, not minutes."""
+    config.task.length = 10
+    config.task.eval_size = 100
+    config.cell.hidden = 8
+    config.train.num_steps = 20
+    config.train.log_every = config.train.eval_every = 10
+    config.train.checkpoint_every = 10
+
+
+PRESETS = {"smoke": smoke}

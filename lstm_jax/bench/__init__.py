@@ -1,0 +1,1 @@
+"""Benchmarks: each file prints what it measured, and asserts nothing."""

@@ -197,5 +197,5 @@ def by_length(lengths: np.ndarray, right: np.ndarray) -> Any:
     axes.set(
         xlabel="length (frames)", ylim=(0, 1.05), title="Test accuracy by length of the series"
     )
-    axes.legend(loc="lower left")
+    axes.legend(loc="center right")
     return figure

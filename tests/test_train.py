@@ -87,7 +87,7 @@ def test_one_trace_for_every_value(monkeypatch):
     traces = []
     loss = program.task.loss
     counted = program.task._replace(loss=lambda *args: (traces.append(1), loss(*args))[1])
-    chunk = chunk_of(program._replace(task=counted), 3)
+    chunk: Any = chunk_of(program._replace(task=counted), 3)
     for scale in (1.0, 0.5, 0.25):
         state, _ = chunk(state, {k: (v * scale).astype(v.dtype) for k, v in hyper.items()}, {})
     first = len(traces)

@@ -1,0 +1,251 @@
+"""The one table that every law runs over: cells, options and transforms."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import reference
+
+from lstm_jax import transforms
+from lstm_jax.cells import CELLS
+from lstm_jax.core import Cell, Keys
+from lstm_jax.gates import GATES
+
+T, B, D, H = 6, 4, 3, 4
+
+# Drawn anew at every step, so two halves do not draw what the whole drew.
+PER_STEP = {"zoneout", "recurrent_dropout"}
+# Change gradients, not values: no difference quotient knows them.
+BENT = {"gradient_weighting", "activity_weighting", "recurrent_gradient_clipping"}
+
+
+class Case(NamedTuple):
+    """A cell with options under transforms, innermost first; `keyed`: with its randomness on."""
+
+    cell: str
+    options: dict[str, Any] = {}
+    transforms: tuple[tuple[str, dict[str, Any]], ...] = ()
+    keyed: bool = False
+
+    def build(self, hidden: int = H, **more: Any) -> Cell:
+        cell = CELLS[self.cell](hidden, **self.options, **more)
+        for name, arguments in self.transforms:
+            cell = transforms.TRANSFORMS[name](cell, **arguments)
+        return cell
+
+    def reference(self, hidden: int = H) -> Any:
+        known = {k: v for k, v in self.options.items() if k not in ("forget_bias", "dtype")}
+        cell = reference.CELLS[self.cell](hidden, **known)
+        for name, arguments in self.transforms:
+            cell = reference.TRANSFORMS[name](cell, **arguments)
+        return cell
+
+    def names(self) -> set[str]:
+        return {name for name, _ in self.transforms}
+
+    def __str__(self) -> str:
+        options = [f"{k}={_short(v)}" for k, v in self.options.items()]
+        return "-".join([self.cell, *options, *(n for n, _ in self.transforms)]) + (
+            "-keyed" * self.keyed
+        )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{k}:{v}" for k, v in value.items())
+    return str(value)
+
+
+def _rows() -> list[Case]:
+    return [Case("lstm", {"gates": row}) for row in GATES if row != "lstm"]
+
+
+SQUASHES = ("sigmoid", "hard_sigmoid", "tanh", "relu", "relu1", "softsign", "identity")
+
+
+def _activations() -> list[Case]:
+    """Every activation at every place once: a Latin square."""
+    cases = []
+    for n in range(len(SQUASHES)):
+        i, f, o, g, output = (SQUASHES[(n + k) % len(SQUASHES)] for k in range(5))
+        options = {
+            "gate_activation": {"i": i, "f": f, "o": o},
+            "candidate_activation": g,
+            "output_activation": output,
+        }
+        cases.append(Case("lstm", options))
+    return cases
+
+
+OPTIONS = [
+    Case("lstm", {"peepholes": "diagonal"}),
+    Case("lstm", {"peepholes": "full"}),
+    Case("lstm", {"peepholes": "learned", "gates": "cifg"}),
+    Case("lstm", {"peepholes": "learned", "gates": "nog"}),
+    Case("lstm", {"peepholes": "learned", "gates": "janet"}),
+    Case("lstm", {"layer_norm": "branch"}),
+    Case("lstm", {"layer_norm": "recirculated", "gates": "nfg"}),
+    Case("lstm", {"cell_clip": 0.3}),
+    Case(
+        "lstm",
+        {"layer_norm": "recirculated", "cell_clip": 0.5, "peepholes": "diagonal"},
+    ),
+    Case("lstm", {"layer_norm": "branch", "peepholes": "full", "gates": "no_gate_recurrence"}),
+    Case("lstm", {"gates": "cifg", "gate_activation": "relu"}),
+    Case("lstm", {"gate_activation": "hard_sigmoid"}),
+    Case("lstm", {"gate_activation": "exp"}),
+    Case("lstm", {"gate_activation": {"i": "exp"}, "gates": "nog"}),
+    Case(
+        "lstm",
+        {
+            "gate_activation": {"o": "exp"},
+            "candidate_activation": "exp",
+            "output_activation": "exp",
+        },
+    ),
+    Case("lstm_fgr", {"peepholes": "diagonal", "layer_norm": "branch", "cell_clip": 0.5}),
+    Case("lstm_fgr", {"gates": "no_gate_recurrence", "gate_activation": "softsign"}),
+    Case("gru", {"reset": "before"}),
+    Case("gru", {"gate_activation": "hard_sigmoid", "candidate_activation": "relu"}),
+    Case("mgu", {"gate_activation": "softsign", "candidate_activation": "identity"}),
+    Case("rnn", {"activation": "relu"}),
+    Case("indrnn", {"activation": "tanh"}),
+    Case("slstm", {"gate_activation": {"i": "exp", "f": "exp"}, "output_activation": "tanh"}),
+    Case("slstm", {"gate_activation": "sigmoid", "candidate_activation": "softsign"}),
+]
+
+BOTH: list[tuple[str, dict[str, Any], bool]] = [
+    ("recurrent_dropout", {"rate": 0.4}, True),
+    ("variational_dropout", {"input_rate": 0.3, "hidden_rate": 0.4}, True),
+    ("weight_drop", {"rate": 0.4}, True),
+    ("gradient_weighting", {"weights": 0.3}, False),
+    ("activity_weighting", {}, False),
+    ("recurrent_gradient_clipping", {"limit": 0.05}, False),
+    ("learned_carry", {}, False),
+]
+TRANSFORMED = [
+    Case(cell, {}, ((name, arguments),), keyed)
+    for cell in ("lstm", "gru")
+    for name, arguments, keyed in BOTH
+] + [
+    Case("lstm", {}, (("projection", {"size": 2}),)),
+    Case("lstm", {}, (("zoneout", {"rate_c": 0.4, "rate_h": 0.2}),)),
+    Case("lstm", {}, (("zoneout", {"rate_c": 0.4, "rate_h": 0.3}),), True),
+    Case("gru", {}, (("zoneout", {"rate_h": 0.3}),)),
+    Case("gru", {}, (("zoneout", {"rate_h": 0.3}),), True),
+]
+
+ALL_AT_ONCE = (
+    ("recurrent_dropout", {"rate": 0.4}),
+    ("variational_dropout", {"input_rate": 0.3, "hidden_rate": 0.4}),
+    ("weight_drop", {"rate": 0.4}),
+    ("zoneout", {"rate_c": 0.4, "rate_h": 0.3}),
+    ("learned_carry", {}),
+)
+BENT_ONES = (
+    ("gradient_weighting", {"weights": {"i": 0.5, "g": 2.0}}),
+    ("recurrent_gradient_clipping", {"limit": 0.05}),
+)
+STACKED = [
+    Case("lstm", {}, (("projection", {"size": 2}), *ALL_AT_ONCE), True),
+    Case("lstm", {"peepholes": "full", "layer_norm": "branch"}, ALL_AT_ONCE, True),
+    Case(
+        "lstm",
+        {"gates": "cifg", "peepholes": "learned"},
+        (*ALL_AT_ONCE[:-1], *BENT_ONES),
+        True,
+    ),
+    Case("lstm", {"gates": "multiplicative"}, (("learned_carry", {}),)),
+    Case("lstm_fgr", {}, (*ALL_AT_ONCE[:3], ("learned_carry", {})), True),
+    Case("slstm", {}, (*ALL_AT_ONCE[:3], ("learned_carry", {})), True),
+    Case("gru", {"reset": "before"}, (("activity_weighting", {}),)),
+    Case("mgu", {}, (("recurrent_dropout", {"rate": 0.4}), ("weight_drop", {"rate": 0.4})), True),
+    Case("rnn", {}, (*ALL_AT_ONCE[:3], ("learned_carry", {})), True),
+    Case("indrnn", {}, ALL_AT_ONCE[:3], True),
+    Case("minlstm", {}, (*ALL_AT_ONCE[:1], ("learned_carry", {})), True),
+    Case("mingru", {}, (("gradient_weighting", {"weights": 0.5}),)),
+    Case("mingru", {}, (("zoneout", {"rate_h": 0.5}),), True),
+]
+
+PLAIN = [Case(name) for name in CELLS]
+CASES = [*PLAIN, *_rows(), *OPTIONS, *_activations(), *TRANSFORMED, *STACKED]
+by_name = {str(case): case for case in CASES}
+assert len(by_name) == len(CASES)
+
+
+# What a case runs on ------------------------------------------------------------------------------
+
+
+class Data(NamedTuple):
+    """Float64 parameters, a carry, inputs and every kind of mark."""
+
+    params: dict[str, Any]
+    carry: Any
+    xs: Any
+    lengths: Any
+    mask: Any
+    resets: Any
+
+    @property
+    def valid(self) -> Any:
+        return self.mask & (np.arange(len(self.xs))[:, None] < self.lengths)
+
+
+def _bools(*rows: str) -> Any:
+    return np.array([[mark == "1" for mark in row] for row in rows]).T
+
+
+# Rows: a hole; an end and a reset at the first and the last step; no length at all; padding in
+# front with the first reset right after it, and a reset inside a hole.
+LENGTHS = np.array([6, 4, 0, 6], np.int32)
+MASK = _bools("110111", "111111", "111111", "011011")
+RESETS = _bools("000110", "100101", "110000", "010100")
+
+
+def random_like(shapes: Any, rng: np.random.Generator, scale: float = 0.6) -> Any:
+    """A tree of float64 numbers around 0."""
+    return jax.tree.map(lambda leaf: scale * rng.standard_normal(leaf.shape), shapes)
+
+
+def shapes_of(cell: Cell, features: int = D) -> dict[str, Any]:
+    return jax.eval_shape(lambda key: cell.init(key, features), jax.random.key(0))
+
+
+def data_of(cell: Cell, seed: int = 0) -> Data:
+    """Nothing at zero or one: fresh parameters would hide what they multiply."""
+    rng = np.random.default_rng(seed)
+    params = random_like(shapes_of(cell), rng)
+    params |= {k: v + 1.0 for k, v in params.items() if k.endswith("_scale")}
+    carry = jax.eval_shape(lambda p: cell.initial_carry(p, (B,)), params)
+    carry = random_like(carry, rng)
+    positive = {"n": np.exp(carry.n)} if hasattr(carry, "n") else {}
+    xs = rng.standard_normal((T, B, D))
+    return Data(params, carry._replace(**positive), xs, LENGTHS, MASK, RESETS)
+
+
+def keys_of(case: Case) -> Keys | None:
+    """The randomness of a keyed case."""
+    if not case.keyed:
+        return None
+    return Keys(jax.random.key(7), jax.random.split(jax.random.key(8), B))
+
+
+def noise_of(cell: Cell, params: Any, xs: Any, keys: Keys | None) -> tuple[Any, Any]:
+    """(prepared parameters, what the transforms drew), read from what they put into the steps."""
+    if keys is None:
+        return params, reference.Noise()
+    prepared = cell.prepare(params, keys)
+    at = jax.vmap(jax.random.fold_in, (0, None))
+    timed = jax.vmap(at, (None, 0))(keys.example, np.arange(len(xs)))
+    found = _notes(cell.project(prepared, xs, timed))
+    over = {"drop_x": prepared.pop("dropout_x", None), "drop_h": prepared.pop("dropout_h", None)}
+    full = jax.tree.map(np.asarray, {**found, **over})
+    return jax.tree.map(np.asarray, prepared), reference.Noise(**full)
+
+
+def _notes(step: Any) -> dict[str, Any]:
+    if hasattr(step, "c"):
+        return {"zone_c": step.c, "zone_h": step.h, **_notes(step.z)}
+    return {"keep": step.keep} if getattr(step, "keep", None) is not None else {}

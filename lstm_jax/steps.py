@@ -31,8 +31,11 @@ def stepping(cell: Cell) -> Cell:
     """The cell over `Step`s: it projects their x, and holds or restarts where they say so."""
 
     def project(params, step):
-        zs = cell.project(params, step.x, step.keys)
-        return zs if step.valid is None else Masked(zs, step.valid, step.restart)
+        if step.valid is None:
+            return cell.project(params, step.x, step.keys)
+        # Whatever stands in the padding, NaN included, must not reach a gradient: 0 * NaN is NaN.
+        x = jnp.where(step.valid[..., None], step.x, 0)
+        return Masked(cell.project(params, x, step.keys), step.valid, step.restart)
 
     def advance(params, carry, step, r):
         if not isinstance(step, Masked):
@@ -49,3 +52,26 @@ def stepping(cell: Cell) -> Cell:
 def select(where: Array, yes: Any, no: Any) -> Any:
     """`yes` for the examples `where` [B] is True, `no` for the others."""
     return jax.tree.map(lambda a, b: jnp.where(where[:, None], a, b), yes, no)
+
+
+def split_steps(steps: Any, size: int) -> Any:
+    """Steps [T, ...] as blocks [ceil(T / size), size, ...], filled up with steps that don't count."""
+    steps = pad(steps, -steps.x.shape[0] % size)
+    blocks = steps.x.shape[0] // size
+    return jax.tree.map(lambda leaf: leaf.reshape(blocks, size, *leaf.shape[1:]), steps)
+
+
+def join_steps(ys: Array, length: int) -> Array:
+    """The first `length` steps of blocks [n, size, ...], as one sequence again."""
+    return ys.reshape(ys.shape[0] * ys.shape[1], *ys.shape[2:])[:length]
+
+
+def pad(steps: Any, extra: int) -> Any:
+    """`extra` more steps at the end that do not count."""
+    if not extra:
+        return steps
+    valid = jnp.ones(steps.x.shape[:2], bool) if steps.valid is None else steps.valid
+    last = jax.tree.map(lambda leaf: leaf[-1:].repeat(extra, 0), steps._replace(valid=valid))
+    none = jnp.zeros_like(last.valid)
+    last = last._replace(valid=none, restart=None if steps.restart is None else none)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), steps._replace(valid=valid), last)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from lstm_jax.core import Cell, Params, UsageError
 from lstm_jax.engines import deferred
+from lstm_jax.steps import join_steps, split_steps
 
 
 def run(
@@ -27,24 +27,11 @@ def run(
     size = chunk_size or max(1, round(length**0.5))
     if not 1 <= size <= max(length, 1):
         raise UsageError(f"chunk_size={size} with T={length}: expected 1..T, or 0 for sqrt(T)")
-    chunks = jax.tree.map(
-        lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), pad(steps, -length % size)
-    )
+    chunks = split_steps(steps, size)
 
     @jax.checkpoint
     def chunk(carry, part):
         return deferred.run(cell, params, carry, part, reverse)
 
     last, ys = lax.scan(chunk, carry, chunks, reverse=reverse)
-    return last, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:length], ys)
-
-
-def pad(steps: Any, extra: int) -> Any:
-    """`extra` more steps at the end that do not count."""
-    if not extra:
-        return steps
-    valid = jnp.ones(steps.x.shape[:2], bool) if steps.valid is None else steps.valid
-    last = jax.tree.map(lambda leaf: leaf[-1:].repeat(extra, 0), steps._replace(valid=valid))
-    none = jnp.zeros_like(last.valid)
-    last = last._replace(valid=none, restart=None if steps.restart is None else none)
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), steps._replace(valid=valid), last)
+    return last, jax.tree.map(lambda leaf: join_steps(leaf, length), ys)

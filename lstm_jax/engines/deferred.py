@@ -23,10 +23,9 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
     The gate-table LSTM takes its closed form. Second derivatives work reverse over reverse;
     forward mode does not pass a custom VJP, use engine `scan` for it.
     """
-    zs = cell.project(params, steps)
-    if closed_form.serves(cell, zs):
-        return closed_form.run(cell, params, carry, zs, reverse)
-    return _loop(cell, reverse)(params, carry, zs)
+    if closed_form.serves(cell, steps):
+        return closed_form.run(cell, params, carry, steps, reverse)
+    return _loop(cell, reverse)(params, carry, cell.project(params, steps))
 
 
 def _loop(cell: Cell, reverse: bool) -> Any:

@@ -13,10 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import requests
 import scipy.io
 
-from lstm_jax.config import default_config
+from lstm_jax import data, train
+from lstm_jax.config import build_task, default_config
 from lstm_jax.core import UsageError
+from lstm_jax.overrides import load_config
 from lstm_jax.tasks import TASKS, classify, language, midi, ngrams, packing, polyphonic, readers
 
 RANDOM = np.random.default_rng(0)
@@ -642,3 +645,43 @@ def test_damaged_files_are_answered(tmp_path, seed):
             parse(bytes(content))
         except UsageError as error:
             assert name in str(error)
+
+
+# ---------------------------------------------------------------------------------------------
+# Configs
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+NAMES = ("jsb", "mnist_rows", "mnist_pixels", "chars", "words", "vowels")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_data_and_network_a_config_says_what_is_missing(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path))
+    monkeypatch.delenv("LSTM_JAX_DATA", raising=False)
+    monkeypatch.setattr(data, "BACKOFF_SECONDS", 0.0)
+
+    def offline(*_, **__):
+        raise requests.ConnectionError("NameResolutionError: no network here")
+
+    monkeypatch.setattr(requests, "get", offline)
+    with pytest.raises(UsageError, match=r"(?s)bytes\) is missing.*offline\?.*it goes to"):
+        build_task(load_config(f"{CONFIGS / name}.py:smoke"))
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mnist_rows", "words")]
+
+
+@pytest.mark.parametrize("name", ["jsb", "mnist_pixels", "chars", "vowels", *SLOW])
+def test_smoke_runs_to_the_end(name, tmp_path, mat, images, series, text):
+    fields = {"file": mat if name == "jsb" else text}
+    if name.startswith("mnist"):
+        fields = {"folder": images, "valid_size": 20}
+    if name == "vowels":
+        fields = series
+    overrides = {f"task.{field}": str(value) for field, value in fields.items()}
+    config = load_config(f"{CONFIGS / name}.py:smoke", overrides)
+    config.train.num_steps = config.train.checkpoint_every = 2
+    config.train.log_every = config.train.eval_every = 2
+    summary = train.train(config, tmp_path / "run")
+    assert summary["status"] == "completed" and summary["step"] == 2
+    assert list((tmp_path / "run" / "figures").glob("*.png"))

@@ -55,7 +55,7 @@ def select(where: Array, yes: Any, no: Any) -> Any:
 
 
 def split_steps(steps: Any, size: int) -> Any:
-    """Steps [T, ...] as blocks [ceil(T / size), size, ...], filled up with steps that don't count."""
+    """Steps [T, ...] as blocks [n, size, ...], the last filled up with steps that do not count."""
     steps = pad(steps, -steps.x.shape[0] % size)
     blocks = steps.x.shape[0] // size
     return jax.tree.map(lambda leaf: leaf.reshape(blocks, size, *leaf.shape[1:]), steps)

@@ -27,7 +27,7 @@ def run(cell: Cell, params: Params, carry: Carry, steps: Any, reverse: bool = Fa
 
     Raises: UsageError where cuDNN cannot serve, with the engines that can.
     """
-    from jax.experimental import rnn
+    from jax.experimental import rnn  # imported here: it is a GPU matter
 
     why = refusal(cell, steps, reverse)
     if why:
@@ -36,7 +36,8 @@ def run(cell: Cell, params: Params, carry: Carry, steps: Any, reverse: bool = Fa
     length, batch, features = xs.shape
     weights = flatten(params)
     lengths = jnp.full((batch,), length, jnp.int32)
-    ys, h, c = rnn.lstm(
+    lstm: Any = rnn.lstm
+    ys, h, c = lstm(
         jnp.swapaxes(xs, 0, 1),
         carry.h[None],
         carry.c[None],

@@ -59,7 +59,7 @@ GATE_ROWS = (
 )
 
 # (name, switch, cell, what it changes, source)
-OPTIONS = (
+OPTIONS: tuple[tuple[str, str, Callable[[], Cell], str, str], ...] = (
     (
         "peepholes_diagonal",
         "cell.peepholes=diagonal",
@@ -140,7 +140,10 @@ def entries() -> list[Entry]:
         Entry(row, "gates", f"cell.gates={row}", lambda row=row: lstm(HIDDEN, gates=row), *text)
         for row, *text in GATE_ROWS
     ]
-    options = [Entry(name, "option", *rest) for name, *rest in OPTIONS]
+    options = [
+        Entry(name, "option", switch, cell, equations, source)
+        for name, switch, cell, equations, source in OPTIONS
+    ]
     changed = [
         Entry(name, "transform", switch, lambda wrap=wrap: wrap(lstm(HIDDEN)),
               *story(transforms.TRANSFORMS[name]))

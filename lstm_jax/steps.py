@@ -54,6 +54,13 @@ def select(where: Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(where[:, None], a, b), yes, no)
 
 
+def even_size(length: int, most: int) -> int:
+    """A block size up to `most`: one that divides `length` where one is above half of `most`."""
+    most = max(1, min(length, most))
+    even = max(size for size in range(1, most + 1) if length % size == 0)
+    return even if 2 * even > most else most
+
+
 def split_steps(steps: Any, size: int) -> Any:
     """Steps [T, ...] as blocks [n, size, ...], the last filled up with steps that do not count."""
     steps = pad(steps, -steps.x.shape[0] % size)

@@ -13,18 +13,18 @@ from jax import lax
 
 from lstm_jax.core import Cell, Params, UsageError
 from lstm_jax.engines import deferred
-from lstm_jax.steps import join_steps, split_steps
+from lstm_jax.steps import even_size, join_steps, split_steps
 
 
 def run(
     cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False, chunk_size: int = 0
 ) -> Any:
-    """(carry, ys) in chunks of `chunk_size` steps; 0 for the square root of T.
+    """(carry, ys) in chunks of `chunk_size` steps; 0 for about the square root of T.
 
     A T that the chunk does not divide is padded with steps that do not count, which is exact.
     """
     length = jax.tree.leaves(steps)[0].shape[0]
-    size = chunk_size or max(1, round(length**0.5))
+    size = chunk_size or even_size(length, 2 * round(length**0.5))
     if not 1 <= size <= max(length, 1):
         raise UsageError(f"chunk_size={size} with T={length}: expected 1..T, or 0 for sqrt(T)")
     chunks = split_steps(steps, size)

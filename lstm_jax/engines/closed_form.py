@@ -31,7 +31,7 @@ from lstm_jax.gates import (
     columns,
     split_gates,
 )
-from lstm_jax.steps import join_steps, select, split_steps
+from lstm_jax.steps import even_size, join_steps, select, split_steps
 
 # act'(z) written in a = act(z); at a corner, the slope JAX takes there.
 SLOPES = {
@@ -86,9 +86,7 @@ def block_size(length: int, width: int) -> int:
     """Steps a block: all of them but on a CPU, where a block's pre-activations stay in cache."""
     if jax.default_backend() != "cpu":
         return max(length, 1)
-    most = max(1, min(length, BLOCK // width))
-    even = max(size for size in range(1, most + 1) if length % size == 0) if length else 1
-    return even if 2 * even > most else most
+    return even_size(length, BLOCK // width)
 
 
 def _loop(table: GateTable, reverse: bool) -> Any:

@@ -328,7 +328,8 @@ import jax
 from lstm_jax import train
 found = {}
 for mode, devices in (("jit", 1), ("jit", 2), ("pmap", 2)):
-    config = here.small(parallel__mode=mode, parallel__data=devices, model__input_noise=0.1)
+    config = here.small(parallel__mode=mode, parallel__data=devices, model__input_noise=0.1,
+                        task__length=200)  # long enough for loops over time to stay loops
     program, hyper, state = here.ready(config)
     place = lambda tree: jax.device_put(tree, program.whole)
     chunk = here.chunk_of(program, 20).lower(place(state), place(hyper), {}).compile()

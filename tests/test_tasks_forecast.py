@@ -209,7 +209,7 @@ def test_dates_go_on_as_they_came():
     assert following([day(2000, 11, 1), day(2000, 12, 1)], 2) == ["2001-01", "2001-02"]
     assert following([day(2000, 1, 1), day(2000, 1, 2)], 1) == ["2000-01-03"]
     hours = [day(2000, 1, 1, 22), day(2000, 1, 1, 23)]
-    assert following(hours, 2) == ["2000-01-02", "2000-01-02 01:00"]
+    assert following(hours, 2) == ["2000-01-02 00:00", "2000-01-02 01:00"]
     assert following([1.0, 3.0], 1) == ["5"]
     assert following([], 2) == ["+1", "+2"]
 

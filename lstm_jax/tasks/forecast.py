@@ -14,7 +14,9 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
+from lstm_jax import data as data_files
 from lstm_jax.core import UsageError, unknown
+from lstm_jax.datasets import DATASETS
 from lstm_jax.tasks import forecast_report, windows
 from lstm_jax.tasks.forecast_report import Frame
 from lstm_jax.tasks.series import Series, check_missing, check_varied, read_series
@@ -65,11 +67,15 @@ def load(task: Any, csv: str = "") -> Series:
 
 
 def _path(task: Any) -> Path:
-    """task.csv as given, or below task.data_dir."""
+    """task.csv as given, below task.data_dir, or a file of a known data set."""
     if not task.csv:
         return AIRLINE
-    below = Path(getattr(task, "data_dir", "") or ".") / task.csv
-    return Path(task.csv) if Path(task.csv).exists() or not below.exists() else below
+    given, below = Path(task.csv), Path(task.data_dir or ".") / task.csv
+    if given.exists() or below.exists():
+        return given if given.exists() else below
+    dataset, _, name = task.csv.partition("/")
+    known = dataset in DATASETS and name in [file.name for file in DATASETS[dataset].files]
+    return data_files.path(dataset, name, task.data_dir) if known else given
 
 
 def check_options(task: Any) -> None:
@@ -80,6 +86,8 @@ def check_options(task: Any) -> None:
     for name in ("look_back", "horizon", "period"):
         if getattr(task, name) < 1:
             raise UsageError(f"task.{name}={getattr(task, name)}: expected at least 1")
+    if task.seasonal_input and task.period == 1:
+        raise UsageError("task.seasonal_input=True needs a season: set task.period above 1")
     for name in ("test_part", "valid_part"):
         if not 0 < getattr(task, name) < 1:
             raise UsageError(f"task.{name}={getattr(task, name)}: expected between 0 and 1")

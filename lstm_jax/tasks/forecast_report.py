@@ -11,7 +11,7 @@ import numpy as np
 
 from lstm_jax.core import UsageError
 from lstm_jax.tasks import windows
-from lstm_jax.tasks.series import Series, following, label
+from lstm_jax.tasks.series import Series, following, labels
 
 RECURSIVE = 24  # steps of the recursive figure
 LONGEST = 1000  # rows that a figure still shows one by one
@@ -113,7 +113,9 @@ def figure_recursive(forward: Callable, frame: Frame) -> Any:
     start, stop = max(0, frame.test - 3 * num_steps), min(num_rows, frame.test + 2 * num_steps)
     rows = np.arange(frame.test, frame.test + num_steps)
     rmse = np.sqrt(np.nanmean((forecast - frame.series.values[rows, 0]) ** 2))
-    title = f"{num_steps} steps from {_moment(frame, frame.test)} on, unseen: RMSE {rmse:.4g}"
+    title = (
+        f"{num_steps} steps from {_moment(frame.series, frame.test)} on, unseen: RMSE {rmse:.4g}"
+    )
     figure, axes = _axes(frame, title)
     x = _positions(frame)
     axes.plot(x[start:stop], frame.series.values[start:stop, 0], color="0.35", label="observed")
@@ -147,9 +149,8 @@ def _mark_splits(axes: Any, frame: Frame, x: np.ndarray, start: int, stop: int) 
             axes.axvline(x[row], color="0.5", ls=style, lw=1, label=f"{name} begins")
 
 
-def _moment(frame: Frame, row: int) -> str:
-    dates = frame.series.dates
-    return label(dates[row]) if dates else f"row {frame.series.rows[row]}"
+def _moment(series: Series, row: int) -> str:
+    return labels(series.dates)[row] if series.dates else f"row {series.rows[row]}"
 
 
 def predict(
@@ -189,7 +190,6 @@ def figure_beyond(frame: Frame, series: Series, forecast: np.ndarray, when: list
     axes.plot(np.arange(1 - shown, 1), series.values[start:, 0], color="0.35", label="observed")
     axes.plot(x, forecast, color="C1", marker="o", ms=3, label="forecast")
     axes.axvline(0.5, color="0.5", ls="--", lw=1, label="end of the series")
-    last = label(series.dates[-1]) if series.dates else f"row {series.rows[-1]}"
-    axes.set_xlabel(f"steps after {last}")
+    axes.set_xlabel(f"steps after {_moment(series, -1)}")
     axes.legend(loc="upper left", frameon=False)
     return figure

@@ -200,19 +200,26 @@ def following(dates: Sequence, count: int) -> list[str]:
     """Labels of the `count` steps after the last date: months, a constant step, or +1, +2, ..."""
     if len(dates) < 2:
         return [f"+{k}" for k in range(1, count + 1)]
-    last, gaps = dates[-1], [b - a for a, b in itertools.pairwise(dates)]
-    if isinstance(last, float):
-        return [f"{last + k * (last - dates[-2]):g}" for k in range(1, count + 1)]
-    if all(28 <= gap.days <= 31 for gap in gaps) and len({d.day for d in dates}) == 1:
+    last = dates[-1]
+    if monthly(dates):
         months = [last.year * 12 + last.month - 1 + k for k in range(1, count + 1)]
         return [f"{m // 12:04d}-{m % 12 + 1:02d}" for m in months]
-    step = sorted(gaps)[len(gaps) // 2]
-    return [label(last + k * step) for k in range(1, count + 1)]
+    gaps = sorted(b - a for a, b in itertools.pairwise(dates))
+    return labels([last + k * gaps[len(gaps) // 2] for k in range(1, count + 1)])
 
 
-def label(date: datetime.datetime | float) -> str:
-    """A date as text, without a midnight that says nothing."""
-    if not isinstance(date, datetime.datetime):
-        return f"{date:g}"
-    midnight = date.hour == date.minute == date.second == 0
-    return date.strftime("%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M")
+def monthly(dates: Sequence) -> bool:
+    """Whether the dates are first days of months that follow each other."""
+    if not isinstance(dates[0], datetime.datetime) or {date.day for date in dates} != {1}:
+        return False
+    return all(28 <= (b - a).days <= 31 for a, b in itertools.pairwise(dates))
+
+
+def labels(dates: Sequence) -> list[str]:
+    """Dates as text, without the midnight or the first of the month that says nothing."""
+    if not isinstance(dates[0], datetime.datetime):
+        return [f"{date:g}" for date in dates]
+    if len(dates) > 1 and monthly(dates):
+        return [date.strftime("%Y-%m") for date in dates]
+    midnight = all(date.hour == date.minute == date.second == 0 for date in dates)
+    return [date.strftime("%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M") for date in dates]

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help airline test test-slow test-oracles lint clean
+.PHONY: help airline test test-slow test-oracles lint bench-dispatch clean
 
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-slow     the tests that train for minutes"
 	@echo "make test-oracles  parity with torch, keras, haiku and equinox (own environment, large download)"
 	@echo "make lint          ruff and pyright"
+	@echo "make bench-dispatch  steps/s of the compiled loop against one dispatch a step"
 	@echo "make clean         remove the environments and caches; runs/ stays"
 
 airline: $(VENV)/.run
@@ -26,6 +27,9 @@ test-slow: $(VENV)/.dev
 
 test-oracles: .venv-oracles/.oracles
 	.venv-oracles/bin/python -m pytest -q tests/oracles
+
+bench-dispatch: $(VENV)/.run
+	$(BIN)/python -m lstm_jax.bench.dispatch
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

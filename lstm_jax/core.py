@@ -114,6 +114,11 @@ def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     return table[name]
 
 
+def off(value: Any) -> bool:
+    """Whether a number is absent from the program: a Python 0, never an array."""
+    return isinstance(value, (int, float)) and value == 0
+
+
 def dot(x: Array, w: Array, dtype: Any = None) -> Array:
     """`x @ w`; with `dtype`, operands are cast to it and products summed in `w`'s own type."""
     if dtype is None:

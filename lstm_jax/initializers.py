@@ -23,9 +23,10 @@ def _per_block(draw: Callable[[Array, tuple[int, int]], Array]) -> Kernel:
 
     def init(key: Array, shape: tuple[int, int], blocks: int) -> Array:
         rows, columns = shape[0], shape[1] // max(blocks, 1)
-        keys = jax.random.split(key, max(blocks, 1))
-        drawn = [draw(k, (rows, columns)) for k in keys[:blocks]]
-        return jnp.concatenate(drawn, axis=1) if drawn else jnp.zeros(shape)
+        if not blocks:
+            return jnp.zeros(shape)
+        drawn = jax.vmap(lambda k: draw(k, (rows, columns)))(jax.random.split(key, blocks))
+        return jnp.moveaxis(drawn, 0, 1).reshape(shape)
 
     return init
 

@@ -23,9 +23,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lstm_jax.core import Array, Cell, Keys, UsageError, lookup
+from lstm_jax.core import Array, Cell, Keys, UsageError, lookup, off
 from lstm_jax.gates import ACTIVATIONS
-from lstm_jax.optim import off
 from lstm_jax.unroll import unroll
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lstm_jax.core import Array, lookup
+from lstm_jax.core import Array, lookup, off
 
 
 def constant(config: Any, num_steps: int, step: Array) -> Array:
@@ -81,11 +81,6 @@ def sgd(config: Any) -> optax.GradientTransformation:
 
 
 OPTIMIZERS = {"adam": adam, "adamw": adam, "rmsprop": rmsprop, "sgd": sgd}
-
-
-def off(value: Any) -> bool:
-    """Whether a number is absent from the program: a Python 0, never an array."""
-    return isinstance(value, (int, float)) and value == 0
 
 
 def decayed(params: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.core import Array, Cell, Params, Spec, UsageError, dot, lookup
+from lstm_jax.core import Array, Cell, Params, Spec, UsageError, dot, lookup, off
 from lstm_jax.parts import noted
 
 MEMORY = ("c", "h")
@@ -73,7 +73,7 @@ def zoneout(cell: Cell, rate_c: Any = 0.0, rate_h: Any = 0.0) -> Cell:
     """
     check_rate("zoneout rate_c", rate_c)
     check_rate("zoneout rate_h", rate_h)
-    forgetful = isinstance(rate_c, int | float) and rate_c == 0
+    forgetful = off(rate_c)
     if cell.spec.carry not in (MEMORY, ("h",)) or (cell.spec.carry == ("h",) and not forgetful):
         raise UsageError(
             f"zoneout with rate_c={rate_c}, rate_h={rate_h} on {cell.spec.name!r}, whose carry is "

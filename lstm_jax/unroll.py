@@ -111,8 +111,8 @@ def _marks(steps, batch, lengths, mask, resets, reverse):
     resets = check_marks("resets", resets, steps, batch)
     valid = jnp.ones((steps, batch), bool) if valid is None else valid
     resets, never = resets & valid, jnp.zeros((1, batch), bool)
-    if reverse:
-        return valid, jnp.concatenate([never, resets[1:]]), None
+    if reverse:  # nothing is left to start afresh before the first step that counts
+        return valid, resets & (jnp.cumsum(valid, axis=0) > 1), None
     return valid, jnp.concatenate([resets[1:], never]), resets[0]
 
 

@@ -1,0 +1,165 @@
+"""A study: the question, the base config, the trials, and what decides between them.
+
+    experiments/NAME/study.py
+      QUESTION   what is asked, in a sentence
+      BASELINE   the overrides that name the variant to compare with, {} where the base config is it
+      METRIC     split/metric that decides, as in "valid/loss" (the best value of a run)
+      DIRECTION  "min" | "max"
+      LAUNCH     optional: {"slurm.partition": "gpu"}, how this study is run
+      HALVING    optional: (Rung(...), ...)
+      get_config([arg]) -> ConfigDict
+      sweep()    generator of flat dotted overrides
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from lstm_jax.config import flatten
+from lstm_jax.core import UsageError
+from lstm_jax.overrides import apply_overrides, load_module, read_config, validate
+
+DIRECTIONS = ("min", "max")
+
+
+class Study(NamedTuple):
+    """A study.py, read and checked as far as that is possible without its trials."""
+
+    name: str
+    path: Path
+    question: str
+    baseline: dict[str, Any]
+    metric: str
+    direction: str
+    config: ConfigDict
+    trials: list[dict[str, Any]]
+    launch: dict[str, Any]
+    halving: dict[str, Any]
+
+
+def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
+    """The study in the folder (or file) `path[:arg]`; `overrides` go to the base config.
+
+    Raises:
+      UsageError: no such study, or something in it is missing or wrong; nothing was created.
+    """
+    path, arg = _study_file(spec)
+    module = load_module(path)
+    for name in ("get_config", "sweep"):
+        if not callable(getattr(module, name, None)):
+            raise UsageError(f"{path} has no {name}(); see docs/sweeps.md for what a study defines")
+    config = read_config(f"{path}:{arg}" if arg else str(path))
+    study = Study(
+        name=path.parent.resolve().name,
+        path=path,
+        question=str(getattr(module, "QUESTION", "")),
+        baseline=dict(getattr(module, "BASELINE", {})),
+        metric=str(getattr(module, "METRIC", "valid/loss")),
+        direction=str(getattr(module, "DIRECTION", "min")),
+        config=apply_overrides(config, overrides or {}),
+        trials=_expand(path, module.sweep, arg),
+        launch=dict(getattr(module, "LAUNCH", {})),
+        halving=dict(getattr(module, "HALVING", {})),
+    )
+    _check(study)
+    return study
+
+
+def _study_file(spec: str) -> tuple[Path, str]:
+    """(study.py, arg); a name that holds a colon is tried whole first."""
+    whole, (text, _, arg) = Path(spec), spec.rpartition(":")
+    candidates = [(whole, "")] + ([(Path(text), arg)] if text else [])
+    for path, arg in candidates:
+        for file in (path, path / "study.py"):
+            if file.is_file():
+                return file, arg
+    found = sorted(str(p.parent) for p in Path("experiments").glob("*/study.py"))
+    near = difflib.get_close_matches(spec, found, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    there = f"; there are: {', '.join(found)}" if found else ""
+    raise UsageError(f"no study {spec!r}: it has no study.py{hint}{there}")
+
+
+def _expand(path: Path, sweep: Any, arg: str) -> list[dict[str, Any]]:
+    takes_arg = bool(inspect.signature(sweep).parameters)
+    try:
+        trials = list(sweep(arg) if takes_arg else sweep())
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{path}: sweep() failed: {type(error).__name__}: {error}") from error
+    wrong = next((t for t in trials if not isinstance(t, Mapping)), None)
+    if wrong is not None or not trials:
+        got = "nothing" if not trials else repr(wrong)
+        raise UsageError(f"{path}: sweep() yields dicts of overrides, got {got}")
+    return [dict(trial) for trial in trials]
+
+
+def _check(study: Study) -> None:
+    if study.direction not in DIRECTIONS:
+        raise UsageError(f"{study.path}: DIRECTION={study.direction!r}: expected min or max")
+    if study.metric.count("/") != 1:
+        raise UsageError(f"{study.path}: METRIC={study.metric!r}: expected split/metric")
+    same = [key for key, n in Counter(map(_key, study.trials)).items() if n > 1]
+    if same:
+        raise UsageError(
+            f"{study.path}: {len(same)} trials are given twice, {dict(same[0])} for one; "
+            "a trial is run once: vary the seed"
+        )
+
+
+def _key(trial: dict[str, Any]) -> tuple:
+    return tuple(sorted((name, str(value)) for name, value in trial.items()))
+
+
+def trial_configs(study: Study) -> list[ConfigDict]:
+    """The config of every trial, checked as the command line checks one.
+
+    Raises:
+      UsageError: every override of every trial that does not exist or does not fit, each once.
+    """
+    configs, mistakes = [], {}
+    for number, trial in enumerate(study.trials):
+        try:
+            config = apply_overrides(study.config, trial)
+            validate(config)
+            configs.append(config)
+        except UsageError as error:
+            for line in str(error).splitlines():
+                mistakes.setdefault(line, []).append(number)
+    if mistakes:
+        lines = [f"  {line}  ({_numbers(trials)})" for line, trials in mistakes.items()]
+        raise UsageError(f"{study.path}: nothing was launched\n" + "\n".join(lines))
+    return configs
+
+
+def _numbers(trials: list[int]) -> str:
+    if len(trials) == 1:
+        return f"trial {trials[0]}"
+    return f"{len(trials)} trials, first {trials[0]}"
+
+
+def varied(study: Study, configs: list[ConfigDict]) -> list[str]:
+    """The fields that a trial sets, in the order in which they first appear, if they differ."""
+    flat = [flatten(config) for config in configs]
+    names = dict.fromkeys(name for trial in study.trials for name in trial)
+    return [n for n in names if len({str(f.get(n)) for f in flat}) > 1] or list(names)
+
+
+def config_file(spec: str, arg: str = "") -> ConfigDict:
+    """The config of `configs/NAME.py[:preset]`, by a path relative to here or to the repository.
+
+    For a study's `get_config(arg)`; a preset in `arg` is added to those in `spec`.
+    """
+    path, _, preset = spec.partition(":")
+    root = Path(__file__).resolve().parents[2]
+    file = next((p for p in (Path(path), root / path) if p.is_file()), Path(path))
+    presets = ",".join(filter(None, (preset, arg)))
+    return read_config(f"{file}:{presets}" if presets else str(file))

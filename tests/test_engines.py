@@ -1,0 +1,118 @@
+"""Engines: what `auto` picks, what is refused, blocks and chunks of every size, memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lstm_jax
+from lstm_jax.cells import gru, lstm, minlstm
+from lstm_jax.core import UsageError
+from lstm_jax.engines import ENGINES, choose, closed_form, pick
+from lstm_jax.steps import even_size
+
+T, B, D, H = 12, 3, 4, 5
+
+
+def problem(cell, steps=T):
+    params = cell.init(jax.random.key(0), D)
+    return params, jax.random.normal(jax.random.key(1), (steps, B, D))
+
+
+def value_and_gradients(cell, engine, steps=T, **options):
+    params, xs = problem(cell, steps)
+
+    def loss(params, xs):
+        carry, ys = lstm_jax.unroll(cell, params, xs, engine=engine, **options)
+        return jnp.sum(jnp.sin(ys)) + sum(jnp.sum(leaf**2) for leaf in carry)
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, xs)
+
+
+def assert_same(ours, theirs):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, theirs)
+
+
+def test_auto_says_why():
+    assert choose(lstm(H))[0] == "deferred"
+    assert "closed-form" in choose(lstm(H))[1]
+    assert "closed-form" not in choose(gru(H))[1]
+    assert choose(minlstm(H))[0] == "associative"
+
+
+@pytest.mark.parametrize("block", [1, 2, 5, 7, 100])
+def test_closed_form_in_blocks_of_any_size(monkeypatch, block):
+    monkeypatch.setattr(closed_form, "BLOCK", block * B * 4 * H)
+    lengths = jnp.array([T, 0, 5])
+    assert_same(value_and_gradients(lstm(H), "deferred"), value_and_gradients(lstm(H), "scan"))
+    assert_same(
+        value_and_gradients(lstm(H), "deferred", lengths=lengths, reverse=True),
+        value_and_gradients(lstm(H), "scan", lengths=lengths, reverse=True),
+    )
+
+
+@pytest.mark.parametrize("engine", ["chunked", "chunked:1", "chunked:5", "chunked:12"])
+def test_chunks_of_any_size(engine):
+    assert_same(value_and_gradients(gru(H), engine), value_and_gradients(gru(H), "scan"))
+
+
+def test_even_size_divides_where_it_can():
+    assert even_size(8192, 180) == 128
+    assert even_size(127, 32) == 32
+    assert even_size(0, 10) == 1
+
+
+@pytest.mark.parametrize("engine", ["scan", "deferred", "chunked"])
+def test_no_steps_at_all(engine):
+    params, xs = problem(lstm(H), 0)
+    carry, ys = lstm_jax.unroll(lstm(H), params, xs, engine=engine)
+    assert ys.shape == (0, B, H) and not jnp.any(carry.c)
+
+
+def test_chunked_needs_a_tenth_of_the_memory():
+    cell = lstm(16)
+
+    def temporary(engine):
+        def loss(params, xs):
+            return jnp.sum(lstm_jax.unroll(cell, params, xs, engine=engine)[1] ** 2)
+
+        params = jax.eval_shape(lambda key: cell.init(key, 8), jax.random.key(0))
+        xs = jax.ShapeDtypeStruct((8192, 2, 8), jnp.float32)
+        compiled = jax.jit(jax.grad(loss)).lower(params, xs).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary("chunked") <= 0.1 * temporary("scan")
+
+
+def test_second_derivatives_reverse_over_reverse():
+    params, xs = problem(lstm(H))
+
+    def curvature(engine):
+        def loss(xs):
+            return jnp.sum(lstm_jax.unroll(lstm(H), params, xs, engine=engine)[1] ** 3)
+
+        return jax.jit(jax.grad(lambda xs: jnp.sum(jax.grad(loss)(xs) ** 2)))(xs)
+
+    assert_same(curvature("deferred"), curvature("scan"))
+
+
+@pytest.mark.parametrize(
+    ("engine", "cell", "message"),
+    [
+        ("associative", lstm(H), "its step t needs h of step t-1"),
+        ("cudnn", lstm(H, gate_activation="relu"), "use 'deferred'"),
+        ("scam", lstm(H), "did you mean 'scan'"),
+        ("scan:3", lstm(H), "only 'chunked' takes a size"),
+        ("chunked:many", lstm(H), "only 'chunked' takes a size"),
+        ("chunked:99", lstm(H), "chunk_size=99 with T=12"),
+    ],
+)
+def test_refusals(engine, cell, message):
+    params, xs = problem(cell)
+    with pytest.raises(UsageError, match=message):
+        lstm_jax.unroll(cell, params, xs, engine=engine)
+
+
+def test_every_engine_is_picked_by_name():
+    for name, run in ENGINES.items():
+        assert pick(name, lstm(H)) is run

@@ -24,9 +24,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.decay_factor = 0.05
     config.optimizer.clip_norm = 1.0
     config.train.batch_size = 32
-    config.train.num_steps = 2000  # 4 epochs of 490
+    config.train.num_steps = 6000  # 12 epochs of 490
     config.train.log_every = 100
-    config.train.eval_every = 200
+    config.train.eval_every = 500
     config.train.checkpoint_every = 1000
     for name in filter(None, arg.split(",")):
         lookup("preset", name, PRESETS)(config)

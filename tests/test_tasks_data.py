@@ -524,6 +524,12 @@ def test_parts_of_one_text_follow_one_another(text):
     assert total == len(Path(text).read_text())
 
 
+def test_eval_size_cuts_the_evaluation_and_nothing_else(text):
+    whole, cut = stream_task(text), stream_task(text, eval_size=10)
+    np.testing.assert_array_equal(whole.data["train"], cut.data["train"])
+    assert [len(cut.data[name]) for name in ("valid", "test")] == [11, 11]
+
+
 def test_uniform_model_has_the_loss_of_a_guess(text):
     task = stream_task(text, level="words")
     batch = task.splits["test"].batch(task.data, 0)

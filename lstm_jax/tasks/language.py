@@ -60,7 +60,8 @@ def build(config: Any) -> Task:
             f"{len(corpus.ids['train']):,} training tokens are too few for train.batch_size="
             f"{batch_size} streams of task.steps={steps}: at least {batch_size * steps:,}"
         )
-    arrays = {name: corpus.stream(name, task.eval_size) for name in ("train", "valid", "test")}
+    arrays = {name: corpus.stream(name, task.eval_size) for name in ("valid", "test")}
+    arrays["train"] = corpus.stream("train")
     per_epoch = row // steps
 
     def batch(data: Any, key: Array, step: Array) -> dict:

@@ -144,9 +144,11 @@ def nnx_lstm(w):
     }
 
 
-def linen_lstm(w):
+def linen_lstm(w, forget="f"):
+    """`forget`: nnx writes f_, because `if` is no name."""
+    gates = ["i", forget, "g", "o"]
     return {
-        "kernel": jnp.concatenate([w[f"i{k}"]["kernel"] for k in "ifgo"], 1),
+        "kernel": jnp.concatenate([w[f"i{k}"]["kernel"] for k in gates], 1),
         "recurrent_kernel": jnp.concatenate([w[f"h{k}"]["kernel"] for k in "ifgo"], 1),
         "bias": jnp.concatenate([w[f"h{k}"]["bias"] for k in "ifgo"]),
     }

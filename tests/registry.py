@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +12,13 @@ import reference
 from lstm_jax import transforms
 from lstm_jax.cells import CELLS
 from lstm_jax.core import Cell, Keys
+from lstm_jax.engines import ENGINES
 from lstm_jax.gates import GATES
 
 T, B, D, H = 6, 4, 3, 4
+
+# Tiny programs run in no time and compile for long: the compiler need not try hard.
+QUICK = {"xla_backend_optimization_level": 0}
 
 # Drawn anew at every step, so two halves do not draw what the whole drew.
 PER_STEP = {"zoneout", "recurrent_dropout"}
@@ -171,6 +176,20 @@ STACKED = [
 
 PLAIN = [Case(name) for name in CELLS]
 CASES = [*PLAIN, *_rows(), *OPTIONS, *_activations(), *TRANSFORMED, *STACKED]
+# Checkpointing in chunks knows nothing of options: it need not see each of them.
+CHUNKED = [*PLAIN, *STACKED, *OPTIONS[:4]]
+
+
+def engines(case: Case) -> list[str]:
+    """The engines that are held to `scan` on this case."""
+    return [e for e in ENGINES if e != "scan" and (e != "chunked" or case in CHUNKED)]
+
+
+def by_rows(case: Case) -> bool:
+    """Whether law 3 is shown with every row alone: of every cell and every transform."""
+    return case in (*PLAIN, *TRANSFORMED, *STACKED)
+
+
 by_name = {str(case): case for case in CASES}
 assert len(by_name) == len(CASES)
 
@@ -232,17 +251,24 @@ def keys_of(case: Case) -> Keys | None:
     return Keys(jax.random.key(7), jax.random.split(jax.random.key(8), B))
 
 
-def noise_of(cell: Cell, params: Any, xs: Any, keys: Keys | None) -> tuple[Any, Any]:
-    """(prepared parameters, what the transforms drew), read from what they put into the steps."""
+def drawing(cell: Cell, keys: Keys | None) -> Any:
+    """(params, xs) -> prepared parameters and the noise that transforms put into the steps."""
     if keys is None:
-        return params, reference.Noise()
-    prepared = cell.prepare(params, keys)
-    at = jax.vmap(jax.random.fold_in, (0, None))
-    timed = jax.vmap(at, (None, 0))(keys.example, np.arange(len(xs)))
-    found = _notes(cell.project(prepared, xs, timed))
-    over = {"drop_x": prepared.pop("dropout_x", None), "drop_h": prepared.pop("dropout_h", None)}
-    full = jax.tree.map(np.asarray, {**found, **over})
-    return jax.tree.map(np.asarray, prepared), reference.Noise(**full)
+        return lambda params, xs: (params, reference.Noise())
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def draw(params, xs):
+        prepared = cell.prepare(params, keys)
+        at = jax.vmap(jax.random.fold_in, (0, None))
+        timed = jax.vmap(at, (None, 0))(keys.example, np.arange(len(xs)))
+        return prepared, _notes(cell.project(prepared, xs, timed))
+
+    def drawn(params, xs):
+        prepared, notes = jax.tree.map(np.asarray, draw(params, xs))
+        masks = {k: prepared.pop(f"dropout_{k[-1]}", None) for k in ("drop_x", "drop_h")}
+        return prepared, reference.Noise(**notes, **masks)
+
+    return drawn
 
 
 def _notes(step: Any) -> dict[str, Any]:

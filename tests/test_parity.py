@@ -1,0 +1,287 @@
+"""Parity with flax (linen and nnx) and with the ONNX reference evaluator, on copied weights.
+
+The evaluator (onnx 1.23) implements peepholes, initial states, direction, layout and
+`linear_before_reset`, and RNN's Tanh and Affine; it ignores the attributes `activations` of LSTM
+and GRU, `clip`, `input_forget` and the input `sequence_lens`. Its gate functions are methods that
+a subclass may replace, which is how other activations are held to it here; `input_forget` and
+`sequence_lens` come from onnxruntime by way of tests/golden.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import converters
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import pytest
+from flax import nnx
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.ops.op_gru import GRU
+from onnx.reference.ops.op_lstm import LSTM
+
+from lstm_jax import unroll
+from lstm_jax.cells import gru, lstm, rnn
+from lstm_jax.core import Carry, Hidden
+
+T, B, D, H = 5, 3, 3, 4
+QUICK = {"xla_backend_optimization_level": 0}
+PRECISIONS = {"float32": 1e-6, "float64": 1e-12}
+
+
+def drawn(rng, shapes, dtype):
+    return jax.tree.map(lambda leaf: (0.6 * rng.standard_normal(leaf.shape)).astype(dtype), shapes)
+
+
+def linen_case(cell):
+    """(weights, step): step(weights, carry, x) -> (carry, y)."""
+    start = (jnp.zeros((B, H)),) * 2 if "LSTM" in type(cell).__name__ else jnp.zeros((B, H))
+    shapes = jax.eval_shape(cell.init, jax.random.key(0), start, jnp.zeros((B, D)))
+    return shapes["params"], lambda w, carry, x: cell.apply({"params": w}, carry, x)
+
+
+def nnx_case(make):
+    abstract = nnx.eval_shape(lambda: make(D, H, rngs=nnx.Rngs(0)))
+    graph, state, rest = nnx.split(abstract, nnx.Param, ...)
+    weights = nnx.to_pure_dict(state)
+
+    def step(w, carry, x):
+        filled = nnx.merge(graph, _filled(state, w), rest)
+        return filled(carry, x)
+
+    return weights, step
+
+
+def _filled(state, values):
+    state = jax.tree.map(lambda leaf: leaf, state)
+    nnx.replace_by_pure_dict(state, values)
+    return state
+
+
+FLAX = {
+    "linen LSTMCell": (partial(linen_case, linen.LSTMCell(H)), converters.linen_lstm, lstm(H)),
+    "linen OptimizedLSTMCell": (
+        partial(linen_case, linen.OptimizedLSTMCell(H)),
+        converters.linen_lstm,
+        lstm(H),
+    ),
+    "linen GRUCell": (partial(linen_case, linen.GRUCell(H)), converters.linen_gru, gru(H)),
+    "linen SimpleCell": (partial(linen_case, linen.SimpleCell(H)), converters.flax_rnn, rnn(H)),
+    "nnx LSTMCell": (
+        partial(nnx_case, nnx.LSTMCell),
+        partial(converters.linen_lstm, forget="f_"),
+        lstm(H),
+    ),
+    "nnx OptimizedLSTMCell": (
+        partial(nnx_case, nnx.OptimizedLSTMCell),
+        converters.nnx_lstm,
+        lstm(H),
+    ),
+    "nnx GRUCell": (partial(nnx_case, nnx.GRUCell), converters.nnx_gru, gru(H)),
+    "nnx SimpleCell": (
+        partial(nnx_case, partial(nnx.SimpleCell, dtype=None)),
+        partial(converters.flax_rnn, inputs="dense_i", hiddens="dense_h"),
+        rnn(H),
+    ),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", FLAX)
+def test_flax(name, precision):
+    case, convert, cell = FLAX[name]
+    wide = precision == "float64"
+    with jax.enable_x64(wide):
+        shapes, step = case()
+        rng = np.random.default_rng(0)
+        weights = drawn(rng, shapes, precision)
+        xs, h, c = (
+            (0.6 * rng.standard_normal(s)).astype(precision) for s in ((T, B, D), (B, H), (B, H))
+        )
+        two = cell.spec.carry == ("c", "h")
+
+        def theirs(w, xs, c, h):
+            last, ys = jax.lax.scan(partial(step, w), (c, h) if two else h, xs)
+            return ys, last if two else (last,)
+
+        def ours(w, xs, c, h):
+            last, ys = unroll(cell, convert(w), xs, Carry(c, h) if two else Hidden(h))
+            return ys, tuple(last)
+
+        compare(theirs, ours, (weights, xs, c, h), PRECISIONS[precision])
+
+
+def compare(theirs, ours, args, tol):
+    """Values, and gradients with respect to everything."""
+    rng = np.random.default_rng(1)
+    weights = jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype),
+        jax.eval_shape(theirs, *args),
+    )
+
+    @partial(jax.jit, compiler_options=QUICK)
+    def both(*args):
+        def graded(run):
+            def loss(*args):
+                out = run(*args)
+                parts = jax.tree.map(lambda w, v: (w * v).sum(), weights, out)
+                return sum(jax.tree.leaves(parts)), out
+
+            grads, out = jax.grad(loss, range(4), has_aux=True)(*args)
+            return out, grads
+
+        return graded(theirs), graded(ours)
+
+    (wanted, slopes), (values, gradients) = both(*args)
+    # A gradient adds up T * B products: its rounding is relative to its largest entry.
+    check = partial(np.testing.assert_allclose, rtol=tol)
+    jax.tree.map(lambda a, b: check(a, b, atol=tol), values, wanted)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slopes))
+    jax.tree.map(lambda a, b: check(a, b, atol=tol * largest), gradients, slopes)
+
+
+# ONNX --------------------------------------------------------------------------------------------
+
+
+def evaluate(kind, arrays, operators=(), domain="", **attributes: Any):
+    """What the reference evaluator makes of one node: {"ys", "h", "c"}."""
+    order = ["xs", "W", "R", "B", "", "h0", "c0", "P"]
+    names = [k if k in arrays else "" for k in order[: 8 if "c0" in arrays else 6]]
+    outputs = ["ys", "h", "c"] if "c0" in arrays else ["ys", "h"]
+    node = onnx.helper.make_node(kind, names, outputs, domain=domain, hidden_size=H, **attributes)
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [node],
+        "one",
+        [info(k, onnx.TensorProto.DOUBLE, v.shape) for k, v in arrays.items()],
+        [info(k, onnx.TensorProto.DOUBLE, None) for k in outputs],
+    )
+    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("here", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets)
+    run = ReferenceEvaluator(model, new_ops=list(operators))
+    return dict(zip(outputs, run.run(None, arrays), strict=True))
+
+
+def onnx_arrays(gates, ways, cell_state, peepholes=False):
+    shapes = {"W": (ways, gates * H, D), "R": (ways, gates * H, H), "B": (ways, 2 * gates * H)}
+    shapes |= {"P": (ways, 3 * H)} if peepholes else {}
+    shapes |= {"xs": (T, B, D), "h0": (ways, B, H)} | ({"c0": (ways, B, H)} if cell_state else {})
+    rng = np.random.default_rng(2)
+    return {k: 0.6 * rng.standard_normal(s) for k, s in shapes.items()}
+
+
+def replay(cell, params_of, arrays, directions):
+    """The same of lstm_jax, one direction after the other."""
+    carry = Carry if "c0" in arrays else Hidden
+    lasts, outputs = [], []
+    for n, direction in enumerate(directions):
+        start = carry(**{k: arrays[f"{k}0"][n] for k in carry._fields})
+        run = jax.jit(partial(unroll, cell, reverse=direction == "reverse"), compiler_options=QUICK)
+        last, ys = run(params_of(arrays, n), arrays["xs"], start)
+        lasts.append(last)
+        outputs.append(ys)
+    states = {k: np.stack([getattr(last, k) for last in lasts]) for k in carry._fields}
+    return {"ys": np.stack(outputs, 1), **states}
+
+
+DIRECTIONS = {
+    "forward": ("forward",),
+    "reverse": ("reverse",),
+    "bidirectional": ("forward", "reverse"),
+}
+
+
+def agree(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, 1e-12, 1e-12, err_msg=name)
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("peepholes", [False, True])
+def test_onnx_lstm(direction, peepholes, float64):
+    ways = DIRECTIONS[direction]
+    arrays = onnx_arrays(4, len(ways), True, peepholes)
+    cell = lstm(H, peepholes="diagonal" if peepholes else "none")
+    expected = evaluate("LSTM", arrays, direction=direction)
+    agree(replay(cell, converters.onnx_lstm, arrays, ways), expected)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("reset", ["before", "after"])
+def test_onnx_gru(direction, reset, float64):
+    ways = DIRECTIONS[direction]
+    arrays = onnx_arrays(3, len(ways), False)
+    linear = reset == "after"
+    expected = evaluate("GRU", arrays, direction=direction, linear_before_reset=int(linear))
+    params_of = partial(converters.onnx_gru, linear_before_reset=linear)
+    agree(replay(gru(H, reset=reset), params_of, arrays, ways), expected)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("activation", ["tanh", "identity"])
+def test_onnx_rnn(direction, activation, float64):
+    arrays = onnx_arrays(1, 1, False)
+    affine = {"activations": ["Affine"], "activation_alpha": [1.0], "activation_beta": [0.0]}
+    given: dict[str, Any] = {"activations": ["Tanh"]} if activation == "tanh" else affine
+    expected = evaluate("RNN", arrays, direction=direction, **given)
+    cell = rnn(H, activation=activation)
+    agree(replay(cell, converters.onnx_rnn, arrays, [direction]), expected)
+
+
+class SquashedLSTM(LSTM):
+    """ONNX's LSTM with activations HardSigmoid(1/6, 1/2), Relu, Softsign."""
+
+    op_domain = "here"
+
+    def f(self, x):
+        return np.clip(x / 6 + 0.5, 0, 1)
+
+    def g(self, x):
+        return np.maximum(x, 0)
+
+    def h(self, x):
+        return x / (1 + abs(x))
+
+
+class SquashedGRU(GRU):
+    """ONNX's GRU with activations HardSigmoid(1/6, 1/2), Relu."""
+
+    op_domain = "here"
+
+    def f(self, x):
+        return np.clip(x / 6 + 0.5, 0, 1)
+
+    def g(self, x):
+        return np.maximum(x, 0)
+
+
+def test_onnx_activations(float64):
+    arrays = onnx_arrays(4, 1, True, peepholes=True)
+    options = {"direction": "forward", "layout": 0}
+    expected = evaluate("SquashedLSTM", arrays, [SquashedLSTM], "here", **options)
+    cell = lstm(
+        H,
+        peepholes="diagonal",
+        gate_activation="hard_sigmoid",
+        candidate_activation="relu",
+        output_activation="softsign",
+    )
+    agree(replay(cell, converters.onnx_lstm, arrays, ["forward"]), expected)
+
+    arrays = onnx_arrays(3, 1, False)
+    expected = evaluate(
+        "SquashedGRU", arrays, [SquashedGRU], "here", linear_before_reset=1, **options
+    )
+    cell = gru(H, gate_activation="hard_sigmoid", candidate_activation="relu")
+    agree(replay(cell, converters.onnx_gru, arrays, ["forward"]), expected)

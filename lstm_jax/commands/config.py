@@ -60,9 +60,21 @@ def print_model(program: Any, hyper: dict) -> None:
     print(f"\nmodel: {spec.in_features} in, {spec.out_features} out, read out: {spec.readout}\n")
     for name, leaf in rows:
         print(f"  {name:<{width}}  {list(leaf.shape)!s:<14} {leaf.dtype}  {leaf.size:>10,}")
-    print(f"\nparameters               {sum(leaf.size for _, leaf in rows):,}")
+    print(f"\nengine                   {engine(program.config)}")
+    print(f"parameters               {sum(leaf.size for _, leaf in rows):,}")
     print(f"FLOPs per training step  {step:,}  (a batch of {train.batch_size}, forward and back)")
     print(f"FLOPs forward            {forward:,}  (the same batch)")
+
+
+def engine(config: Any) -> str:
+    """What runs the recurrence, and why."""
+    from lstm_jax.config import build_cell
+    from lstm_jax.engines import choose
+
+    if config.model.engine != "auto":
+        return f"{config.model.engine}, as asked"
+    name, why = choose(build_cell(config.cell))
+    return f"{name}, chosen by auto: {why}"
 
 
 def costs(program: Any, hyper: dict) -> tuple[Any, int, int]:

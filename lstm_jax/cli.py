@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": ("lstm_jax.commands.evaluate", "metrics of a run's best parameters"),
     "predict": ("lstm_jax.commands.predict", "forecasts, classes or text from a run's model"),
     "config": ("lstm_jax.commands.config", "the resolved config and the model, without training"),
+    "sweep": ("lstm_jax.sweep.commands", "many trials at once, here or on a cluster"),
     "checkpoint": ("lstm_jax.commands.checkpoint", "a run's checkpoints, each verified"),
     "cells": ("lstm_jax.commands.cells", "what a cell can be made of: equations, size, source"),
 }

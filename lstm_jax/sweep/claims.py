@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 BEAT_SECONDS = 2.0
 STALE_SECONDS = 60.0
@@ -233,9 +233,8 @@ class Claim:
     def end(self, status: str, **more: Any) -> None:
         """The pack is over: nobody will claim it again."""
         self.check()
-        replace_json(
-            self.folder / ENDED, {"status": status, "attempt": self.attempt, **self.progress, **more}
-        )
+        found = {**self.progress, **more, "status": status, "attempt": self.attempt}
+        replace_json(self.folder / ENDED, found)
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):

@@ -26,6 +26,7 @@ from lstm_jax.integrity import Damage, read_seal
 from lstm_jax.program import Program, build_program
 from lstm_jax.sweep.estimate import block_size
 from lstm_jax.sweep.trials import Trial
+from lstm_jax.writers import read_metrics
 
 STATUS_SECONDS = 5.0
 
@@ -97,8 +98,11 @@ class Compiled:
         self.hyper = self.place(jax.tree.map(lambda *leaves: np.stack(leaves), *hypers))
         self.data = jax.device_put(program.task.data, NamedSharding(self.mesh, PartitionSpec()))
         self._hypers = hypers
-        self._check = over_trials(partial(train.validate, program), self.mesh, self.block, donate=True)
+        self._check = self.jit(partial(train.validate, program), donate=True)
         self._chunks: dict[int, Any] = {}
+
+    def jit(self, function: Callable, donate: bool = False) -> Any:
+        return over_trials(function, self.mesh, self.block, donate)
 
     def place(self, tree: Any) -> Any:
         """Host arrays [K, ...] onto the devices, the last trial repeated where they are uneven."""
@@ -133,7 +137,7 @@ class Compiled:
         """The compiled chunk; state is taken over by it."""
         if num_steps not in self._chunks:
             run = partial(train.run_chunk, self.program)
-            jitted = over_trials(lambda s, h, d: run(s, h, d, num_steps), self.mesh, self.block, donate=True)
+            jitted = self.jit(lambda s, h, d: run(s, h, d, num_steps), donate=True)
             self._chunks[num_steps] = jitted.lower(state, self.hyper, self.data).compile()
         return self._chunks[num_steps]
 
@@ -150,7 +154,7 @@ class Compiled:
             splits = self.program.task.splits
             return {s: train.evaluate(self.program, params, hyper, data, s) for s in splits}
 
-        return self.fetch(over_trials(measure, self.mesh, self.block)(params, self.hyper, self.data))
+        return self.fetch(self.jit(measure)(params, self.hyper, self.data))
 
 
 def _first(tree: Any) -> Any:
@@ -191,7 +195,7 @@ def peak_bytes(compiled: Any) -> int:
 
 
 def memory_limit() -> int:
-    """Bytes a device may use: its own memory, or its share of what the host has left; 0: unknown."""
+    """Bytes a device may use: its own memory, or its share of the host's; 0: unknown."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
@@ -231,6 +235,7 @@ class Pack:
         ]
         self.checkpoints = Checkpoints(folder, keep_last=2, keep_best=0)
         self.step, self.seconds, self.steps_done = 0, 0.0, 0
+        self.best: tuple[float, int] | None = None
         self.began, self._said = time.perf_counter(), time.monotonic()
 
     def run(self, stop: Callable[[], str]) -> str:
@@ -290,8 +295,19 @@ class Pack:
             if valid and trial.due(self.options.eval_every):
                 line = {name: column[i] for name, column in valid.items()}
                 trial.writer.scalars(trial.step, "valid", line)
+                self.compare(trial, line)
             trial.ended = "diverged" if bad[i] else "completed" if stopped[i] else ""
         self.progress(rate)
+
+    def compare(self, trial: Trial, line: dict) -> None:
+        """Remember the best value so far of the study's metric, where that is a validation one."""
+        split_name, _, metric = self.plan.metric.partition("/")
+        if split_name != "valid" or metric not in line:
+            return
+        sign = -1.0 if self.plan.direction == "max" else 1.0
+        value = float(line[metric])
+        if self.best is None or sign * value < sign * self.best[0]:
+            self.best = value, trial.number
 
     def progress(self, rate: float) -> None:
         """What the sweep shows of the pack, in its heartbeat; of the trials, in their status."""
@@ -303,6 +319,8 @@ class Pack:
             "ended": ended,
             "trial_steps_per_second": rate * (len(self.trials) - ended),
         }
+        if self.best:
+            self.claim.progress |= {"best": self.best[0], "best_trial": self.best[1]}
         if time.monotonic() - self._said > STATUS_SECONDS:
             self._said = time.monotonic()
             for trial in self.trials:
@@ -341,6 +359,9 @@ class Pack:
             trial.step = int(members.state.step[i])
             diverged, stopped = members.state.bad[i], members.state.stopped[i]
             trial.ended = "diverged" if diverged else "completed" if stopped else ""
+            for line in read_metrics(trial.folder):
+                if line["split"] == "valid":
+                    self.compare(trial, line)
         return self.compiled.place(members.state)
 
     def saved_size(self) -> int:

@@ -106,10 +106,14 @@ def write_plan(plan: Plan, workdir: Path) -> Plan:
 def _difference(there: Plan, here: Plan) -> str:
     if len(there.hashes) != len(here.hashes):
         return f"not the {len(here.hashes)} of this study"
-    number = next(i for i, (a, b) in enumerate(zip(there.hashes, here.hashes, strict=True)) if a != b)
+    number = next(
+        i for i, (a, b) in enumerate(zip(there.hashes, here.hashes, strict=True)) if a != b
+    )
     theirs = json.loads(json.dumps(flatten(there.config(number))))
     ours = json.loads(json.dumps(flatten(here.config(number))))
-    fields = [f"{n} {theirs.get(n)} there, {ours.get(n)} here" for n in ours if theirs.get(n) != ours[n]]
+    fields = [
+        f"{n} {theirs.get(n)} there, {ours.get(n)} here" for n in ours if theirs.get(n) != ours[n]
+    ]
     return f"of which trial {number} differs: {'; '.join(fields[:5])}"
 
 

@@ -1,14 +1,14 @@
 """A study: the question, the base config, the trials, and what decides between them.
 
-    experiments/NAME/study.py
-      QUESTION   what is asked, in a sentence
-      BASELINE   the overrides that name the variant to compare with, {} where the base config is it
-      METRIC     split/metric that decides, as in "valid/loss" (the best value of a run)
-      DIRECTION  "min" | "max"
-      LAUNCH     optional: {"slurm.partition": "gpu"}, how this study is run
-      HALVING    optional: (Rung(...), ...)
-      get_config([arg]) -> ConfigDict
-      sweep()    generator of flat dotted overrides
+experiments/NAME/study.py
+  QUESTION   what is asked, in a sentence
+  BASELINE   the overrides that name the variant to compare with, {} where the base config is it
+  METRIC     split/metric that decides, as in "valid/loss" (the best value of a run)
+  DIRECTION  "min" | "max"
+  LAUNCH     optional: {"slurm.partition": "gpu"}, how this study is run
+  HALVING    optional: (Rung(...), ...)
+  get_config([arg]) -> ConfigDict
+  sweep()    generator of flat dotted overrides
 """
 
 from __future__ import annotations

@@ -184,8 +184,14 @@ def test_counting_finds_the_first_failing_n():
     summary = task.summarize(metrics)
     assert summary["first_failing_n"] == 8
     assert float(summary["accuracy"]) == pytest.approx(10 / 12)
-    none = task.summarize({"rejected": jnp.zeros(14)})
-    assert none["first_failing_n"] == 13  # one more than the largest
+
+
+def test_counting_that_never_fails_stops_one_past_what_was_tried():
+    task = build("counting", 6, train_max=6, test_max=12)
+    batch = task.splits["valid"].batch({}, 0)
+    _, means = task.loss(20 * batch["targets"] - 10, batch)
+    metrics = {name: mean.total / mean.count for name, mean in means.items()}
+    assert task.summarize(metrics)["first_failing_n"] == 7
 
 
 def test_counting_baseline_is_the_best_memoryless_guess():

@@ -61,7 +61,8 @@ def word(n: Array, letters: int, longest: int) -> dict:
 def loss_of(test_max: int) -> Callable:
     """loss(outputs [T, B, O], batch): Bernoulli nats per output; accuracy is whole words.
 
-    Where the batch says its `sizes` [B], also how many words were rejected, by n.
+    Where the batch says its `sizes` [B], also how many words were rejected, by n; the first size
+    that the split does not try counts as rejected.
     """
 
     def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
@@ -73,7 +74,8 @@ def loss_of(test_max: int) -> Callable:
         counted = example_weights(batch, accepted.shape[0])
         means = {"loss": mean, "accuracy": average(accepted.astype(jnp.float32), counted)}
         if "sizes" in batch:
-            by_size = jnp.zeros(test_max + 1).at[batch["sizes"]].add(counted * ~accepted)
+            by_size = jnp.zeros(test_max + 2).at[batch["sizes"]].add(counted * ~accepted)
+            by_size = by_size.at[batch["untried"]].add(counted)
             means["rejected"] = Mean(by_size, jnp.sum(counted))
         return ratio(mean), means
 
@@ -84,8 +86,7 @@ def summarize(metrics: dict) -> dict:
     """rejected [n] -> first_failing_n, one more than the largest where none failed."""
     metrics = dict(metrics)
     if "rejected" in metrics:
-        failed = (metrics.pop("rejected") > 0).at[-1].set(True)
-        metrics["first_failing_n"] = jnp.argmax(failed).astype(jnp.float32)
+        metrics["first_failing_n"] = jnp.argmax(metrics.pop("rejected") > 0).astype(jnp.float32)
     return metrics
 
 
@@ -122,7 +123,7 @@ def build(config: Any) -> Task:
         spec=Spec(letters + 1, letters + 1, example_shape=(1 + letters * train_max,)),
         data={},
         batch=fresh_batch(example, batch_size),
-        loss=loss_of(test_max + 1),
+        loss=loss_of(test_max),
         summarize=summarize,
         splits=splits,
         baselines={
@@ -139,7 +140,7 @@ def every_size(letters: int, longest: int, batch_size: int) -> Split:
     def take(data: Any, indices: Array) -> dict:
         del data
         batch = time_major(jax.vmap(lambda n: word(n, letters, longest))(indices + 1))
-        return {**batch, "sizes": indices + 1}
+        return {**batch, "sizes": indices + 1, "untried": jnp.full_like(indices, longest + 1)}
 
     return sequential(take, longest, batch_size)
 
@@ -167,8 +168,8 @@ def figure(forward: Callable, split: Split, task: Any) -> Any:
     axes.plot(n, share, color="C0", label="share of steps that are right")
     if len(failing):
         axes.axvline(failing[0], color="C1", ls="--", lw=1, label="first failing n")
-    axes.set(xlabel="n", ylabel="right steps", ylim=(min(0.5, share.min()), 1.03))
+    axes.set(xlabel="n", ylabel="share of right steps", ylim=(min(0.9, share.min()) - 0.02, 1.02))
     axes.set_title(f"{language}: {verdict}")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="lower right")
     return canvas

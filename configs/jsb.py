@@ -5,6 +5,8 @@ first frame of a piece is not predicted. Published at about 300K parameters (Bai
 LSTM 8.45, GRU 8.43, RNN 8.91; each key at its training marginal 11.09.
 
 Command: lstm-jax train --config=configs/jsb.py --workdir=runs/jsb
+Cost: a minute of CPU time, 248,888 parameters.
+Expect: test NLL 8.43 (seeds 0, 1, 2: 8.427, 8.428, 8.449); `:gru` 8.53 (seed 0).
 Presets: `rnn` and `gru`, cells of about as many parameters; `smoke`.
 """
 

@@ -4,6 +4,7 @@ Published accuracies (van der Westhuizen & Lasenby 2018): LSTM 98.5 % in order, 
 JANET 99 % and 92.5 %.
 
 Command: lstm-jax train --config=configs/mnist_pixels.py[:permuted] --workdir=runs/mnist_pixels
+Cost: hours on a CPU, 55,000 steps through 784 pixels; meant for a GPU. Not yet run in full here.
 Presets: `permuted`, by the permutation in JANET's code; `smoke`.
 """
 

@@ -1,6 +1,8 @@
 """MNIST by rows: can a cell read a digit from 28 rows of 28 pixels?
 
 Command: lstm-jax train --config=configs/mnist_rows.py --workdir=runs/mnist_rows
+Cost: 10 epochs in three minutes of CPU time, 81,674 parameters.
+Expect: test accuracy 99.1 % (seed 0).
 Presets: `smoke`.
 """
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from lstm_jax.core import Array, Carry, Cell, Hidden, Spec, UsageError, dot, lookup
 from lstm_jax.gates import (
     ACTIVATIONS,
+    GATE_ACTIVATIONS,
     UPDATES,
     GateTable,
     gate_table,
@@ -26,6 +27,8 @@ from lstm_jax.parts import (
     LAYER_NORMS,
     PEEPHOLES,
     bias,
+    check_apart,
+    check_bias,
     check_clip,
     check_forget_bias,
     check_hidden,
@@ -73,7 +76,7 @@ def lstm(
     Raises: UsageError for unknown names and for choices that contradict each other.
     Source: Hochreiter & Schmidhuber (1997); Gers, Schmidhuber & Cummins (2000), the forget gate.
     """
-    check_hidden(hidden)
+    check_hidden(hidden, kernel_init, recurrent_init)
     table = gate_table(gates, gate_activation, candidate_activation, output_activation)
     check_peepholes(peepholes, gates, table)
     check_forget_bias(forget_bias, gates, table)
@@ -226,8 +229,11 @@ def slstm(
 
     Source: Beck et al. (2024), xLSTM, eq. 8-17.
     """
-    check_hidden(hidden)
-    wanted = gate_activation or {"i": "exp"}
+    check_hidden(hidden, kernel_init, recurrent_init)
+    check_bias(forget_bias)
+    wanted = gate_activation or {}
+    if not isinstance(wanted, str):
+        wanted = {"i": "exp", **wanted}
     table = gate_table("lstm", wanted, candidate_activation, output_activation)
     return _stabilised("slstm", hidden, table, forget_bias, kernel_init, recurrent_init, dtype)
 
@@ -240,6 +246,7 @@ def _stabilised(name, hidden, table, forget_bias, kernel_init, recurrent_init, d
                 f"exp gating works on logarithms of both i and f: {gate} has none that is "
                 f"stable; choose exp or sigmoid for both (known: {', '.join(LOG_GATES)})"
             )
+    check_apart(table, "exp gating")
     log_i, log_f = LOG_GATES[table.i.activation], LOG_GATES[table.f.activation]
     output = ACTIVATIONS[table.output]
 
@@ -312,7 +319,7 @@ def gru(
 
     Source: Cho et al. (2014), eq. 5-8; reset after: the convention of cuDNN.
     """
-    check_hidden(hidden)
+    check_hidden(hidden, kernel_init, recurrent_init)
     split = lookup("reset", reset, {"after": 3, "before": 2}) * hidden
     names = ("r", "z", "n")
     squash = _squash(gate_activation, candidate_activation)
@@ -366,9 +373,10 @@ class Squash(NamedTuple):
 
 
 def _squash(gate: str, candidate: str) -> Squash:
+    choices = {name: ACTIVATIONS[name] for name in GATE_ACTIVATIONS}
     return Squash(
-        lookup("gate activation", gate, ACTIVATIONS),
-        lookup("candidate activation", candidate, ACTIVATIONS),
+        lookup("gate activation", gate, choices),
+        lookup("candidate activation", candidate, choices),
     )
 
 
@@ -389,7 +397,7 @@ def mgu(
 
     Source: Zhou et al. (2016), eq. 6.
     """
-    check_hidden(hidden)
+    check_hidden(hidden, kernel_init, recurrent_init)
     names = ("f", "n")
     squash = _squash(gate_activation, candidate_activation)
 
@@ -439,7 +447,7 @@ def rnn(
 
     Source: Elman (1990).
     """
-    check_hidden(hidden)
+    check_hidden(hidden, kernel_init, recurrent_init)
     squash = lookup("activation", activation, ACTIVATIONS)
 
     def init(key, in_features):
@@ -503,15 +511,18 @@ def minlstm(
     """
 
     def linear(params, step):
-        gates, keep = opened(step)
-        total = gates["f"] + gates["i"]
-        return gates["f"] / total, gates["i"] / total * keep * gates["g"]
+        z_i, z_f, g, keep = blocks(step)
+        # f / (f + i), also where both underflow.
+        odds = jax.nn.log_sigmoid(z_f) - jax.nn.log_sigmoid(z_i)
+        return jax.nn.sigmoid(odds), jax.nn.sigmoid(-odds) * keep * g
+
+    def blocks(step):
+        z, keep, weights = notes_of(step)
+        return *jnp.split(weigh(z, weights), 3, axis=-1), keep
 
     def opened(step):
-        z, keep, weights = notes_of(step)
-        z = weigh(z, weights)
-        i, f = jnp.split(jax.nn.sigmoid(z[..., : 2 * hidden]), 2, axis=-1)
-        return {"i": i, "f": f, "g": z[..., 2 * hidden :]}, keep
+        z_i, z_f, g, keep = blocks(step)
+        return {"i": jax.nn.sigmoid(z_i), "f": jax.nn.sigmoid(z_f), "g": g}, keep
 
     return _blind(
         "minlstm", hidden, ("i", "f", "g"), forget_bias, kernel_init, dtype, linear, opened
@@ -541,7 +552,8 @@ def mingru(hidden: int, *, kernel_init: str = "glorot", dtype: Any = None) -> Ce
 
 def _blind(name, hidden, names, forget_bias, kernel_init, dtype, linear, opened) -> Cell:
     """A cell whose gates do not see h: h' = a * h + b with (a, b) = linear(params, step)."""
-    check_hidden(hidden)
+    check_hidden(hidden, kernel_init)
+    check_bias(forget_bias)
 
     def init(key, in_features):
         k_kernel, k_bias = jax.random.split(key)

@@ -166,6 +166,23 @@ def _value(gate: Gate, name: str, opened: dict, blocks: dict, table: GateTable) 
     return 1.0 - (squash(blocks[gate.to] + gate.shift) if gate.shift else opened[gate.to])
 
 
+def check_table(table: GateTable) -> None:
+    """Raises UsageError for a table that no step can evaluate."""
+    if not table.learned():
+        raise UsageError(f"{table} has no learned gate and hence no parameters; learn at least one")
+    lookup("output activation", table.output, ACTIVATIONS)
+    lookup("update", table.update, UPDATES)
+    for name in ORDER:
+        gate = getattr(table, name)
+        if isinstance(gate, Learned):
+            lookup("gate activation", gate.activation, dict.fromkeys(GATE_ACTIVATIONS))
+        elif isinstance(gate, Coupled) and gate.to not in table.learned():
+            raise UsageError(
+                f"the {NAMES[name]} is coupled to {gate.to!r}, which is not learned and has no "
+                f"pre-activation to follow; choose one of {', '.join(table.learned())}"
+            )
+
+
 def gate_table(
     gates: str | GateTable = "lstm",
     gate_activation: str | Mapping[str, str] = "",
@@ -179,7 +196,8 @@ def gate_table(
     Raises:
       UsageError: an unknown row or activation, or an activation for a gate that is not learned.
     """
-    table = lookup("gates", gates, GATES) if isinstance(gates, str) else gates
+    table = gates if isinstance(gates, GateTable) else lookup("gates", gates, GATES)
+    check_table(table)
     if isinstance(gate_activation, str):
         wanted = dict.fromkeys("ifo", gate_activation) if gate_activation else {}
         wanted = {k: v for k, v in wanted.items() if k in table.learned()}

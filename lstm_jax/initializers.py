@@ -54,7 +54,7 @@ def _identity(key: Array, shape: tuple[int, int]) -> Array:
 
 def _uniform(key: Array, shape: tuple[int, int], blocks: int) -> Array:
     """U(-1/sqrt(H), 1/sqrt(H)), torch's default for every recurrent parameter."""
-    limit = (max(blocks, 1) / shape[1]) ** 0.5
+    limit = (max(blocks, 1) / max(shape[1], 1)) ** 0.5
     return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
 
 

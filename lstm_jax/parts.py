@@ -198,10 +198,12 @@ LAYER_NORMS: dict[str, Norm] = {
 # Checks at construction ------------------------------------------------------------------------
 
 
-def check_hidden(hidden: int) -> None:
-    """Raises UsageError unless `hidden` is a whole number of at least one unit."""
+def check_hidden(hidden: int, *inits: str) -> None:
+    """Raises UsageError unless `hidden` is a whole number of units and every init a known one."""
     if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
         raise UsageError(f"hidden={hidden!r}: expected a whole number of units, at least 1")
+    for init in inits:
+        lookup("initializer", init, KERNELS)
 
 
 def check_peepholes(peepholes: str, gates: Any, table: GateTable) -> None:
@@ -216,20 +218,47 @@ def check_peepholes(peepholes: str, gates: Any, table: GateTable) -> None:
         )
     if peepholes == "learned" and len(gone) == 3:
         raise UsageError(f"peepholes='learned' with gates={gates!r}: no gate is left to see c")
+    if peepholes == "learned":
+        check_apart(table, "peepholes='learned'")
+
+
+def check_apart(table: GateTable, what: str) -> None:
+    """Raises UsageError for a coupling between o and the gates that open before it."""
+    for k in "ifo":
+        to = getattr(getattr(table, k), "to", "")
+        if to and (k == "o") != (to == "o"):
+            raise UsageError(
+                f"{what} opens i, f and g before o, but the {NAMES[k]} is coupled to {to!r}; "
+                "couple within i and f, or leave it out"
+            )
 
 
 def check_forget_bias(forget_bias: Any, gates: Any, table: GateTable) -> None:
     """Raises UsageError for a forget bias where no forget gate is learned."""
+    check_bias(forget_bias)
     asked = isinstance(forget_bias, int | float) and forget_bias not in (0, 1)
+    if callable(forget_bias):
+        learned = table.learned()
+        asked = not jax.eval_shape(lambda key: forget_bias(key, learned, 1), jax.random.key(0))
     if asked and not isinstance(table.f, Learned):
+        given = getattr(forget_bias, "__qualname__", forget_bias)
         how = "1 - i" if isinstance(table.f, Coupled) else "a constant"
         raise UsageError(
-            f"forget_bias={forget_bias} with gates={gates!r}: the forget gate is {how} and owns no "
+            f"forget_bias={given} with gates={gates!r}: the forget gate is {how} and owns no "
             "bias; leave forget_bias at 1, or choose gates with a learned forget gate ('lstm')"
+        )
+
+
+def check_bias(forget_bias: Any) -> None:
+    """Raises UsageError for the name of an initialiser in its place."""
+    if isinstance(forget_bias, str):
+        raise UsageError(
+            f"forget_bias={forget_bias!r}: expected a number or an initialiser, as in "
+            f"forget_bias=initializers.BIASES[{forget_bias!r}]()"
         )
 
 
 def check_clip(cell_clip: float) -> None:
     """Raises UsageError for a clip that holds nothing."""
-    if cell_clip < 0:
+    if not cell_clip >= 0:
         raise UsageError(f"cell_clip={cell_clip}: expected a bound above 0, or 0 for none")

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from lstm_jax.core import Array, Cell, Params, Spec, UsageError, dot, lookup, off
 from lstm_jax.parts import noted
@@ -29,15 +31,22 @@ def _named(cell: Cell, name: str, **kept: Any) -> Spec:
 
 
 def check_rate(name: str, rate: Any) -> None:
-    """Raises UsageError for a number that is no probability below one; traced rates pass."""
-    if isinstance(rate, int | float) and not 0 <= rate < 1:
-        raise UsageError(f"{name}={rate}: a rate is a probability in [0, 1)")
+    """Raises UsageError for what is no probability below one; traced rates pass."""
+    known = isinstance(rate, (int, float, np.generic, np.ndarray, jax.Array))
+    chance: Any = rate if known and jnp.ndim(rate) == 0 else -1
+    if not isinstance(rate, Tracer) and not 0 <= chance < 1:
+        raise UsageError(f"{name}={rate!r}: a rate is a probability in [0, 1)")
 
 
 def widths(cell: Cell, params: Params) -> dict[str, int]:
     """Units of every entry of the carry, from shapes alone."""
     carry = jax.eval_shape(lambda p: cell.initial_carry(p, ()), params)
     return {name: leaf.shape[-1] for name, leaf in carry._asdict().items()}
+
+
+def has_recurrent_kernel(cell: Cell) -> bool:
+    """Whether any parameter multiplies h, from shapes alone."""
+    return "recurrent_kernel" in jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0))
 
 
 def bernoulli(keys: Array, tag: int, rate: Any, width: int) -> Array:
@@ -123,9 +132,10 @@ def projection(cell: Cell, size: int) -> Cell:
             "an LSTM's carry (c, h) keeps apart from the memory, and goes on before any other "
             "transform; choose cell 'lstm' and project first"
         )
-    if not 1 <= size < hidden:
+    if not isinstance(size, int) or not 1 <= size < hidden:
         raise UsageError(
-            f"projection={size} with hidden={hidden}: expected 1 <= projection < hidden"
+            f"projection={size} with hidden={hidden}: expected a whole number, "
+            "1 <= projection < hidden"
         )
 
     def init(key, in_features):
@@ -162,6 +172,11 @@ def variational_dropout(cell: Cell, input_rate: Any = 0.0, hidden_rate: Any = 0.
         raise UsageError(
             f"variational_dropout on {cell.spec.name!r}: its second matmul sees h outside `recur`, "
             "where no mask reaches it; choose gru with reset='after', or zoneout"
+        )
+    if not off(hidden_rate) and not has_recurrent_kernel(cell):
+        raise UsageError(
+            f"variational hidden_rate={hidden_rate} on {cell.spec.name!r}: no gate sees h; "
+            "leave it at 0 or choose zoneout"
         )
 
     def prepare(params, keys):
@@ -217,8 +232,11 @@ def weight_drop(cell: Cell, rate: Any) -> Cell:
     Source: Merity, Keskar & Socher (2018), section 2.
     """
     check_rate("weight_drop rate", rate)
-    if cell.spec.linear is not None:
-        raise UsageError(f"weight_drop on {cell.spec.name!r}: it has no recurrent kernel to drop")
+    if not has_recurrent_kernel(cell):
+        raise UsageError(
+            f"weight_drop on {cell.spec.name!r}: it has no recurrent kernel to drop; choose a cell "
+            "whose gates see h, or variational_dropout of the input"
+        )
 
     def prepare(params, keys):
         params = cell.prepare(params, keys)
@@ -294,7 +312,7 @@ def _true_gates(cell: Cell) -> tuple[str, ...]:
 
 def _wide(z: Array, r: Array) -> Array:
     """z + r, where r may lack the columns of a candidate formed inside the step."""
-    missing = z.shape[-1] - r.shape[-1]
+    missing = z.shape[-1] - r.shape[-1] if r.ndim else 0
     return z + jnp.pad(r, [(0, 0)] * (r.ndim - 1) + [(0, missing)]) if missing else z + r
 
 

@@ -84,7 +84,11 @@ def trace(cell: Cell, params: Params, xs: Array, carry: Any = None, **options: A
 
 def make_keys(key: Array | Keys | None, batch: int) -> Keys | None:
     """One key for the batch and one an example, from whichever was given."""
-    if key is None or isinstance(key, Keys):
+    if key is None:
+        return None
+    for part in key if isinstance(key, Keys) else (key,):
+        check_key(part, batch)
+    if isinstance(key, Keys):
         return key
     if jnp.ndim(key):
         return Keys(key[0], key)
@@ -126,11 +130,34 @@ def check_inputs(cell: Cell, params: Params, xs: Array) -> None:
             f"xs has shape {xs.shape}; expected [T, B, D], time first. "
             "One sequence [T, D] becomes a batch of one by xs[:, None]"
         )
+    if 0 in xs.shape:
+        raise UsageError(
+            f"xs has shape {xs.shape}; expected at least one step, example and feature"
+        )
     kernel = params.get("kernel") if isinstance(params, dict) else None
     if kernel is not None and jnp.ndim(kernel) == 2 and kernel.shape[0] != xs.shape[2]:
         raise UsageError(
             f"xs has shape {xs.shape}, D = {xs.shape[2]}; expected D = {kernel.shape[0]}, which "
             f"the parameters were made for. Use cell.init(key, {xs.shape[2]}) for these inputs"
+        )
+    if kernel is not None and jnp.promote_types(xs.dtype, kernel.dtype) != kernel.dtype:
+        raise UsageError(
+            f"xs has dtype {xs.dtype}, wider than the parameters' {kernel.dtype}; expected inputs "
+            f"no wider than those: pass xs.astype({kernel.dtype})"
+        )
+
+
+def check_key(key: Any, batch: int) -> None:
+    """Raises UsageError unless `key` is one typed PRNG key, or one an example."""
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise UsageError(
+            f"key is {jax.typeof(key) if isinstance(key, jax.Array) else repr(key)}; expected a "
+            "typed PRNG key: jax.random.key(seed), or jax.random.wrap_key_data(raw) of a raw one"
+        )
+    if key.shape not in ((), (batch,)):
+        raise UsageError(
+            f"key has shape {key.shape}; expected one key, or one an example, [B] = {(batch,)}: "
+            f"jax.random.split(key, {batch})"
         )
 
 

@@ -11,7 +11,7 @@ import jax
 
 from lstm_jax.config import flatten, split
 from lstm_jax.core import UsageError
-from lstm_jax.sweep import claims, estimate, pack
+from lstm_jax.sweep import claims, estimate, many, memory
 from lstm_jax.sweep.launchers.local import gpu_memory
 from lstm_jax.sweep.plan import Plan, pack_folder
 from lstm_jax.sweep.status import clock
@@ -27,7 +27,7 @@ def fitted(plan: Plan) -> Plan:
     """
     packs, mistakes = [], []
     gpu = gpu_memory()
-    limit = USABLE * (gpu or pack.host_memory())
+    limit = USABLE * (gpu or memory.host_memory())
     for trials in plan.packs:
         try:
             largest = most(plan, trials, limit, bool(gpu))
@@ -47,7 +47,7 @@ def most(plan: Plan, trials: list[int], limit: float, gpu: bool) -> int:
     A GPU computes them all at once; the cores of a CPU a few at a time.
     """
     config = plan.config(trials[0])
-    program, hyper = pack.pack_program(config), split(config)[1]
+    program, hyper = many.pack_program(config), split(config)[1]
     kept, needed = estimate.trial_bytes(program, hyper)
     if not limit:
         return len(trials)
@@ -86,19 +86,19 @@ class Cost(NamedTuple):
 def measure(plan: Plan, number: int) -> Cost:
     """Compile the pack's program for all its trials, and time a few steps."""
     configs = [plan.config(trial) for trial in plan.packs[number]]
-    program = pack.pack_program(configs[0])
-    compiled = pack.Compiled(program, [split(config)[1] for config in configs])
+    program = many.pack_program(configs[0])
+    compiled = many.Compiled(program, [split(config)[1] for config in configs])
     state, began = compiled.init(), time.perf_counter()
     steps = min(4, configs[0].train.num_steps)
     run = compiled.compile_chunk(steps, state)
     took = time.perf_counter() - began
-    memory = pack.check_memory(run, len(configs))
+    needed = memory.check_memory(run, len(configs))
     times = []
     for _ in range(3):
         began = time.perf_counter()
         state, _ = jax.block_until_ready(compiled.chunk(steps, state))
         times.append(time.perf_counter() - began)
-    return Cost(memory, took, min(times) / steps)
+    return Cost(needed, took, min(times) / steps)
 
 
 def print_plan(study: Any, plan: Plan, measured: bool) -> None:

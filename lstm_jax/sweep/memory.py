@@ -1,0 +1,60 @@
+"""Memory: what a compiled program takes, and what a device has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lstm_jax.core import UsageError
+
+
+def check_memory(compiled: Any, num_trials: int) -> int:
+    """Bytes that the program takes at its peak on one device.
+
+    Raises:
+      UsageError: the device does not have them; says how many trials fit.
+    """
+    needed, available = peak_bytes(compiled), memory_limit()
+    if available and needed > available:
+        fits = max(int(num_trials * available / needed), 1)
+        raise UsageError(
+            f"a pack of {num_trials} trials needs {needed / 2**30:.1f} GiB of a device, which has "
+            f"{available / 2**30:.1f}; plan smaller packs in another workdir: --pack={fits}"
+        )
+    return needed
+
+
+def peak_bytes(compiled: Any) -> int:
+    """Arguments, results and temporaries of a compiled program, on one device."""
+    found = compiled.memory_analysis()
+    if found is None:
+        return 0
+    total = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+    return total - found.alias_size_in_bytes
+
+
+def memory_limit() -> int:
+    """Bytes a device may use: its own memory, or its share of the host's; 0: unknown."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return host_memory() // jax.local_device_count() if device.platform == "cpu" else 0
+
+
+def host_memory() -> int:
+    """Bytes that the host, or the control group that we are in, has left; 0: unknown."""
+    limits = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(line for line in lines if line.startswith("MemAvailable"))
+        limits.append(int(free.split()[1]) * 1024)
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit.isdecimal():
+            limits.append(int(limit) - int((group / "memory.current").read_text()))
+    except (OSError, StopIteration, ValueError):
+        pass
+    return max(min(limits), 0) if limits else 0

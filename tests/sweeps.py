@@ -1,0 +1,65 @@
+"""Small studies for the tests of sweeps, and what to compare of their results."""
+
+import json
+from pathlib import Path
+
+from lstm_jax.checkpoint import Checkpoints
+from lstm_jax.sweep.plan import make_plan, write_plan
+from lstm_jax.sweep.study import load_study
+
+STUDY = """
+from lstm_jax.sweep import config_file, grid, product
+
+QUESTION = "a test"
+
+def get_config(arg=""):
+    config = config_file("configs/airline.py:smoke")
+    config.train.log_every = config.train.eval_every = 5
+    config.train.checkpoint_every = 10
+    config.train.num_steps = 40
+    config.train.batch_size = 16
+    config.optimizer.clip_norm = 0.0
+{config}
+    return config
+
+def sweep():
+{trials}
+"""
+SEEDS = '    yield from grid({"seed": range(6)})'
+
+
+def study(folder, trials=SEEDS, config="", more=""):
+    """A study folder with these bodies of sweep() and (more of) get_config()."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = STUDY.format(trials=trials, config="\n".join("    " + c for c in config.split("\n")))
+    (folder / "study.py").write_text(text + more)
+    return folder
+
+
+def planned(folder, workdir, pack=0, **words):
+    """The manifest of a study, written."""
+    return write_plan(make_plan(load_study(str(study(folder, **words))), pack), Path(workdir))
+
+
+def summary(workdir, trial):
+    return json.loads((Path(workdir) / "trials" / f"{trial:04d}" / "summary.json").read_text())
+
+
+def digests(workdir):
+    """{trial: (status, step, digest of the final checkpoint)}."""
+    found = {}
+    for folder in sorted((Path(workdir) / "trials").iterdir()):
+        info = Checkpoints(folder).steps()[-1]
+        status = json.loads((folder / "summary.json").read_text())["status"]
+        found[int(folder.name)] = (status, info.step, info.digest)
+    return found
+
+
+def lines(workdir, trial, drop=("steps_per_second",)):
+    """metrics.jsonl without what depends on the clock; each (step, split) must be there once."""
+    path = Path(workdir) / "trials" / f"{trial:04d}" / "metrics.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    pairs = [(line["step"], line["split"]) for line in found]
+    assert len(pairs) == len(set(pairs)), f"trial {trial} has lines twice"
+    return [{k: v for k, v in line.items() if k not in drop} for line in found]

@@ -1,0 +1,204 @@
+"""Studies: helpers, expansion, and everything that can be wrong with one."""
+
+import itertools
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lstm_jax import cli, sweep
+from lstm_jax.config import signature, split
+from lstm_jax.core import UsageError
+from lstm_jax.sweep.many import pack_program
+from lstm_jax.sweep.plan import make_plan, read_plan, write_plan
+from lstm_jax.sweep.study import load_study, trial_configs
+from lstm_jax.train import init_state
+
+from .sweeps import study
+
+ROOT = Path(__file__).parent.parent
+STUDIES = sorted(path.parent for path in ROOT.glob("experiments/*/study.py"))
+
+
+def test_grid_product_zipped():
+    both = [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
+    assert list(sweep.grid({"a": [1, 2], "b": [3, 4]})) == both
+    assert list(sweep.product(sweep.grid({"a": [1, 2]}), [{"b": 3}, {"b": 4}])) == both
+    assert list(sweep.zipped({"a": [1, 2], "b": [3, 4]})) == [both[0], both[3]]
+    with pytest.raises(UsageError, match="'a': 2, 'b': 1"):
+        list(sweep.zipped({"a": [1, 2], "b": [3]}))
+
+
+@pytest.mark.parametrize("draw", [sweep.random, sweep.sobol])
+def test_draws_repeat_and_stay_inside(draw):
+    fields = {
+        "a": sweep.log_uniform(1e-4, 1e-1),
+        "b": sweep.uniform(-1, 1),
+        "c": sweep.choice(["x", "y"]),
+        "d": sweep.integers(3, 6),
+    }
+    found = list(draw(13, fields, seed=7))
+    assert found == list(draw(13, fields, seed=7))
+    assert found != list(draw(13, fields, seed=8))
+    assert len(found) == 13
+    assert all(1e-4 <= t["a"] < 1e-1 and -1 <= t["b"] < 1 for t in found)
+    assert {t["c"] for t in found} == {"x", "y"}
+    assert {t["d"] for t in found} == {3, 4, 5}
+
+
+def test_sobol_points_fill_every_eighth():
+    found = list(sweep.sobol(64, {"a": sweep.uniform(0, 1), "b": sweep.uniform(0, 1)}))
+    for name in ("a", "b"):
+        counts = np.histogram([t[name] for t in found], bins=8, range=(0, 1))[0]
+        assert set(counts) == {8}
+
+
+def test_log_uniform_is_even_in_the_logarithm():
+    draw = sweep.log_uniform(1e-4, 1.0)
+    assert draw(0.5) == pytest.approx(1e-2)
+    with pytest.raises(UsageError, match="above 0"):
+        sweep.log_uniform(0, 1)
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda p: p.name)
+def test_every_study_expands_and_builds(folder, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = load_study(str(folder))
+    assert found.question
+    configs = trial_configs(found)
+    programs = {signature(config): config for config in configs}
+    for config in programs.values():
+        program = pack_program(config)
+        state = jax.eval_shape(lambda h, p=program: init_state(p, h), split(config)[1])
+        assert jax.tree.leaves(state.params)
+
+
+def test_nine_variants_are_nine_packs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["sweep", "plan", "--study=experiments/design_rationale", "--nomeasure"]) == 0
+    assert "360 trials in 9 packs of 40" in capsys.readouterr().out
+
+
+def test_numbers_share_a_program_and_all_else_does_not(tmp_path):
+    trials = """
+    yield from product(
+        [{"cell.gates": "lstm"}, {"cell.gates": "cifg"}, {"model.dropout": 0.1}],
+        grid({"optimizer.learning_rate": [1e-3, 1e-2], "optimizer.clip_norm": [1.0, 2.0]}),
+    )
+    yield {"model.dropout": 0.2, "optimizer.clip_norm": 3.0}
+"""
+    plan = make_plan(load_study(str(study(tmp_path / "s", trials=trials))))
+    assert plan.packs == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11, 12]]
+    assert [len(p) for p in make_plan(load_study(str(tmp_path / "s")), 3).packs] == [
+        2,
+        2,
+        2,
+        2,
+        3,
+        2,
+    ]
+
+
+def test_the_manifest_says_all(tmp_path):
+    found = load_study(str(study(tmp_path / "s", trials='    yield {"cell.gates": "cifg"}')))
+    plan = make_plan(found)
+    write_plan(plan, tmp_path / "w")
+    again = read_plan(tmp_path / "w")
+    assert again.config(0).to_dict() == trial_configs(found)[0].to_dict()
+    assert write_plan(plan, tmp_path / "w") == again
+    other = make_plan(load_study(str(study(tmp_path / "s"))))
+    with pytest.raises(UsageError, match="another sweep"):
+        write_plan(other, tmp_path / "w")
+
+
+BAD = """
+    yield {"optimizer.learnng_rate": 0.1}
+    yield {"cell.gates": "cfig"}
+    yield {"optimizer.learning_rate": "fast"}
+    yield {"model.dropout": 1.5}
+    yield {"cell.hiden": 3, "seed": 4}
+    yield {"seed": 9}
+"""
+
+
+def test_every_bad_override_is_listed_and_nothing_launched(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = study(tmp_path / "s", trials=BAD)
+    assert cli.main(["sweep", "launch", f"--study={folder}", f"--workdir={tmp_path / 'w'}"]) == 2
+    error = capsys.readouterr().err
+    for word in (
+        "'optimizer.learning_rate'",
+        "did you mean 'cifg'",
+        "'fast'",
+        "model.dropout=1.5",
+        "'cell.hidden'",
+        "trial 4",
+        "nothing was launched",
+    ):
+        assert word in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "w").exists()
+    assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.parametrize(
+    ("trials", "words"),
+    [
+        ("    yield from ()", "sweep() yields dicts"),
+        ("    yield 3", "got 3"),
+        ('    yield {"seed": 1}\n    yield {"seed": 1}', "twice"),
+        ("    yield {}\n    1 / 0", "ZeroDivisionError"),
+        ('    yield {"task.csv": "nowhere.csv"}', "nowhere.csv"),
+    ],
+)
+def test_studies_that_cannot_be(tmp_path, trials, words, capsys):
+    folder = study(tmp_path / "s", trials=trials)
+    assert cli.main(["sweep", "launch", f"--study={folder}", f"--workdir={tmp_path / 'w'}"]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["sweep"], "plan, launch"),
+        (["sweep", "lunch"], "did you mean 'launch'"),
+        (["sweep", "plan"], "--study=experiments/NAME"),
+        (
+            ["sweep", "plan", "--study=experiments/airline_l"],
+            "did you mean 'experiments/airline_lr'",
+        ),
+        (["sweep", "plan", "--study=experiments/airline_lr", "--pack=-1"], "--pack=-1"),
+        (
+            ["sweep", "plan", "--study=experiments/airline_lr", "--config.cell.hiden=3"],
+            "cell.hidden",
+        ),
+        (["sweep", "launch", "--study=experiments/airline_lr", "--launcher=slrum"], "'slurm'"),
+        (["sweep", "status", "--workdir=configs"], "no sweep.json"),
+        (["sweep", "status"], "--workdir=DIR"),
+    ],
+)
+def test_mistakes_on_the_command_line(argv, words, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(argv) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_name_is_only_a_name(tmp_path):
+    folder = study(tmp_path / "a; rm -rf b", trials='    yield {"seed": 1}')
+    (tmp_path / "b").mkdir()
+    found = load_study(str(folder))
+    assert found.name == "a; rm -rf b"
+    write_plan(make_plan(found), tmp_path / "a; rm -rf b" / "w")
+    assert (tmp_path / "b").exists()
+    assert read_plan(tmp_path / "a; rm -rf b" / "w").study == found.name
+
+
+def test_presets_and_fields_from_the_command_line(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = load_study("experiments/airline_lr:smoke", {"train.num_steps": "40"})
+    assert found.config.cell.hidden == 8
+    assert all(c.train.num_steps == 40 for c in itertools.islice(trial_configs(found), 3))

@@ -20,7 +20,17 @@ from lstm_jax import data, train
 from lstm_jax.config import build_task, default_config
 from lstm_jax.core import UsageError
 from lstm_jax.overrides import load_config
-from lstm_jax.tasks import TASKS, classify, language, midi, ngrams, packing, polyphonic, readers
+from lstm_jax.tasks import (
+    TASKS,
+    classify,
+    language,
+    matfile,
+    midi,
+    ngrams,
+    packing,
+    polyphonic,
+    readers,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -347,6 +357,25 @@ def test_mat_with_other_things_in_it_is_refused(tmp_path):
         build("polyphonic", file=str(tmp_path / "none.mat"))
 
 
+@pytest.mark.parametrize("place", [237, 240, 244])  # sizes inside the first cell
+def test_mat_whose_sizes_lie_is_answered(mat, place):
+    content = bytearray(Path(mat).read_bytes())
+    content[place] ^= 0x5B
+    with pytest.raises(UsageError, match=r"x.mat"):
+        matfile.read(bytes(content), "x.mat", ("traindata",))
+
+
+def test_mat_is_read_as_scipy_reads_it(tmp_path):
+    for kind in ("f8", "f4", "i4", "u1", "?"):
+        for packed in (False, True):
+            pieces = [(9 * RANDOM.random((rows, 3))).astype(kind) for rows in range(4)]
+            scipy.io.savemat(tmp_path / "x.mat", {"a": cells(pieces)}, do_compression=packed)
+            found = matfile.read((tmp_path / "x.mat").read_bytes(), "x.mat", ("a",))["a"]
+            for one, other in zip(found, pieces, strict=True):
+                assert one.shape == other.shape
+                np.testing.assert_array_equal(one, other)
+
+
 def test_pickles_are_refused(tmp_path):
     np.savez(tmp_path / "p.npz", train=np.array([{"a": 1}], object))
     with pytest.raises(UsageError, match="not a readable .npz"):
@@ -636,8 +665,9 @@ def test_damaged_files_are_answered(tmp_path, seed):
     np.savez(tmp_path / "x.npz", train_0=rolls(1)[0])
     write_ts(tmp_path / "x.ts")
     write_idx(tmp_path / "x.idx", np.zeros((3, 28, 28), np.uint8))
+    polyphonic_keys = ("traindata", "validdata", "testdata")
     parsers = {
-        "x.mat": lambda content: readers.mat(content, "x.mat", ("traindata",)),
+        "x.mat": lambda content: matfile.read(content, "x.mat", polyphonic_keys),
         "x.npz": lambda content: readers.npz(content, "x.npz"),
         "x.ts": lambda content: readers.ts(content, "x.ts"),
         "x.idx": lambda content: readers.idx(content, "x.idx", (None, 28, 28)),

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from lstm_jax import data as files
 from lstm_jax.core import UsageError
-from lstm_jax.tasks import packing, readers
+from lstm_jax.tasks import matfile, packing, readers
 from lstm_jax.tasks.midi import LOWEST, write_midi
 from lstm_jax.tasks.task import Mean, Spec, Task, ratio, sequential, shuffled, time_major
 
@@ -98,7 +98,7 @@ def load(task: Any) -> dict[str, list[np.ndarray]]:
 
 def from_mat(content: bytes, name: str) -> dict[str, list]:
     """Cell arrays traindata, validdata, testdata."""
-    cells = readers.mat(content, name, tuple(f"{split}data" for split in SPLITS))
+    cells = matfile.read(content, name, tuple(f"{split}data" for split in SPLITS))
     return {split: cells[f"{split}data"] for split in SPLITS}
 
 

@@ -17,8 +17,6 @@ from lstm_jax.core import UsageError
 
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 ARRAY_LIMIT = 1 << 30  # bytes of one array that a file may ask for
-MAT_LIMIT = 1 << 26  # bytes of a .mat file
-MAX_SERIES = 1_000_000
 
 
 def idx(content: bytes, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -41,45 +39,6 @@ def idx(content: bytes, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
     if len(content) != expected:
         raise UsageError(f"{name}: {len(content):,} bytes, expected {expected:,} for {sizes}")
     return np.frombuffer(content, dtype, offset=start).reshape(sizes)
-
-
-def mat(content: bytes, name: str, keys: tuple[str, ...]) -> dict[str, list[np.ndarray]]:
-    """Cell arrays of matrices from a MATLAB 5 file, without objects, functions or structs."""
-    import scipy.io
-
-    if len(content) > MAT_LIMIT:
-        raise UsageError(f"{name}: {len(content):,} bytes, expected at most {MAT_LIMIT:,}")
-    if not content.startswith(b"MATLAB 5.0"):
-        raise UsageError(f"{name}: starts with {content[:10]!r}, expected a MATLAB 5.0 file")
-    try:
-        listing = scipy.io.whosmat(io.BytesIO(content))
-        _check_sizes(listing, name)
-        loaded = scipy.io.loadmat(io.BytesIO(content), variable_names=keys)
-    except UsageError:
-        raise
-    except Exception as error:  # scipy raises anything from TypeError to MemoryError on bad bytes
-        raise UsageError(f"{name}: not a readable .mat file: {error}") from None
-    for key in keys:
-        if key not in loaded:
-            known = ", ".join(entry[0] for entry in listing)
-            raise UsageError(f"{name}: no variable {key!r}; it has: {known or 'none'}")
-    return {key: _cells(loaded[key], f"{name}: {key}") for key in keys}
-
-
-def _check_sizes(listing: list, name: str) -> None:
-    for key, shape, kind in listing:
-        if int(np.prod(shape, dtype=object)) * 8 > ARRAY_LIMIT:
-            raise UsageError(f"{name}: {key} claims to be {kind} of {shape}; refusing to read it")
-
-
-def _cells(value: Any, name: str) -> list[np.ndarray]:
-    if not isinstance(value, np.ndarray) or value.dtype != object:
-        raise UsageError(f"{name}: {getattr(value, 'dtype', type(value))}, expected a cell array")
-    cells = list(value.ravel())
-    for i, cell in enumerate(cells):
-        if not isinstance(cell, np.ndarray) or cell.dtype.kind not in "buif":
-            raise UsageError(f"{name}[{i}]: {type(cell).__name__}, expected a matrix of numbers")
-    return cells
 
 
 def npz(content: bytes, name: str) -> dict[str, np.ndarray]:

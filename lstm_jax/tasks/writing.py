@@ -88,7 +88,8 @@ def surprise(forward: Callable, corpus: Corpus, text: np.ndarray) -> Any:
     labels = [name.replace("\n", "\\n").replace(EOS, "(eos)").replace("$", "\\$") for name in names]
     axes.set_xticks(range(size), labels, rotation=90 if words else 0, fontsize=9 if words else 8)
     axes.set(ylabel="surprise (nats)", xlim=(-1, size), title="How surprising each test token is")
-    axes.legend()
+    axes.set_ylim(top=1.18 * float(values.max()))
+    axes.legend(loc="upper right")
     return figure
 
 

@@ -239,7 +239,7 @@ def check_forget_bias(forget_bias: Any, gates: Any, table: GateTable) -> None:
     asked = isinstance(forget_bias, int | float) and forget_bias not in (0, 1)
     if callable(forget_bias):
         learned = table.learned()
-        asked = not jax.eval_shape(lambda key: forget_bias(key, learned, 1), jax.random.key(0))
+        asked = not jax.eval_shape(lambda: forget_bias(jax.random.key(0), learned, 1))
     if asked and not isinstance(table.f, Learned):
         given = getattr(forget_bias, "__qualname__", forget_bias)
         how = "1 - i" if isinstance(table.f, Coupled) else "a constant"

@@ -1,6 +1,10 @@
 """The adding problem: can the cell carry two numbers across T steps?
 
-Command: lstm-jax train --config=configs/adding.py [--config.task.length=200]
+Command:  lstm-jax train --config=configs/adding.py [--config.task.length=200]
+Cost:     17,217 parameters, 3000 steps; at T=200 measured 4 minutes on 2 busy CPU cores.
+Expected: test MSE below 0.001, against 0.1667 for always answering 1. Measured on seed 0: 0.0001 at
+          T=100 (in 4000 steps; below 0.01 after 1000), 0.0006 at T=200.
+Presets:  `smoke`: seconds.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,12 @@
 """Counting: who can count, and how far beyond what it has seen?
 
-Command: lstm-jax train --config=configs/counting.py [--config.cell.name=gru]
+After each symbol of a^n b^n, say which may come next. Trained and validated on n < 50, tested on
+every n up to 500; a word counts when every set along it is right.
+
+Command:  lstm-jax train --config=configs/counting.py [--config.cell.name=gru]
+Cost:     593 parameters, 3000 steps; 40 seconds on 2 busy CPU cores.
+Expected: first failing n of the LSTM 104 (median of seeds 0-9; 55 to 213); GRU 54 (seed 0).
+Presets:  `abc`: a^n b^n c^n; `smoke`: seconds.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,19 @@
 """Beijing PM2.5, hour by hour: what to do about the hours that nobody measured?
 
 The concentration 6 hours ahead from a day of it and of the weather. 2,067 of 43,824 hours have no
-value; task.missing closes the gaps with zero, forward, linear or mask (whether it was seen, and
-how long ago). Never scored where there is no value.
+value; task.missing closes the gaps. An hour without a value is never scored.
 
-Command: lstm-jax train --config=configs/forecast.py --config.task.data_dir=DIR
-         with DIR/pm25/pollution.csv (UCI Machine Learning Repository, Beijing PM2.5 Data)
+Command:  lstm-jax train --config=configs/forecast.py [--config.task.missing=WAY]
+Cost:     24,000 parameters, 1500 steps; 80 seconds on 2 busy CPU cores.
+Expected: (seed 0, test, in the series' units)      MAE    RMSE
+            mask      and how long since seen      34.47   54.68
+            zero      the training mean            34.52   54.90
+            linear    a line across the gap        34.59   55.08
+            forward   the last value seen          34.60   54.80
+            persistence                            38.83   61.65
+            linear autoregression                  39.07   59.91
+          The network beats persistence by 11 %; among the ways the differences are small.
+Presets:  `smoke`: seconds, on the embedded airline series.
 """
 
 from ml_collections import ConfigDict

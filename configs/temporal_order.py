@@ -1,6 +1,9 @@
 """Temporal order: does the cell know which of two far apart symbols came first?
 
-Command: lstm-jax train --config=configs/temporal_order.py [--config.task.places=3]
+Command:  lstm-jax train --config=configs/temporal_order.py [--config.task.places=3]
+Cost:     5,380 parameters, 3000 steps; 1 minute on 2 busy CPU cores.
+Expected: test accuracy 1.0, loss 0.00004 (seed 0); chance 0.25 and 1.386.
+Presets:  `smoke`: seconds.
 """
 
 from ml_collections import ConfigDict

@@ -90,12 +90,13 @@ def figure_one_step(forward: Callable, frame: Frame) -> Any:
     actual = frame.series.values[origins + horizon, 0]
     miss = (forecast - actual)[origins + horizon >= frame.test]
     rmse = np.sqrt(np.nanmean(miss**2))
-    figure, axes = _axes(frame, f"{_steps(horizon)} ahead: test RMSE {rmse:.4g}")
+    part = "" if num_rows <= LONGEST else " of the rows shown"
+    figure, axes = _axes(frame, f"{_steps(horizon)} ahead: test RMSE{part} {rmse:.4g}")
     x = _positions(frame)
     axes.plot(x[start:stop], frame.series.values[start:stop, 0], color="0.35", label="observed")
     axes.plot(x[origins + horizon], forecast, color="C1", lw=1.2, label="forecast")
     _mark_splits(axes, frame, x, start, stop)
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend()
     return figure
 
 
@@ -119,9 +120,9 @@ def figure_recursive(forward: Callable, frame: Frame) -> Any:
     figure, axes = _axes(frame, title)
     x = _positions(frame)
     axes.plot(x[start:stop], frame.series.values[start:stop, 0], color="0.35", label="observed")
-    axes.plot(x[rows], forecast, color="C1", marker="o", ms=3, label="recursive forecast")
+    axes.plot(x[rows], forecast, color="C1", marker="o", ms=3, label=name)
     _mark_splits(axes, frame, x, start, stop)
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend()
     return figure
 
 
@@ -191,5 +192,5 @@ def figure_beyond(frame: Frame, series: Series, forecast: np.ndarray, when: list
     axes.plot(x, forecast, color="C1", marker="o", ms=3, label="forecast")
     axes.axvline(0.5, color="0.5", ls="--", lw=1, label="end of the series")
     axes.set_xlabel(f"steps after {_moment(series, -1)}")
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend()
     return figure

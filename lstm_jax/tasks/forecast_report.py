@@ -109,6 +109,7 @@ def figure_recursive(forward: Callable, frame: Frame) -> Any:
     num_rows, horizon = len(frame.series.values), frame.task.horizon
     alone = len(frame.series.names) == 1
     num_steps = min(max(RECURSIVE, horizon) if alone else horizon, num_rows - frame.test)
+    name = "recursive forecast" if num_steps > horizon else "forecast"
     past = frame.series._replace(values=frame.series.values[: frame.test])
     forecast = recursive(forward, frame, past, num_steps)
     start, stop = max(0, frame.test - 3 * num_steps), min(num_rows, frame.test + 2 * num_steps)

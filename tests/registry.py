@@ -118,6 +118,7 @@ OPTIONS = [
     Case("rnn", {"activation": "relu"}),
     Case("indrnn", {"activation": "tanh"}),
     Case("slstm", {"gate_activation": {"i": "exp", "f": "exp"}, "output_activation": "tanh"}),
+    Case("slstm", {"gate_activation": {"o": "hard_sigmoid"}}),
     Case("slstm", {"gate_activation": "sigmoid", "candidate_activation": "softsign"}),
 ]
 

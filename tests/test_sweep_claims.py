@@ -48,11 +48,15 @@ def test_one_of_many_gets_it(tmp_path):
 def test_released_ended_and_running(tmp_path):
     folder, watcher = tmp_path / "p", Watcher()
     assert watcher.state(folder) == "pending"
-    with watcher.claim(folder) as first:
+    first = watcher.claim(folder)
+    assert first
+    with first:
         assert watcher.state(folder) == "running"
         assert Watcher().claim(folder) is None
     assert watcher.state(folder) == "pending"
-    with watcher.claim(folder) as second:
+    second = watcher.claim(folder)
+    assert second
+    with second:
         assert (first.attempt, second.attempt) == (1, 2)
         second.progress = {"step": 7}
         second.end("completed")

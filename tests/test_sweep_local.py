@@ -32,7 +32,7 @@ def undisturbed(tmp_path_factory):
     return root / "w"
 
 
-def start(word, workdir, *flags, **popen):
+def start(word, workdir, *flags):
     argv = [PROGRAM, "sweep", word, f"--workdir={workdir}", *flags]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -127,7 +127,7 @@ def test_workers_outlive_their_launcher_and_two_launchers_share(undisturbed, tmp
     first = start("resume", workdir)
     until(lambda: stepping(workdir))
     first.kill()
-    first.wait()
+    first.communicate()
     assert workers(workdir)
     others = [start("resume", workdir) for _ in range(2)]
     for other in others:
@@ -193,11 +193,11 @@ def blow(rng, launcher, workdir):
         return
     if kind in ("launcher", "both"):
         launcher.kill()
-        launcher.wait()
+        launcher.communicate()
     if kind in ("workers", "both"):
         for pid in workers(workdir):
             os.kill(pid, signal.SIGKILL)
     if kind == "workers":  # its launcher goes on with another; stop it, so that we go on
         time.sleep(rng.uniform(0, 3))
         launcher.kill()
-        launcher.wait()
+        launcher.communicate()

@@ -97,7 +97,9 @@ def test_status_knows_the_best(sweep, capsys):
     assert "12 trials: 12 completed" in out
     values = [summary(workdir, n)["metrics"]["valid"]["loss"] for n in range(12)]
     found = status.packs(plan, workdir, claims.Watcher())
-    value, trial = status.best(plan, found)
+    scored = status.best(plan, found)
+    assert scored
+    value, trial = scored
     assert trial == int(np.argmin(values))
     assert value == pytest.approx(min(values), rel=1e-5)
 

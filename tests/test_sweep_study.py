@@ -18,6 +18,7 @@ from lstm_jax.train import init_state
 from .sweeps import study
 
 ROOT = Path(__file__).parent.parent
+AIRLINE = "experiments/airline_lr"
 STUDIES = sorted(path.parent for path in ROOT.glob("experiments/*/study.py"))
 
 
@@ -173,7 +174,7 @@ def test_studies_that_cannot_be(tmp_path, trials, words, capsys):
         ),
         (["sweep", "plan", "--study=experiments/airline_lr", "--pack=-1"], "--pack=-1"),
         (
-            ["sweep", "plan", "--study=experiments/airline_lr", "--config.cell.hiden=3"],
+            ["sweep", "plan", f"--study={AIRLINE}", "--config.cell.hiden=3"],
             "cell.hidden",
         ),
         (["sweep", "launch", "--study=experiments/airline_lr", "--launcher=slrum"], "'slurm'"),

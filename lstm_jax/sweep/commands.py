@@ -37,7 +37,6 @@ FLAGS = (
     Flag("cpus", 0, "slurm, ray: cores a pack (0: the cluster's default)"),
     Flag("gpus", 0.0, "ray: GPUs a pack"),
     Flag("mem", "", "slurm: memory a node, as in 16G"),
-    Flag("nodes", 0, "slurm: hosts of one trial, joined by jax.distributed (0: one)"),
     Flag("setup", "", "slurm: commands before the worker, separated by newlines or ;;"),
     Flag("address", "", "ray: of the cluster (auto: the one there is; none: start one here)"),
 )

@@ -1,0 +1,171 @@
+"""Sweeps on a real SLURM: killed, preempted, out of time, without its controller."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from lstm_jax.sweep import claims
+from lstm_jax.sweep.plan import pack_folder
+from lstm_jax.sweep.worker import work
+
+HERE = Path(__file__).parent
+
+
+def load(name, path):
+    """Tests are no package: helpers are loaded by their files."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+slurm = load("cluster_slurm", HERE / "slurm.py")
+sweeps = load("cluster_sweeps", HERE.parent / "sweeps.py")
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(not slurm.is_installed() or os.geteuid() != 0, reason="needs root, SLURM"),
+]
+PROGRAM = str(Path(sys.executable).parent / "lstm-jax")
+TRIALS = '    yield from grid({"cell.gates": ("lstm", "cifg"), "seed": range(3)})'
+CONFIG = "config.train.num_steps = 600\nconfig.train.log_every = config.train.eval_every = 10\n"
+CONFIG += "config.train.checkpoint_every = 20"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    root = Path(tempfile.mkdtemp(prefix="slurm-"))
+    with slurm.cluster(root) as found:
+        yield found
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed")
+    sweeps.planned(root / "study", root / "w", trials=TRIALS, config=CONFIG)
+    assert work(root / "w") == 0
+    return root / "w"
+
+
+@pytest.fixture
+def workdir(undisturbed, tmp_path):
+    folder = tmp_path / "w"
+    folder.mkdir()
+    shutil.copy(undisturbed / "sweep.json", folder)
+    return folder
+
+
+def resume(cluster, workdir, *flags):
+    argv = [PROGRAM, "sweep", "resume", f"--workdir={workdir}", "--launcher=slurm", "--cpus=1"]
+    return subprocess.Popen(
+        [*argv, *flags], env=cluster.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process, workdir, undisturbed):
+    """It ends by itself, every trial once, with the digests of a sweep that nothing disturbed."""
+    out, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, out + logs(workdir)
+    assert sweeps.digests(workdir) == sweeps.digests(undisturbed)
+    for trial in range(6):
+        assert sweeps.lines(workdir, trial) == sweeps.lines(undisturbed, trial)
+    for number in range(2):
+        assert claims.ended(pack_folder(workdir, number))["status"] == "completed"
+
+
+def logs(workdir):
+    found = sorted((workdir / "logs" / "slurm").glob("*.out"))
+    return "\n".join(path.read_text()[-2000:] for path in found)
+
+
+def stepping(workdir, packs=1):
+    beats = list(workdir.glob("packs/*/heartbeat.json"))
+    steps = [claims.read_json(path).get("step", 0) for path in beats]
+    return sum(0 < step < 600 for step in steps) >= packs
+
+
+def attempts(workdir):
+    return [claims.attempts(pack_folder(workdir, n)) for n in range(2)]
+
+
+def test_an_array_of_packs_finishes(cluster, workdir, undisturbed):
+    finish(resume(cluster, workdir), workdir, undisturbed)
+    assert attempts(workdir) == [1, 1]
+    assert (workdir / "code" / "lstm_jax" / "cells.py").exists()
+
+
+def test_a_job_that_is_killed(cluster, workdir, undisturbed):
+    process = resume(cluster, workdir)
+    slurm.until(lambda: stepping(workdir), 200)
+    for job in cluster.jobs():
+        cluster.ask("scancel", "-s", "KILL", job)
+    finish(process, workdir, undisturbed)
+    assert sum(attempts(workdir)) > 2
+
+
+def test_a_job_that_is_preempted(cluster, workdir, undisturbed):
+    process = resume(cluster, workdir, "--partition=low")
+    slurm.until(lambda: stepping(workdir), 200)
+    cluster.ask("sbatch", "-p", "high", "-n", "2", "--output=/dev/null", "--wrap=sleep 5")
+    finish(process, workdir, undisturbed)
+    assert sum(attempts(workdir)) > 2
+
+
+def test_the_controller_is_restarted(cluster, workdir, undisturbed):
+    process = resume(cluster, workdir)
+    slurm.until(lambda: stepping(workdir), 200)
+    cluster.restart_controller()
+    finish(process, workdir, undisturbed)
+
+
+def test_the_launcher_is_killed(cluster, workdir, undisturbed):
+    first = resume(cluster, workdir)
+    slurm.until(lambda: stepping(workdir), 200)
+    first.kill()
+    first.communicate()
+    finish(resume(cluster, workdir), workdir, undisturbed)
+    assert attempts(workdir) == [1, 1]
+
+
+def test_the_time_limit(cluster, workdir, undisturbed):
+    """One minute, of which the signal leaves 30 s; the trials are slowed down to need longer."""
+    process = resume(cluster, workdir, "--time=1", "--setup=export LSTM_JAX_TEST_SLOW=0.7")
+    finish(process, workdir, undisturbed)
+    assert max(attempts(workdir)) > 1
+
+
+def test_without_waiting_jobs_go_on_and_cancel_stops_them(cluster, workdir):
+    process = resume(cluster, workdir, "--nowait")
+    process.communicate(timeout=100)
+    assert process.returncode == 0
+    slurm.until(lambda: stepping(workdir), 200)
+    argv = [PROGRAM, "sweep", "cancel", f"--workdir={workdir}"]
+    subprocess.run(argv, env=cluster.env, check=True, capture_output=True)
+    slurm.until(lambda: not cluster.ask("squeue", "-h", "--me").strip(), 120)
+    time.sleep(1)
+    assert any(not claims.ended(pack_folder(workdir, n)) for n in range(2))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--partition=hgih"], "this cluster has: high, low"),
+        (["--time=soon"], "--time='soon'"),
+        (["--gres=gpu:9"], "sbatch"),
+    ],
+)
+def test_what_slurm_refuses(cluster, workdir, flags, words):
+    process = resume(cluster, workdir, *flags)
+    out, _ = process.communicate(timeout=100)
+    assert process.returncode == 2, out
+    assert words in out
+    assert "Traceback" not in out

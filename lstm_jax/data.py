@@ -7,7 +7,6 @@ bytes where the source serves gzip), and nothing is used before they match. A do
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gzip
 import hashlib
@@ -274,29 +273,6 @@ def unavailable(dataset: str, file: File, data_dir: str, target: Path, failures:
             "--config.task.data_dir or LSTM_JAX_DATA",
         ]
     )
-
-
-# ---------------------------------------------------------------------------------------------
-# lstm-jax data
-
-
-def main(argv: list[str] | None = None) -> int:
-    """`lstm-jax data list | fetch NAME | check`; 0, or 2 where something is damaged or missing."""
-    parser = argparse.ArgumentParser(prog="lstm-jax data", description=main.__doc__)
-    parser.add_argument("--data_dir", default="", help="search this folder first")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list", help="what exists, sizes, licences, where it is")
-    verbs.add_parser("fetch", help="download a dataset").add_argument("name")
-    verbs.add_parser("check", help="verify every file that is here")
-    options = parser.parse_args(argv)
-    if options.verb == "list":
-        print("\n".join(line for name in DATASETS for line in describe(name, options.data_dir)))
-    elif options.verb == "fetch":
-        for file in lookup_dataset(options.name).files:
-            print(f"ok  {path(options.name, file.name, options.data_dir)}")
-    else:
-        return check(options.data_dir)
-    return 0
 
 
 def describe(name: str, data_dir: str) -> list[str]:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from lstm_jax import data
+from lstm_jax import cli, data
 from lstm_jax.core import UsageError
 from lstm_jax.datasets import DATASETS, Dataset, File
 
@@ -249,11 +249,11 @@ def test_table_is_complete():
 
 def test_verb_lists_fetches_and_checks(server, cache, monkeypatch, capsys):
     offer(monkeypatch, f"{server.url}/numbers.bin")
-    assert data.main(["list"]) == 0
+    assert cli.main(["data", "list"]) == 0
     assert "256,000 bytes  numbers.bin: not here" in capsys.readouterr().out
-    assert data.main(["fetch", "numbers"]) == 0
-    assert data.main(["check"]) == 0
+    assert cli.main(["data", "fetch", "numbers"]) == 0
+    assert cli.main(["data", "check"]) == 0
     assert "ok      numbers/numbers.bin" in capsys.readouterr().out
     (cache / "numbers" / "numbers.bin").write_bytes(np.zeros(10).tobytes())
-    assert data.main(["check"]) == 2
+    assert cli.main(["data", "check"]) == 2
     assert "corrupt numbers/numbers.bin" in capsys.readouterr().out

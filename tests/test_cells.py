@@ -1,5 +1,7 @@
 """Parameter structures, fresh carries, traces and refusals of the cells."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,7 +138,7 @@ def test_trace_shows_every_gate_and_carry(case):
         data = registry.data_of(cell)
         run = jax.jit(
             lambda *args: lstm_jax.trace(
-                cell, *args[:2], args[2], mask=args[3], resets=args[4], key=keys
+                cell, args[0], args[1], args[2], mask=args[3], resets=args[4], key=keys
             ),
             compiler_options=QUICK,
         )
@@ -200,26 +202,27 @@ def test_a_gate_of_slstm_changes_alone():
 
 def test_without_any_recurrence():
     """No gate sees h: the recurrent kernel has no columns, and everything still works."""
-    names = ("sigmoid", "sigmoid", "tanh", "sigmoid")
-    blind = GateTable(*(Learned(name, recurrent=False) for name in names))
-    for options in ({}, {"recurrent_init": "uniform"}, {"layer_norm": "branch"}):
+    gate, candidate = Learned("sigmoid", recurrent=False), Learned("tanh", recurrent=False)
+    blind = GateTable(gate, gate, candidate, gate)
+    choices: list[Any] = [{}, {"recurrent_init": "uniform"}, {"layer_norm": "branch"}]
+    for options in choices:
         cell = lstm(H, gates=blind, **options)
         params = cell.init(jax.random.key(0), D)
         assert params["recurrent_kernel"].shape == (H, 0)
         assert jnp.isfinite(lstm_jax.unroll(cell, params, jnp.ones((2, 2, D)))[1]).all()
 
 
+LOOSE: Any = CELLS  # for what the types already refuse
+NO_GATES = GateTable(i=Constant(1.0), f=Constant(1.0), o=Constant(1.0))
 REFUSALS = [
     (lambda: lstm(0), "hidden=0.*at least 1"),
     (lambda: lstm(0, peepholes="full"), "hidden=0.*at least 1"),
-    (lambda: gru(2.5), "hidden=2.5.*whole number"),
+    (lambda: LOOSE["gru"](2.5), "hidden=2.5.*whole number"),
     (lambda: lstm(H, peepholes="diag"), "unknown peepholes 'diag'"),
     (lambda: lstm(H, peepholes="diagonal", gates="nog"), "diagonal.*'nog'.*output gate.*choose"),
     (lambda: lstm(H, peepholes="full", gates="cifg"), "full.*'cifg'.*forget gate.*choose"),
     (
-        lambda: lstm(
-            H, peepholes="learned", gates=GateTable(*[Constant(1.0)] * 2, o=Constant(1.0))
-        ),
+        lambda: lstm(H, peepholes="learned", gates=NO_GATES),
         "no gate is left",
     ),
     (lambda: lstm(H, layer_norm="brnach"), "unknown layer_norm 'brnach'; did you mean 'branch'"),

@@ -89,13 +89,14 @@ UNKNOWN = [
     ({"gates": GateTable(i=Learned("sigmod"))}, "did you mean 'sigmoid'"),
     ({"gates": GateTable(update="mul")}, "unknown update 'mul'"),
 ]
+NO_GATES = GateTable(Constant(1.0), Constant(1.0), Constant(1.0), Constant(1.0))
 CONTRADICTIONS = [
     ({"gates": "cifg", "gate_activation": {"f": "relu"}}, "forget gate.*'cifg'.*choose"),
     ({"gates": "nog", "gate_activation": {"o": "relu"}}, "output gate.*'nog'.*choose"),
     ({"gates": GateTable(f=Coupled("i"), i=Constant(1.0))}, "coupled to 'i'.*choose one of g, o"),
     ({"gates": GateTable(f=Coupled("i"), i=Coupled("f"))}, "coupled to 'f'.*choose"),
     ({"gates": GateTable(f=Coupled("q"))}, "coupled to 'q'.*choose one of i, g, o"),
-    ({"gates": GateTable(*(Constant(1.0),) * 4)}, "no learned gate.*learn at least one"),
+    ({"gates": NO_GATES}, "no learned gate.*learn at least one"),
     ({"gates": GateTable(o=Coupled("i")), "peepholes": "learned"}, "peepholes.*'i'.*couple"),
     ({"gates": GateTable(f=Coupled("o")), "peepholes": "learned"}, "peepholes.*'o'.*couple"),
     (

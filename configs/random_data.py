@@ -2,7 +2,10 @@
 
 Three stacked LSTMs of 128 over batches of [100 steps, 32 sequences, 10 features].
 
-Command: lstm-jax train --config=configs/random_data.py [--config.task.length=500]
+Command:  lstm-jax train --config=configs/random_data.py [--config.task.length=500]
+Cost:     200 steps; read steps_per_second in summary.json.
+Expected: on the test examples chance: accuracy 0.1, loss 2.303 or worse.
+Presets:  `smoke`: seconds.
 """
 
 from ml_collections import ConfigDict

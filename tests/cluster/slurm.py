@@ -79,7 +79,11 @@ class Cluster:
             os.chown(name, user.pw_uid, user.pw_gid)
         Path("/run/munge").chmod(0o755)
         self.daemons["munged"] = subprocess.Popen(
-            ["munged", "--foreground"], user="munge", group="munge", stdout=-3, stderr=-3
+            ["munged", "--foreground"],
+            user="munge",
+            group="munge",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         until(lambda: subprocess.run(["munge", "-n"], capture_output=True).returncode == 0)
 

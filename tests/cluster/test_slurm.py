@@ -1,8 +1,8 @@
 """Sweeps on a real SLURM: killed, preempted, out of time, without its controller."""
 
-import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,20 +15,8 @@ from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import pack_folder
 from lstm_jax.sweep.worker import work
 
-HERE = Path(__file__).parent
-
-
-def load(name, path):
-    """Tests are no package: helpers are loaded by their files."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-slurm = load("cluster_slurm", HERE / "slurm.py")
-sweeps = load("cluster_sweeps", HERE.parent / "sweeps.py")
+from ..sweeps import digests, lines, planned
+from . import slurm
 
 pytestmark = [
     pytest.mark.cluster,
@@ -51,7 +39,7 @@ def cluster():
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     root = tmp_path_factory.mktemp("undisturbed")
-    sweeps.planned(root / "study", root / "w", trials=TRIALS, config=CONFIG)
+    planned(root / "study", root / "w", trials=TRIALS, config=CONFIG)
     assert work(root / "w") == 0
     return root / "w"
 
@@ -67,7 +55,11 @@ def workdir(undisturbed, tmp_path):
 def resume(cluster, workdir, *flags):
     argv = [PROGRAM, "sweep", "resume", f"--workdir={workdir}", "--launcher=slurm", "--cpus=1"]
     return subprocess.Popen(
-        [*argv, *flags], env=cluster.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*argv, *flags],
+        env=cluster.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -75,9 +67,9 @@ def finish(process, workdir, undisturbed):
     """It ends by itself, every trial once, with the digests of a sweep that nothing disturbed."""
     out, _ = process.communicate(timeout=500)
     assert process.returncode == 0, out + logs(workdir)
-    assert sweeps.digests(workdir) == sweeps.digests(undisturbed)
+    assert digests(workdir) == digests(undisturbed)
     for trial in range(6):
-        assert sweeps.lines(workdir, trial) == sweeps.lines(undisturbed, trial)
+        assert lines(workdir, trial) == lines(undisturbed, trial)
     for number in range(2):
         assert claims.ended(pack_folder(workdir, number))["status"] == "completed"
 
@@ -137,10 +129,27 @@ def test_the_launcher_is_killed(cluster, workdir, undisturbed):
 
 
 def test_the_time_limit(cluster, workdir, undisturbed):
-    """One minute, of which the signal leaves 30 s; the trials are slowed down to need longer."""
-    process = resume(cluster, workdir, "--time=1", "--setup=export LSTM_JAX_TEST_SLOW=0.7")
+    """Two minutes, the signal one before the end; the trials are held up until it has come."""
+    process = resume(cluster, workdir, "--time=2")
+    slurm.until(lambda: stepping(workdir), 200)
+    held = [pid for pid in running(workdir) if os.kill(pid, signal.SIGSTOP) is None]
+    time.sleep(70)
+    for pid in held:
+        os.kill(pid, signal.SIGCONT)
     finish(process, workdir, undisturbed)
     assert max(attempts(workdir)) > 1
+
+
+def running(workdir):
+    """Pids of this sweep's live claims."""
+    found = []
+    for number in range(2):
+        folder = pack_folder(workdir, number)
+        newest = claims.attempts(folder)
+        them = claims.read_json(folder / f"claim.{newest}")
+        if newest and not claims.ended(folder) and not claims.is_dead(them, claims.owner()):
+            found.append(them["pid"])
+    return found
 
 
 def test_without_waiting_jobs_go_on_and_cancel_stops_them(cluster, workdir):

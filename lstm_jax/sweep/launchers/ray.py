@@ -7,6 +7,7 @@ counts as dead. The workdir must be on a file system that all nodes share.
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,7 @@ class Launcher:
         except ImportError:
             raise UsageError("--launcher=ray needs Ray: pip install 'lstm-jax[ray]'") from None
         self.ray, self.options = ray, options
-        address = options["address"] or "auto"
-        try:
-            if not ray.is_initialized():
-                ray.init(address=None if address == "none" else address, log_to_driver=False)
-        except ConnectionError as error:
-            raise UsageError(
-                f"no Ray cluster at {address!r}: start one with `ray start --head`, name another "
-                f"with --address, or start one for this sweep with --address=none ({error})"
-            ) from None
+        connect(ray, options["address"] or "auto")
         check_resources(ray.cluster_resources(), options)
 
     def submit(self, workdir: Path, packs: list[int]) -> None:
@@ -64,6 +57,21 @@ class Launcher:
             self.ray.cancel(reference, recursive=False)
         with contextlib.suppress(Exception):
             self.ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=60)
+
+
+def connect(ray: Any, address: str) -> None:
+    """To the cluster at `address`; Ray itself would wait minutes for one that is not there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if port.isdecimal():
+            socket.create_connection((host, int(port)), timeout=10).close()
+        if not ray.is_initialized():
+            ray.init(address=None if address == "none" else address, log_to_driver=False)
+    except (ConnectionError, OSError) as error:
+        raise UsageError(
+            f"no Ray cluster at {address!r}: start one with `ray start --head`, name another "
+            f"with --address, or start one for this sweep with --address=none ({error})"
+        ) from None
 
 
 def task(workdir: str, number: int) -> int:

@@ -13,7 +13,7 @@ learned owns no columns.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -109,7 +109,7 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UsageError:
 
 def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     """`table[name]`, or `unknown` raised."""
-    if name not in table:
+    if not isinstance(name, Hashable) or name not in table:
         raise unknown(kind, name, table)
     return table[name]
 

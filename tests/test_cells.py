@@ -234,6 +234,7 @@ REFUSALS = [
     (lambda: lstm_fgr(H, gates="nig"), "lstm_fgr.*'nig'.*choose"),
     (lambda: gru(H, reset="befor"), "unknown reset 'befor'; did you mean 'before'"),
     (lambda: gru(H, gate_activation="sigmod"), "did you mean 'sigmoid'"),
+    (lambda: LOOSE["gru"](H, gate_activation={"r": "relu"}), "unknown gate activation {'r'"),
     (lambda: gru(H, gate_activation="one"), "unknown gate activation 'one'"),
     (lambda: CELLS["rnn"](H, activation="rleu"), "unknown activation 'rleu'.*'relu'"),
 ]

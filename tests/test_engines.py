@@ -79,7 +79,9 @@ def test_chunked_needs_a_tenth_of_the_memory():
         params = jax.eval_shape(lambda key: cell.init(key, 8), jax.random.key(0))
         xs = jax.ShapeDtypeStruct((8192, 2, 8), jnp.float32)
         compiled = jax.jit(jax.grad(loss)).lower(params, xs).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     assert temporary("chunked") <= 0.1 * temporary("scan")
 

@@ -13,7 +13,8 @@ def main(names):
     from oracles import libraries
 
     for name in names or libraries.ORACLES:
-        np.savez_compressed(HERE / f"{name}.npz", **libraries.compute(name))
+        arrays: dict = libraries.compute(name)
+        np.savez_compressed(HERE / f"{name}.npz", allow_pickle=False, **arrays)
         print(name)
 
 

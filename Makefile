@@ -5,15 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help airline test test-slow test-oracles lint bench-dispatch clean
+.PHONY: help airline test test-slow test-oracles lint test-cluster bench-dispatch bench-sweep clean
 
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
 	@echo "make test          the test suite"
 	@echo "make test-slow     the tests that train for minutes"
 	@echo "make test-oracles  parity with torch, keras, haiku and equinox (own environment, large download)"
+	@echo "make test-cluster  sweeps on a real SLURM (Debian, as root) and a real Ray, started here"
 	@echo "make lint          ruff and pyright"
 	@echo "make bench-dispatch  steps/s of the compiled loop against one dispatch a step"
+	@echo "make bench-sweep   64 trials as one sweep against a process a trial (half an hour)"
 	@echo "make clean         remove the environments and caches; runs/ stays"
 
 airline: $(VENV)/.run
@@ -31,6 +33,12 @@ test-oracles: .venv-oracles/.oracles
 bench-dispatch: $(VENV)/.run
 	$(BIN)/python -m lstm_jax.bench.dispatch
 
+test-cluster: $(VENV)/.cluster
+	$(BIN)/python -m pytest -q -m cluster tests/cluster
+
+bench-sweep: $(VENV)/.run
+	$(BIN)/python -m lstm_jax.bench.sweep
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,6 +52,13 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	@$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+# SLURM needs root to be installed and started; without it, its tests are skipped.
+$(VENV)/.cluster: $(VENV)/.dev
+	$(BIN)/python $(PIP_INSTALL) --editable '.[slurm,ray,parquet]'
+	@command -v slurmctld > /dev/null || test "$$(id -u)" != 0 || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge; }
 	@touch $@
 
 .venv-oracles/.oracles: pyproject.toml constraints.txt

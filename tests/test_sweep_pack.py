@@ -215,6 +215,55 @@ def test_one_that_stops_early_stops_counting(tmp_path):
     assert lines(tmp_path / "w", 0)[-1]["step"] == ours["step"]
 
 
+HALVED = '\nHALVING = {"rungs": (10, 25), "keep": 0.5}\n'
+RATED = '{"optimizer.learning_rate": (1e-6, 1e-4, 1e-3, 1e-2), "seed": range(2)}'
+EIGHT = f"    yield from grid({RATED})"
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory):
+    root = tmp_path_factory.mktemp("halved")
+    planned(root / "s", root / "w", trials=EIGHT, more=HALVED)
+    assert work(root / "w") == 0
+    return root / "w"
+
+
+def test_successive_halving_drops_the_worst(halved):
+    found = {n: (summary(halved, n)["status"], summary(halved, n)["step"]) for n in range(8)}
+    by_step = {step: {n for n in found if found[n][1] == step} for step in (10, 25, 40)}
+    assert [len(by_step[step]) for step in (10, 25, 40)] == [4, 2, 2]
+    assert {found[n][0] for n in by_step[10] | by_step[25]} == {"pruned"}
+    assert {found[n][0] for n in by_step[40]} == {"completed"}
+
+    def best(trial, until):
+        valid = [x for x in lines(halved, trial) if x["split"] == "valid" and x["step"] <= until]
+        return min(x["loss"] for x in valid)
+
+    for step, rest in ((10, by_step[25] | by_step[40]), (25, by_step[40])):
+        assert min(best(n, step) for n in by_step[step]) >= max(best(n, step) for n in rest)
+
+
+def test_halving_resumes_exactly(halved, tmp_path):
+    workdir = tmp_path / "w"
+    workdir.mkdir()
+    shutil.copy(halved / "sweep.json", workdir)
+    for chunks in (1, 2, 2, 2):
+        assert work(workdir, stop=After(workdir, chunks + 1)) == 4
+    assert work(workdir) == 0
+    assert digests(workdir) == digests(halved)
+    for trial in range(8):
+        assert lines(workdir, trial) == lines(halved, trial)
+
+
+def test_rungs_that_cannot_be(tmp_path, capsys):
+    from .sweeps import study
+
+    for halving in ('{"rungs": (7,)}', '{"rungs": (40,)}', '{"keep": 1.0}', '{"runs": ()}'):
+        folder = study(tmp_path / "s", more=f"\nHALVING = {halving}\n")
+        assert cli.main(["sweep", "plan", f"--study={folder}"]) == 2
+        assert "HALVING" in capsys.readouterr().err
+
+
 def test_a_pack_that_fails_says_why_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
     trials = '    yield from grid({"cell.gates": ("lstm", "cifg"), "seed": range(2)})'
     plan = planned(tmp_path / "s", tmp_path / "w", trials=trials)

@@ -7,16 +7,19 @@ checkpointed as one, with the numbers of its trials, and resumes exactly.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import split
 from lstm_jax.integrity import Damage, read_seal
+from lstm_jax.progress import LARGER_IS_BETTER
 from lstm_jax.sweep.many import Compiled, at, pack_program
 from lstm_jax.sweep.memory import check_memory
 from lstm_jax.sweep.trials import Trial
@@ -46,6 +49,7 @@ class Pack:
         self.checkpoints = Checkpoints(folder, keep_last=2, keep_best=0)
         self.step, self.seconds, self.steps_done = 0, 0.0, 0
         self.best: tuple[float, int] | None = None
+        self.total, self.rungs = len(self.trials), tuple(plan.halving.get("rungs", ()))
         self.began, self._said = time.perf_counter(), time.monotonic()
 
     def run(self, stop: Callable[[], str]) -> str:
@@ -53,7 +57,7 @@ class Pack:
         self.program = pack_program(self.trials[0].config)
         state = self.restore()
         while self.active(state) and not (why := stop()):
-            state = self.advance(state)
+            state = self.thin(self.advance(state))
             if self.step % self.options.checkpoint_every == 0:
                 self.save(state)
         if self.active(state):
@@ -67,8 +71,7 @@ class Pack:
     def advance(self, state: Any) -> Any:
         """One chunk, its log lines, an evaluation where it is due."""
         began, steps = time.perf_counter(), self.chunk_size()
-        new = self.step == 0 and self.steps_done == 0
-        if new:
+        if self.steps_done == 0:
             check_memory(self.compiled.compile_chunk(steps, state), self.compiled.size)
             began = time.perf_counter()
         state, metrics = self.compiled.chunk(steps, state)
@@ -121,13 +124,13 @@ class Pack:
 
     def progress(self, rate: float) -> None:
         """What the sweep shows of the pack, in its heartbeat; of the trials, in their status."""
-        ended = sum(bool(trial.ended) for trial in self.trials)
+        active = sum(not trial.ended for trial in self.trials)
         self.claim.progress = {
             "step": self.step,
             "num_steps": self.options.num_steps,
-            "trials": len(self.trials),
-            "ended": ended,
-            "trial_steps_per_second": rate * (len(self.trials) - ended),
+            "trials": self.total,
+            "ended": self.total - active,
+            "trial_steps_per_second": rate * active,
         }
         if self.best:
             self.claim.progress |= {"best": self.best[0], "best_trial": self.best[1]}
@@ -135,6 +138,33 @@ class Pack:
             self._said = time.monotonic()
             for trial in self.trials:
                 trial.say("running")
+
+    # ------------------------------------------------------------ fewer trials
+
+    def thin(self, state: Any) -> Any:
+        """Drop the worst trials at a rung, and the ended ones where they are half of the pack."""
+        active = [i for i, trial in enumerate(self.trials) if not trial.ended]
+        rung = self.step in self.rungs
+        kept = self.survivors(state, active) if rung else active
+        left = self.options.num_steps - self.step
+        # A smaller program has to be compiled: not for the last quarter of the way.
+        worth = 2 * len(active) <= len(self.trials) and 4 * left >= self.options.num_steps
+        if not kept or len(kept) == len(self.trials) or not (rung or worth):
+            return state
+        self.finish(state, sorted(set(range(len(self.trials))) - set(kept)), "pruned")
+        host = jax.tree.map(lambda leaf: leaf[np.array(kept)], self.compiled.fetch(state))
+        self.trials = [self.trials[i] for i in kept]
+        self.compile(self.trials)
+        state = self.compiled.place(host)
+        self.save(state)
+        return state
+
+    def survivors(self, state: Any, active: list[int]) -> list[int]:
+        """The best of the active trials by their best validation value so far, in order."""
+        values = self.compiled.fetch(state.best.value)
+        sign = -1.0 if self.options.best_metric in LARGER_IS_BETTER else 1.0
+        count = math.ceil(self.plan.halving.get("keep", 0.5) * len(active))
+        return sorted(sorted(active, key=lambda i: (sign * values[i], i))[:count])
 
     # ------------------------------------------------------------ save and restore
 

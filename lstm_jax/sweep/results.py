@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 from pathlib import Path
@@ -77,8 +78,7 @@ def write_results(plan: Plan, workdir: Path) -> Path:
 def write_parquet(rows: list[dict[str, Any]], path: Path) -> bool:
     """False, and no file, where pyarrow is missing: pip install 'lstm-jax[parquet]'."""
     try:
-        import pyarrow
-        from pyarrow import parquet
+        pyarrow, parquet = map(importlib.import_module, ("pyarrow", "pyarrow.parquet"))
     except ImportError:
         return False
     table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns(rows)})

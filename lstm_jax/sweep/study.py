@@ -5,8 +5,8 @@ experiments/NAME/study.py
   BASELINE   the overrides that name the variant to compare with, {} where the base config is it
   METRIC     split/metric that decides, as in "valid/loss" (the best value of a run)
   DIRECTION  "min" | "max"
-  LAUNCH     optional: {"slurm.partition": "gpu"}, how this study is run
-  HALVING    optional: (Rung(...), ...)
+  LAUNCH     optional: {"launcher": "slurm", "partition": "gpu"}: launch flags of this study
+  HALVING    optional: {"rungs": (200, 400), "keep": 0.5}: steps at which a pack drops its worst
   get_config([arg]) -> ConfigDict
   sweep()    generator of flat dotted overrides
 """
@@ -107,11 +107,24 @@ def _check(study: Study) -> None:
         raise UsageError(f"{study.path}: DIRECTION={study.direction!r}: expected min or max")
     if study.metric.count("/") != 1:
         raise UsageError(f"{study.path}: METRIC={study.metric!r}: expected split/metric")
+    _check_halving(study)
     same = [key for key, n in Counter(map(_key, study.trials)).items() if n > 1]
     if same:
         raise UsageError(
             f"{study.path}: {len(same)} trials are given twice, {dict(same[0])} for one; "
             "a trial is run once: vary the seed"
+        )
+
+
+def _check_halving(study: Study) -> None:
+    halving, train = study.halving, study.config.train
+    wrong = set(halving) - {"rungs", "keep"}
+    rungs, keep = halving.get("rungs", ()), halving.get("keep", 0.5)
+    bad = [r for r in rungs if r % train.eval_every or not 0 < r < train.num_steps]
+    if wrong or bad or not 0 < keep < 1:
+        raise UsageError(
+            f"{study.path}: HALVING={halving}: expected rungs at multiples of train.eval_every="
+            f"{train.eval_every} below train.num_steps={train.num_steps}, and keep between 0 and 1"
         )
 
 

@@ -7,6 +7,7 @@ counts as dead. The workdir must be on a file system that all nodes share.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from lstm_jax.core import UsageError
 class Launcher:
     def __init__(self, options: dict[str, Any]):
         try:
-            import ray
+            ray = importlib.import_module("ray")
         except ImportError:
             raise UsageError("--launcher=ray needs Ray: pip install 'lstm-jax[ray]'") from None
         self.ray, self.options = ray, options

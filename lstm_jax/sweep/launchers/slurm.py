@@ -9,6 +9,7 @@ launch leaves packs alone that still have a job.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import shutil
@@ -33,7 +34,7 @@ class Launcher:
         if shutil.which("sbatch") is None:
             raise UsageError("no SLURM here: no sbatch on the PATH; use --launcher=local")
         try:
-            import submitit  # noqa: F401
+            self.submitit = importlib.import_module("submitit")
         except ImportError:
             raise UsageError(
                 "--launcher=slurm needs submitit: pip install 'lstm-jax[slurm]'"
@@ -65,9 +66,7 @@ class Launcher:
         )
 
     def sbatch(self, packs: list[int]) -> str:
-        import submitit
-
-        executor = submitit.SlurmExecutor(self.workdir / "logs" / "slurm")
+        executor = self.submitit.SlurmExecutor(self.workdir / "logs" / "slurm")
         executor.update_parameters(**self.parameters(len(packs)))
         task = Task(str(self.workdir))
         try:

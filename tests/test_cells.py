@@ -87,7 +87,7 @@ def test_structure(name):
     assert count(registry.shapes_of(CELLS[name](128), 128)) == total
 
 
-@pytest.mark.parametrize(("name", "options", "expected"), OPTIONS, ids=str)
+@pytest.mark.parametrize(("name", "options", "expected"), OPTIONS)
 def test_structure_of_options(name, options, expected):
     found = shapes(CELLS[name](H, **options))
     assert found == found | expected
@@ -129,7 +129,6 @@ def test_bfloat16_matmuls_keep_the_state_wide(name):
 @pytest.mark.parametrize(
     "case",
     [*registry.PLAIN, *registry.STACKED, registry.by_name["lstm-gates=janet"]],
-    ids=str,
 )
 def test_trace_shows_every_gate_and_carry(case):
     """Against the reference; steps that do not count show the carry held and gates zero."""
@@ -175,7 +174,7 @@ def test_slstm_is_the_unstabilised_equations():
 
 
 @pytest.mark.parametrize(
-    "cell", [slstm(H), slstm(H, gate_activation="exp"), minlstm(H), lstm(H), gru(H)], ids=str
+    "cell", [slstm(H), slstm(H, gate_activation="exp"), minlstm(H), lstm(H), gru(H)]
 )
 @pytest.mark.parametrize("scale", [-300.0, 300.0])
 def test_no_overflow(cell, scale):

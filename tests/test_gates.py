@@ -106,7 +106,7 @@ CONTRADICTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), UNKNOWN + CONTRADICTIONS, ids=str)
+@pytest.mark.parametrize(("options", "message"), UNKNOWN + CONTRADICTIONS)
 def test_refusals(options, message):
     with pytest.raises(UsageError, match=f"(?s){message}"):
         lstm(4, **options)

@@ -91,7 +91,7 @@ BENT = [
 
 
 @pytest.mark.parametrize("engine", ["scan", "deferred"])
-@pytest.mark.parametrize(("name", "transform", "weigh", "limit"), BENT, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("name", "transform", "weigh", "limit"), BENT)
 def test_gradients_by_hand(name, transform, weigh, limit, engine):
     """Against backpropagation through time written out in NumPy."""
     case = registry.Case(name, {}, (transform,))

@@ -6,11 +6,11 @@ lstm-jax sweep launch --study=experiments/airline_lr
 from lstm_jax.sweep import config_file, grid
 
 QUESTION = "Which learning rate suits the airline forecaster, and how much of it is luck?"
-BASELINE = {"optimizer.learning_rate": 3e-3}
+BASELINE = {"optimizer.learning_rate": 1e-2}
 METRIC = "valid/loss"
 DIRECTION = "min"
 
-RATES = (3e-4, 6e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 2e-2)
+RATES = (1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 2e-2, 3e-2, 6e-2)
 
 
 def get_config(arg: str = ""):

@@ -21,7 +21,7 @@ VARIANTS = (
     {"cell.gate_activation": "relu"},
     {"cell.peepholes": "diagonal"},
 )
-RATES = (3e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 2e-2, 6e-2)
+RATES = (1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 2e-2, 3e-2, 6e-2)
 
 
 def get_config(arg: str = ""):

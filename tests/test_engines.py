@@ -62,13 +62,6 @@ def test_even_size_divides_where_it_can():
     assert even_size(0, 10) == 1
 
 
-@pytest.mark.parametrize("engine", ["scan", "deferred", "chunked"])
-def test_no_steps_at_all(engine):
-    params, xs = problem(lstm(H), 0)
-    carry, ys = lstm_jax.unroll(lstm(H), params, xs, engine=engine)
-    assert ys.shape == (0, B, H) and not jnp.any(carry.c)
-
-
 def test_chunked_needs_a_tenth_of_the_memory():
     cell = lstm(16)
 

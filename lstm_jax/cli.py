@@ -6,7 +6,6 @@ docstring is its help, `FLAGS` what it takes, `run(arguments) -> exit code` what
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 import traceback
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from lstm_jax import warm
-from lstm_jax.core import UsageError
+from lstm_jax.core import UsageError, unknown
 
 VERBS = {
     "train": ("lstm_jax.commands.train", "train a model, or go on where the last run stopped"),
@@ -105,7 +104,7 @@ def dispatch(argv: list[str]) -> int:
         print(version("lstm-jax"))
         return OK
     if verb not in VERBS:
-        raise unknown_verb(verb)
+        raise unknown("verb", verb, VERBS)
     command = importlib.import_module(VERBS[verb][0])
     if any(word in ("--help", "-h", "-help") for word in argv[1:]):
         print(command_help(verb, command), end="")
@@ -118,12 +117,6 @@ def dispatch(argv: list[str]) -> int:
 def usage() -> str:
     width = max(map(len, VERBS))
     return USAGE.format(verbs="\n".join(f"  {v:<{width}}  {h}" for v, (_, h) in VERBS.items()))
-
-
-def unknown_verb(verb: str) -> UsageError:
-    near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return UsageError(f"unknown verb {verb!r}{hint} known: {', '.join(VERBS)}")
 
 
 def command_help(verb: str, command: ModuleType) -> str:

@@ -20,7 +20,6 @@ from lstm_jax.sweep.claims import read_json, replace_json
 from lstm_jax.writers import open_writer, read_metrics
 
 STATUS = "status.json"
-ENDS = ("completed", "diverged", "pruned", "failed")
 
 
 class Trial:

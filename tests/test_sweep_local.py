@@ -137,8 +137,9 @@ def test_workers_outlive_their_launcher_and_two_launchers_share(undisturbed, tmp
     assert [claims.attempts(pack_folder(workdir, n)) for n in range(2)] == [1, 1]
 
 
-def test_cancel_stops_workers_wherever_they_are(undisturbed, tmp_path):
-    workdir = fresh(undisturbed, tmp_path)
+def test_cancel_stops_workers_wherever_they_are(tmp_path):
+    workdir = tmp_path / "w"  # a sweep that cannot end before it is cancelled
+    planned(tmp_path / "study", workdir, trials=TRIALS, config=CONFIG.replace("400", "1000000"))
     process = start("resume", workdir)
     until(lambda: stepping(workdir))
     done = start("cancel", workdir)

@@ -17,6 +17,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def replace_json(path: Path, value: Mapping[str, Any]) -> None:
     """Old or new, never torn. Not forced to the disk: what it says can be said again."""
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    tmp = _beside(path)
     tmp.write_text(json.dumps(value))
     os.replace(tmp, path)
 
 
 def create_json(path: Path, value: Mapping[str, Any]) -> bool:
     """Create a file that must not exist, complete from its first moment; False if it does."""
-    tmp = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    tmp = _beside(path)
     tmp.write_text(json.dumps(value))
     try:
         os.link(tmp, path)
@@ -64,6 +65,11 @@ def create_json(path: Path, value: Mapping[str, Any]) -> bool:
         return _create_exclusive(path, tmp.read_bytes())
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name that no other thread, process or host uses for its half-written copy."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def _create_exclusive(path: Path, data: bytes) -> bool:

@@ -14,25 +14,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lstm_jax.blind import mingru, minlstm
 from lstm_jax.core import Array, Carry, Cell, Hidden, Spec, UsageError, dot, lookup
+from lstm_jax.exponential import slstm, stabilised
 from lstm_jax.gates import (
     ACTIVATIONS,
     GATE_ACTIVATIONS,
     UPDATES,
     GateTable,
     gate_table,
-    open_gates,
 )
 from lstm_jax.parts import (
     LAYER_NORMS,
     PEEPHOLES,
     bias,
-    check_apart,
-    check_bias,
     check_clip,
     check_forget_bias,
     check_hidden,
     check_peepholes,
+    hidden_carry,
     kernels,
     notes_of,
     spread,
@@ -88,7 +88,7 @@ def lstm(
                 "an exp gate needs the normaliser and stabiliser of slstm, which knows no "
                 "peepholes, layer_norm, cell_clip or multiplicative update; leave those out"
             )
-        return _stabilised("lstm", hidden, table, forget_bias, kernel_init, recurrent_init, dtype)
+        return stabilised("lstm", hidden, table, forget_bias, kernel_init, recurrent_init, dtype)
 
     learned, recurrent = table.learned(), table.recurrent()
     see = PEEPHOLES[peepholes](table, hidden, dtype)
@@ -135,7 +135,7 @@ def lstm(
 
     plain = (peepholes, layer_norm, cell_clip, dtype) == ("none", "none", 0.0, None)
     plain = plain and recurrent == learned
-    spec = Spec("lstm", hidden, ("c", "h"), learned, table, plain)
+    spec = Spec("lstm", hidden, ("c", "h"), learned, table, plain, dtype=dtype)
     return Cell(init, initial_carry, project, recur, advance, gates_, spec=spec)
 
 
@@ -191,110 +191,6 @@ def lstm_fgr(hidden: int, *, recurrent_init: str = "per_gate", **options: Any) -
     return cell._replace(
         init=init, initial_carry=initial_carry, recur=recur, advance=advance, spec=spec
     )
-
-
-class Stabilised(NamedTuple):
-    """sLSTM's carry: cell c and normaliser n, both scaled by exp(-m), and the output h."""
-
-    c: Array
-    n: Array
-    m: Array
-    h: Array
-
-
-LOG_GATES = {"exp": lambda z: z, "sigmoid": jax.nn.log_sigmoid}
-
-
-def slstm(
-    hidden: int,
-    *,
-    gate_activation: str | Mapping[str, str] = "",
-    candidate_activation: str = "",
-    output_activation: str = "identity",
-    forget_bias: Any = 1.0,
-    kernel_init: str = "glorot",
-    recurrent_init: str = "per_gate",
-    dtype: Any = None,
-) -> Cell:
-    """LSTM with exponential gating, a normaliser n and a stabiliser m (one head).
-
-        log i = z_i      log f = log s(z_f)      g = tanh(z_g)      o = s(z_o)
-        m' = max(log f + m, log i)
-        c' = exp(log f + m - m') * c + exp(log i - m') * g
-        n' = exp(log f + m - m') * n + exp(log i - m')
-        h' = o * c' / n'
-
-    with z_k = x W_k + h R_k + b_k. `gate_activation` may choose `exp` or `sigmoid` for i and f;
-    by default i is exp, f and o are sigmoid. `output_activation` acts on c' / n'.
-
-    Source: Beck et al. (2024), xLSTM, eq. 8-17.
-    """
-    check_hidden(hidden, kernel_init, recurrent_init)
-    check_bias(forget_bias)
-    wanted = gate_activation or {}
-    if not isinstance(wanted, str):
-        wanted = {"i": "exp", **wanted}
-    table = gate_table("lstm", wanted, candidate_activation, output_activation)
-    return _stabilised("slstm", hidden, table, forget_bias, kernel_init, recurrent_init, dtype)
-
-
-def _stabilised(name, hidden, table, forget_bias, kernel_init, recurrent_init, dtype) -> Cell:
-    learned, recurrent = table.learned(), table.recurrent()
-    for gate in (table.i, table.f):
-        if getattr(gate, "activation", "") not in LOG_GATES:
-            raise UsageError(
-                f"exp gating works on logarithms of both i and f: {gate} has none that is "
-                f"stable; choose exp or sigmoid for both (known: {', '.join(LOG_GATES)})"
-            )
-    check_apart(table, "exp gating")
-    log_i, log_f = LOG_GATES[table.i.activation], LOG_GATES[table.f.activation]
-    output = ACTIVATIONS[table.output]
-
-    def init(key, in_features):
-        k_kernels, k_bias = jax.random.split(key)
-        inputs, hiddens = (in_features, learned, kernel_init), (hidden, recurrent, recurrent_init)
-        params = kernels(k_kernels, inputs, hiddens)
-        return params | {"bias": bias(forget_bias, k_bias, learned, hidden)}
-
-    def initial_carry(params, batch_shape):
-        zero = jnp.zeros((*batch_shape, hidden), params["kernel"].dtype)
-        # An empty memory has no scale yet: the first input gate sets it.
-        return Stabilised(zero, zero, jnp.full_like(zero, -1e30), zero)
-
-    def project(params, xs, keys=None):
-        return dot(xs, params["kernel"], dtype) + params["bias"]
-
-    def recur(params, carry):
-        return spread(dot(carry.h, params["recurrent_kernel"], dtype), recurrent, learned)
-
-    def opened(params, carry, step, r):
-        z, keep, weights = notes_of(step)
-        z_i, z_f, z_go = jnp.split(weigh(z + r, weights), [hidden, 2 * hidden], axis=-1)
-        rest = open_gates(table, "go", z_go)
-        m = jnp.maximum(log_f(z_f) + carry.m, log_i(z_i))
-        i, f = jnp.exp(log_i(z_i) - m), jnp.exp(log_f(z_f) + carry.m - m)
-        return {"i": i, "f": f, **rest}, keep, m
-
-    def advance(params, carry, step, r):
-        gates, keep, m = opened(params, carry, step, r)
-        c = gates["f"] * carry.c + gates["i"] * keep * gates["g"]
-        n = gates["f"] * carry.n + gates["i"]
-        h = gates["o"] * output(c / n)
-        return Stabilised(c, n, m, h), h
-
-    def gates_(params, carry, step, r):
-        gates, _, m = opened(params, carry, step, r)
-        return {name: jnp.broadcast_to(gate, m.shape) for name, gate in gates.items()}
-
-    spec = Spec(name, hidden, Stabilised._fields, learned)
-    return Cell(init, initial_carry, project, recur, advance, gates_, spec=spec)
-
-
-def _hidden_carry(hidden: int) -> Callable:
-    def initial_carry(params, batch_shape):
-        return Hidden(jnp.zeros((*batch_shape, hidden), params["kernel"].dtype))
-
-    return initial_carry
 
 
 def gru(
@@ -362,7 +258,7 @@ def gru(
         return opened(params, carry, step, r)[0]
 
     spec = Spec("gru", hidden, ("h",), names, pointwise=reset == "after")
-    return Cell(init, _hidden_carry(hidden), project, recur, advance, gates_, spec=spec)
+    return Cell(init, hidden_carry(hidden), project, recur, advance, gates_, spec=spec)
 
 
 class Squash(NamedTuple):
@@ -428,7 +324,7 @@ def mgu(
         return opened(params, carry, step, r)[0]
 
     spec = Spec("mgu", hidden, ("h",), names, pointwise=False)
-    return Cell(init, _hidden_carry(hidden), project, recur, advance, gates_, spec=spec)
+    return Cell(init, hidden_carry(hidden), project, recur, advance, gates_, spec=spec)
 
 
 def rnn(
@@ -470,7 +366,7 @@ def rnn(
         return {}
 
     spec = Spec("rnn", hidden, ("h",), ("h",))
-    return Cell(init, _hidden_carry(hidden), project, recur, advance, gates_, spec=spec)
+    return Cell(init, hidden_carry(hidden), project, recur, advance, gates_, spec=spec)
 
 
 def indrnn(
@@ -497,86 +393,6 @@ def indrnn(
 
     spec = cell.spec._replace(name="indrnn")
     return cell._replace(init=init, recur=recur, spec=spec)
-
-
-def minlstm(
-    hidden: int, *, forget_bias: Any = 1.0, kernel_init: str = "glorot", dtype: Any = None
-) -> Cell:
-    """Minimal LSTM: gates that see only x, so all T steps at once. Gates in the order i f g.
-
-        i = s(x W_i + b_i)      f = s(x W_f + b_f)      g = x W_g + b_g
-        h' = f / (f + i) * h + i / (f + i) * g
-
-    Source: Feng et al. (2024), section 3.2.
-    """
-
-    def linear(params, step):
-        z_i, z_f, g, keep = blocks(step)
-        # f / (f + i), also where both underflow.
-        odds = jax.nn.log_sigmoid(z_f) - jax.nn.log_sigmoid(z_i)
-        return jax.nn.sigmoid(odds), jax.nn.sigmoid(-odds) * keep * g
-
-    def blocks(step):
-        z, keep, weights = notes_of(step)
-        return *jnp.split(weigh(z, weights), 3, axis=-1), keep
-
-    def opened(step):
-        z_i, z_f, g, keep = blocks(step)
-        return {"i": jax.nn.sigmoid(z_i), "f": jax.nn.sigmoid(z_f), "g": g}, keep
-
-    return _blind(
-        "minlstm", hidden, ("i", "f", "g"), forget_bias, kernel_init, dtype, linear, opened
-    )
-
-
-def mingru(hidden: int, *, kernel_init: str = "glorot", dtype: Any = None) -> Cell:
-    """Minimal GRU: a gate that sees only x, so all T steps at once. Gates in the order z n.
-
-        z = s(x W_z + b_z)      n = x W_n + b_n
-        h' = (1 - z) * h + z * n
-
-    Source: Feng et al. (2024), section 3.1.
-    """
-
-    def linear(params, step):
-        gates, keep = opened(step)
-        return 1.0 - gates["z"], gates["z"] * keep * gates["n"]
-
-    def opened(step):
-        z, keep, weights = notes_of(step)
-        z = weigh(z, weights)
-        return {"z": jax.nn.sigmoid(z[..., :hidden]), "n": z[..., hidden:]}, keep
-
-    return _blind("mingru", hidden, ("z", "n"), 0.0, kernel_init, dtype, linear, opened)
-
-
-def _blind(name, hidden, names, forget_bias, kernel_init, dtype, linear, opened) -> Cell:
-    """A cell whose gates do not see h: h' = a * h + b with (a, b) = linear(params, step)."""
-    check_hidden(hidden, kernel_init)
-    check_bias(forget_bias)
-
-    def init(key, in_features):
-        k_kernel, k_bias = jax.random.split(key)
-        inputs = (in_features, names, kernel_init)
-        kernel = kernels(k_kernel, inputs, (hidden, (), "zeros"))["kernel"]
-        return {"kernel": kernel, "bias": bias(forget_bias, k_bias, names, hidden)}
-
-    def project(params, xs, keys=None):
-        return dot(xs, params["kernel"], dtype) + params["bias"]
-
-    def recur(params, carry):
-        return ()
-
-    def advance(params, carry, step, r):
-        a, b = linear(params, step)
-        h = a * carry.h + b
-        return Hidden(h), h
-
-    def gates(params, carry, step, r):
-        return opened(step)[0]
-
-    spec = Spec(name, hidden, ("h",), names, linear=linear)
-    return Cell(init, _hidden_carry(hidden), project, recur, advance, gates, spec=spec)
 
 
 CELLS: dict[str, Callable[..., Cell]] = {

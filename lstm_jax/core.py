@@ -58,6 +58,7 @@ class Spec(NamedTuple):
     plain: bool = False  # advance is exactly the table's equations: no norm, peephole, clip, ...
     linear: Callable | None = None  # (params, zs) -> (a, b) where h_t = a_t h_{t-1} + b_t
     pointwise: bool = True  # advance holds no matmul
+    dtype: Any = None  # what matmuls compute in; None: the parameters' own type
     transforms: tuple[str, ...] = ()
 
 

@@ -228,6 +228,7 @@ _READERS = {bool: _bool, int: _int, float: _float, str: _str, tuple: _tuple}
 # Does it make sense?
 
 RATE = ("a rate from 0 up to, not including, 1", lambda v: 0 <= v < 1)
+SHARE = ("a rate from 0 to 1", lambda v: 0 <= v <= 1)
 SIZE = ("at least 1", lambda v: v >= 1)
 NOT_NEGATIVE = ("at least 0", lambda v: v >= 0)
 POSITIVE = ("above 0", lambda v: v > 0)
@@ -244,8 +245,8 @@ RANGES = {
     "cell.weight_drop": RATE,
     "cell.gradient_weight": NOT_NEGATIVE,
     "cell.recurrent_gradient_clip": NOT_NEGATIVE,
-    "cell.zoneout_c": RATE,
-    "cell.zoneout_h": RATE,
+    "cell.zoneout_c": SHARE,
+    "cell.zoneout_h": SHARE,
     "model.embedding": SIZE,
     "model.conv_features": (
         "at least one channel count, each at least 1",
@@ -260,7 +261,7 @@ RANGES = {
     "model.head_dropout": RATE,
     "optimizer.learning_rate": POSITIVE,
     "optimizer.decay_every": SIZE,
-    "optimizer.decay_factor": ("from 0 to 1", lambda v: 0 <= v <= 1),
+    "optimizer.decay_factor": ("from 0 to 1", SHARE[1]),
     "optimizer.decay_start": NOT_NEGATIVE,
     "optimizer.warmup_steps": NOT_NEGATIVE,
     "optimizer.clip_norm": NOT_NEGATIVE,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.core import Array, Params, UsageError, dot, lookup
+from lstm_jax.core import Array, Hidden, Params, UsageError, dot, lookup
 from lstm_jax.gates import NAMES, Coupled, GateTable, Learned, open_gates
 from lstm_jax.initializers import KERNELS, bias_vector, constant
 
@@ -68,6 +68,15 @@ def spread(r: Array, present: Sequence[str], wanted: Sequence[str]) -> Array:
     blocks = dict(zip(present, jnp.split(r, len(present), axis=-1), strict=True))
     gap = jnp.zeros_like(next(iter(blocks.values())))
     return jnp.concatenate([blocks.get(gate, gap) for gate in wanted], axis=-1)
+
+
+def hidden_carry(hidden: int) -> Callable:
+    """`initial_carry` of a cell that carries h alone: zeros."""
+
+    def initial_carry(params, batch_shape):
+        return Hidden(jnp.zeros((*batch_shape, hidden), params["kernel"].dtype))
+
+    return initial_carry
 
 
 # Peepholes -------------------------------------------------------------------------------------

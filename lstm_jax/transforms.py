@@ -30,12 +30,15 @@ def _named(cell: Cell, name: str, **kept: Any) -> Spec:
     return cell.spec._replace(**(changed | kept))
 
 
-def check_rate(name: str, rate: Any) -> None:
-    """Raises UsageError for what is no probability below one; traced rates pass."""
+def check_rate(name: str, rate: Any, closed: bool = False) -> None:
+    """Raises UsageError for what is no probability, or is 1 unless `closed`; traced rates pass."""
+    if isinstance(rate, Tracer):
+        return
     known = isinstance(rate, (int, float, np.generic, np.ndarray, jax.Array))
     chance: Any = rate if known and jnp.ndim(rate) == 0 else -1
-    if not isinstance(rate, Tracer) and not 0 <= chance < 1:
-        raise UsageError(f"{name}={rate!r}: a rate is a probability in [0, 1)")
+    if not (0 <= chance < 1 or (closed and chance == 1)):
+        span = "[0, 1]" if closed else "[0, 1)"
+        raise UsageError(f"{name}={rate!r}: a rate is a probability in {span}")
 
 
 def widths(cell: Cell, params: Params) -> dict[str, int]:
@@ -80,8 +83,8 @@ def zoneout(cell: Cell, rate_c: Any = 0.0, rate_h: Any = 0.0) -> Cell:
 
     Without a key d is its expectation, the rate. Source: Krueger et al. (2017), eq. 6-7.
     """
-    check_rate("zoneout rate_c", rate_c)
-    check_rate("zoneout rate_h", rate_h)
+    check_rate("zoneout rate_c", rate_c, closed=True)
+    check_rate("zoneout rate_h", rate_h, closed=True)
     forgetful = off(rate_c)
     if cell.spec.carry not in (MEMORY, ("h",)) or (cell.spec.carry == ("h",) and not forgetful):
         raise UsageError(
@@ -152,7 +155,7 @@ def projection(cell: Cell, size: int) -> Cell:
 
     def advance(params, carry, step, r):
         new, y = cell.advance(params, carry, step, r)
-        h = dot(y, params["projection_kernel"])
+        h = dot(y, params["projection_kernel"], cell.spec.dtype)
         return new._replace(h=h), h
 
     spec = _named(cell, "projection", pointwise=False)

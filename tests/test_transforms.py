@@ -248,6 +248,16 @@ def test_zoneout_at_its_expectation():
     np.testing.assert_allclose(new.h, 0.5 * carry.h + 0.5 * old.h, 1e-6)
 
 
+@pytest.mark.parametrize("keyed", [True, False])
+def test_zoneout_at_rate_one_holds_all(keyed):
+    cell = transforms.zoneout(lstm(H), 1.0, 1.0)
+    params, carry, xs = narrow(registry.data_of(cell)[:3])
+    key = jax.random.key(0) if keyed else None
+    last, _ = lstm_jax.unroll(cell, params, xs, carry, key=key)
+    for old, new in zip(carry, last, strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
 def test_projection_shapes_and_carry():
     cell = transforms.projection(lstm(H, peepholes="diagonal"), 2)
     shapes = {k: v.shape for k, v in registry.shapes_of(cell).items()}
@@ -255,6 +265,14 @@ def test_projection_shapes_and_carry():
     carry, ys = outputs(cell)
     assert isinstance(carry, Carry) and carry.c.shape == (B, H) and carry.h.shape == (B, 2)
     assert ys.shape == (T, B, 2)
+
+
+def test_projection_computes_in_the_type_of_the_cell():
+    wide, half = (transforms.projection(lstm(H, dtype=d), 2) for d in (None, jnp.bfloat16))
+    params, carry, _ = narrow(registry.data_of(wide)[:3])
+    z, r = jnp.zeros((B, 4 * H)), jnp.zeros(())
+    gap = wide.advance(params, carry, z, r)[1] - half.advance(params, carry, z, r)[1]
+    assert 1e-5 < jnp.abs(gap).max() < 0.05
 
 
 def test_learned_carry_is_learned_and_comes_back_at_resets():
@@ -282,13 +300,13 @@ def test_activity_weighting_without_any_recurrence():
 # Refusals -----------------------------------------------------------------------------------------
 
 LOOSE: Any = transforms  # for what the types already refuse
-RATES = [1.5, -0.1, 1.0, float("nan"), np.float32(2.0), "0.5", None, [0.1]]
+RATES = [1.5, -0.1, float("nan"), np.float32(2.0), "0.5", None, [0.1]]
 REFUSED = [
     *(
-        (lambda r=r: transforms.zoneout(lstm(H), r, 0.0), r"zoneout rate_c=.*\[0, 1\)")
+        (lambda r=r: transforms.zoneout(lstm(H), r, 0.0), r"zoneout rate_c=.*\[0, 1\]")
         for r in RATES
     ),
-    (lambda: transforms.zoneout(lstm(H), 0.0, 2), r"zoneout rate_h=2.*\[0, 1\)"),
+    (lambda: transforms.zoneout(lstm(H), 0.0, 2), r"zoneout rate_h=2.*\[0, 1\]"),
     (lambda: transforms.recurrent_dropout(lstm(H), 1.0), r"recurrent_dropout rate=1.0.*\[0, 1\)"),
     (lambda: transforms.weight_drop(lstm(H), -1), r"weight_drop rate=-1.*\[0, 1\)"),
     (lambda: transforms.variational_dropout(lstm(H), 0, 7), r"hidden_rate=7.*\[0, 1\)"),

@@ -99,8 +99,9 @@ def test_an_array_of_packs_finishes(cluster, workdir, undisturbed):
 def test_a_job_that_is_killed(cluster, workdir, undisturbed):
     process = resume(cluster, workdir)
     slurm.until(lambda: stepping(workdir), 200)
-    for job in cluster.jobs():
-        cluster.ask("scancel", "-s", "KILL", job)
+    with held(workdir):
+        for job in cluster.jobs():
+            cluster.ask("scancel", "-s", "KILL", job)
     finish(process, workdir, undisturbed)
     assert sum(attempts(workdir)) > 2
 
@@ -108,7 +109,9 @@ def test_a_job_that_is_killed(cluster, workdir, undisturbed):
 def test_a_job_that_is_preempted(cluster, workdir, undisturbed):
     process = resume(cluster, workdir, "--partition=low")
     slurm.until(lambda: stepping(workdir), 200)
-    cluster.ask("sbatch", "-p", "high", "-n", "2", "--output=/dev/null", "--wrap=sleep 5")
+    with held(workdir):
+        cluster.ask("sbatch", "-p", "high", "-n", "2", "--output=/dev/null", "--wrap=sleep 5")
+        time.sleep(6)
     finish(process, workdir, undisturbed)
     assert sum(attempts(workdir)) > 2
 
@@ -130,16 +133,23 @@ def test_the_launcher_is_killed(cluster, workdir, undisturbed):
 
 
 def test_the_time_limit(cluster, workdir, undisturbed):
-    """Two minutes, the signal one before the end; the trials are held up until it has come."""
+    """Two minutes, the signal one before the end."""
     process = resume(cluster, workdir, "--time=2")
     slurm.until(lambda: stepping(workdir), 200)
-    held = [pid for pid in running(workdir) if os.kill(pid, signal.SIGSTOP) is None]
-    time.sleep(70)
-    for pid in held:
-        with contextlib.suppress(ProcessLookupError):  # SLURM lets them go on before it ends them
-            os.kill(pid, signal.SIGCONT)
+    with held(workdir):
+        time.sleep(70)
     finish(process, workdir, undisturbed)
     assert max(attempts(workdir)) > 1
+
+
+@contextlib.contextmanager
+def held(workdir):
+    """The trials stand still, so that they cannot end before what is to happen to them has."""
+    stopped = [pid for pid in running(workdir) if os.kill(pid, signal.SIGSTOP) is None]
+    yield
+    for pid in stopped:
+        with contextlib.suppress(ProcessLookupError):  # SLURM lets them go on before it ends them
+            os.kill(pid, signal.SIGCONT)
 
 
 def running(workdir):
@@ -160,7 +170,8 @@ def test_without_waiting_jobs_go_on_and_cancel_stops_them(cluster, workdir):
     assert process.returncode == 0
     slurm.until(lambda: stepping(workdir), 200)
     argv = [PROGRAM, "sweep", "cancel", f"--workdir={workdir}"]
-    subprocess.run(argv, env=cluster.env, check=True, capture_output=True)
+    with held(workdir):
+        subprocess.run(argv, env=cluster.env, check=True, capture_output=True)
     slurm.until(lambda: not cluster.ask("squeue", "-h", "--me").strip(), 120)
     time.sleep(1)
     assert any(not claims.ended(pack_folder(workdir, n)) for n in range(2))

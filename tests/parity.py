@@ -121,6 +121,15 @@ def onnx_ways(w, *, cells, params, carry: Any = Carry, directions=("forward",), 
     }
 
 
+def bounded(cell, limit):
+    """The cell with pre-activations held within [-limit, limit]: ONNX's `clip`."""
+
+    def advance(params, carry, z, r):
+        return cell.advance(params, carry, jnp.clip(z + r, -limit, limit), jnp.zeros_like(r))
+
+    return cell._replace(advance=advance, spec=cell.spec._replace(plain=False))
+
+
 BOTH_WAYS = ("forward", "reverse")
 SQUASHED: dict[str, Any] = {"gate_activation": "hard_sigmoid", "candidate_activation": "softsign"}
 
@@ -187,6 +196,12 @@ REPLAY: dict[str, Callable[..., dict]] = {
         cells=lstm(4, candidate_activation="relu", output_activation="relu"),
         params=converters.onnx_lstm,
         directions=("reverse",),
+    ),
+    "onnx_lstm_clip": partial(
+        onnx_ways,
+        cells=bounded(lstm(4), 0.5),
+        params=converters.onnx_lstm,
+        directions=BOTH_WAYS,
     ),
     "onnx_gru_linear_before_reset": partial(
         onnx_ways,

@@ -245,6 +245,7 @@ ORACLES: dict[str, Callable[[], Fixture]] = {
     "onnx_lstm_relu": partial(
         onnx_node, "LSTM", activations=["Sigmoid", "Relu", "Relu"], direction="reverse"
     ),
+    "onnx_lstm_clip": partial(onnx_node, "LSTM", clip=0.5, **BOTH),
     "onnx_gru_linear_before_reset": partial(onnx_node, "GRU", linear_before_reset=1, **BOTH),
     "onnx_gru_reset_first": partial(
         onnx_node,

@@ -167,7 +167,7 @@ class Checkpoints:
         if number not in _DISK and not any(word in words for word in _WORDS):
             return error
         why = os.strerror(number) if number else next(w for w in _WORDS if w in words)
-        left = max(self._listed(), default=None)
+        left = max(self.listed(), default=None)
         intact = "no earlier checkpoint exists" if left is None else f"step {left} is intact"
         return CheckpointError(
             f"could not save step {step} in {self.root}: {why}; {intact}. Make room or make the "
@@ -178,7 +178,7 @@ class Checkpoints:
 
     def _retain(self, step: int, metrics: dict[str, float]) -> None:
         if self._metrics is None:
-            self._metrics = {n: self._read_metrics(n) for n in self._listed()}
+            self._metrics = {n: self._read_metrics(n) for n in self.listed()}
             self._clear_unfinished()
         self._metrics[step] = metrics
         for n in set(self._metrics) - self._kept(self._metrics):
@@ -235,7 +235,7 @@ class Checkpoints:
         return found[0], jax.tree.map(lambda _: next(leaves), target)
 
     def _walk(self, target: Any, step: int | None, move: bool) -> tuple[int, dict] | None:
-        for n in sorted(self._listed(), reverse=True):
+        for n in sorted(self.listed(), reverse=True):
             if step is not None and n != step:
                 continue
             try:
@@ -305,7 +305,7 @@ class Checkpoints:
     def steps(self) -> list[CheckpointInfo]:
         """Every step on disk, oldest first, each read and verified in full; changes nothing."""
         self.wait()
-        return [self._inspect(step) for step in sorted(self._listed())]
+        return [self._inspect(step) for step in sorted(self.listed())]
 
     def _inspect(self, step: int) -> CheckpointInfo:
         folder = self.root / str(step)
@@ -317,7 +317,8 @@ class Checkpoints:
             return CheckpointInfo(step, f"corrupt: {error}", "", size, {})
         return CheckpointInfo(step, "ok", seal["digest"], seal["bytes"], seal["metrics"])
 
-    def _listed(self) -> list[int]:
+    def listed(self) -> list[int]:
+        """The steps on disk, believed or not."""
         try:
             names = [entry.name for entry in os.scandir(self.root) if entry.is_dir()]
         except (FileNotFoundError, NotADirectoryError):

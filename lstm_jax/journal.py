@@ -3,13 +3,17 @@
 The loop in `train` calls one method per event. A run stops for one reason, its `status`:
 
     running -> completed | diverged | interrupted (SIGINT, SIGTERM, SIGUSR1, SIGUSR2) | failed
+
+What went wrong on the way and was dealt with is a line of incidents.jsonl: a damaged checkpoint, a
+rollback, skipped steps, a step that took very long.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import signal
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +21,12 @@ from typing import Any
 
 import jax
 
+from lstm_jax import events, nonfinite, parallel
 from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import config_hash, flatten
 from lstm_jax.core import count
+from lstm_jax.guards import Alarms, Signals, Strict, Watchdog, leak_checks
+from lstm_jax.lock import Lock
 from lstm_jax.progress import LARGER_IS_BETTER, Progress, closing_table
 from lstm_jax.writers import (
     learning_curves,
@@ -30,9 +37,9 @@ from lstm_jax.writers import (
     write_manifest,
 )
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
-SUMMARY = "summary.json"
-ADVICE = """diverged: step {next} was not finite. The state of step {step} is kept.
+SUMMARY, INCIDENTS = "summary.json", "incidents.jsonl"
+INTERRUPTED = 4  # the exit code of a run that the same command resumes
+ADVICE = """diverged: step {next} was not finite{tried}. The state of step {step} is kept.
 What helps, most likely first:
   --config.optimizer.learning_rate={rate:.3g}   a third of what it was
   --config.optimizer.clip_norm=1.0   no gradient is longer than this
@@ -54,9 +61,8 @@ class Journal:
 
     def __init__(self, config: Any, workdir: str | Path):
         self.config, self.workdir, self.status = config, Path(workdir), "running"
-        self.step, self.steps_done, self.seconds = 0, 0, 0.0
-        self._began, self._took = time.perf_counter(), 0.0
-        self._handlers: dict[int, Any] = {}
+        self.step, self.steps_done, self.seconds, self._skipped = 0, 0, 0.0, 0
+        self._began = time.perf_counter()
         train = config.train
         self.checkpoints = Checkpoints(
             self.workdir,
@@ -70,65 +76,123 @@ class Journal:
     # ------------------------------------------------------------ start and stop
 
     def __enter__(self) -> Journal:
-        for name in SIGNALS:
-            with contextlib.suppress(ValueError):  # not the main thread: signals are not ours
-                number = getattr(signal, name)
-                self._handlers[number] = signal.signal(number, self._interrupt)
+        train = self.config.train
+        with contextlib.ExitStack() as guards:
+            self.lock = Lock(self.workdir)
+            if jax.process_index() == 0:
+                guards.enter_context(self.lock)
+            alarms = guards.enter_context(Alarms())
+            self.signals = Signals(alarms, train.grace_seconds, self._leave)
+            guards.enter_context(self.signals)
+            self.watchdog, self.strict = Watchdog(alarms, self._slow), Strict(train.strict)
+            guards.enter_context(leak_checks(train.strict))
+            self._guards = guards.pop_all()
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        if kind is not None and issubclass(kind, Exception):
-            self.status = "failed"
-            with contextlib.suppress(OSError, ValueError):  # a full disk may be what went wrong
-                self.summarize({}, error=f"{kind.__name__}: {error}")
+        with self._guards:
+            if kind is not None and issubclass(kind, Exception):
+                self._fail(error)
 
-    def _interrupt(self, number: int, frame: Any) -> None:
-        """Stop after the running chunk; a second SIGINT stops at once."""
-        if self.status == "running":
-            self.status = "interrupted"
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def _fail(self, error: Exception) -> None:
+        """A last word; a full disk may be what went wrong."""
+        self.status = "failed"
+        self.lock.give_room()
+        with contextlib.suppress(Exception):
+            self.checkpoints.close()
+        with contextlib.suppress(OSError, ValueError):
+            self.summarize({}, error=f"{type(error).__name__}: {error}")
+
+    def _leave(self) -> None:
+        """The grace time is over and the chunk is not: the newest checkpoint has to do."""
+        self.step, self.status = max(self.checkpoints.listed(), default=0), "interrupted"
+        grace = self.config.train.grace_seconds
+        with contextlib.suppress(OSError, ValueError):
+            self.summarize({})
+        print(
+            f"interrupted: the running chunk did not end within train.grace_seconds={grace:g}; the "
+            f"same command goes on from step {self.step}. A smaller train.log_every ends sooner",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(INTERRUPTED)
 
     def restore(self, target: Any) -> Any:
         """The newest sound state like `target`, or None; log lines after it are dropped."""
         self.step, state = self.checkpoints.restore(target) or (0, None)
+        first = not hasattr(self, "writer")
         self.writer = open_writer(self.workdir, self.config, resume_step=self.step)
-        write_config(self.workdir, self.config)
-        write_manifest(self.workdir, self.config)
         self.progress = Progress(self.config.train.num_steps, self.step)
+        if first:
+            write_config(self.workdir, self.config)
+            write_manifest(self.workdir, self.config)
+        for step, why, moved in self.checkpoints.skipped:
+            self.record("corrupt checkpoint", step=step, why=why, moved_to=moved and moved.name)
+        self.checkpoints.skipped.clear()
         if self.step:
             self.progress.message(f"going on from step {self.step} in {self.workdir}")
         return state
 
     def goes_on(self, state: Any) -> bool:
-        """Whether another chunk is to be run."""
+        """Whether another chunk is to be run; every process of the run gives the same answer."""
         bad, stopped = jax.device_get((state.bad, state.stopped))
-        if self.status == "running" and bad:
+        if bad:
             self.status = "diverged"
-        elif self.status == "running" and (stopped or self.step >= self.config.train.num_steps):
+        elif stopped or self.step >= self.config.train.num_steps:
             self.status = "completed"
+        elif parallel.any_process(bool(self.signals.asked)):
+            self.status = "interrupted"
         return self.status == "running"
+
+    def rolls_back(self, state: Any) -> bool:
+        """Whether the state is not finite and the newest checkpoint is to be tried once more."""
+        if not nonfinite.may_roll_back(self.config.train, state):
+            return False
+        count = int(state.mishaps.rollbacks) + 1
+        self.progress.message(f"step {self.step + 1} was not finite: rollback {count}")
+        self.record("rollback", step=self.step, rollbacks=count)
+        return True
 
     # ------------------------------------------------------------ events
 
+    def next_chunk(self) -> int:
+        """Steps until the next log line."""
+        return min(self.config.train.log_every, self.config.train.num_steps - self.step)
+
     @contextlib.contextmanager
-    def clock(self) -> Iterator[None]:
-        """Times a chunk."""
-        began = time.perf_counter()
-        yield
-        self._took = time.perf_counter() - began
+    def chunk(self, num_steps: int) -> Iterator[None]:
+        """Watches and times a chunk of that many steps."""
+        with self.strict("a chunk of steps"), self.watchdog.watch(num_steps):
+            yield
 
     def trained(self, state: Any, metrics: dict) -> None:
         """A chunk is done: its log line, with the steps per second."""
         step, metrics = jax.device_get((state.step, metrics))
-        steps = int(step) - self.step
+        steps, took = int(step) - self.step, self.watchdog.took
         if steps:
             self.step, self.steps_done = int(step), self.steps_done + steps
-            self.seconds += self._took
-            metrics = metrics | {"steps_per_second": steps / self._took}
+            self.seconds += took
+            metrics = metrics | {"steps_per_second": steps / took}
             self.writer.scalars(self.step, "train", metrics)
             self.progress.update(self.step, loss=metrics["loss"])
+        if (skipped := int(metrics.get("skipped_steps", 0))) > self._skipped:
+            self.record("skipped steps", step=self.step, skipped_steps=skipped)
+            self._skipped = skipped
+
+    def _slow(self, how: str, seconds: float, usual: float) -> None:
+        """The watchdog's report; while the steps are running it comes from another thread."""
+        words = "are still running after" if how == "running" else "took"
+        self.progress.message(
+            f"the steps after {self.step} {words} {seconds:.1f} s; {usual:.2g} s are usual"
+        )
+        if how == "done":
+            self.record("slow steps", step=self.step, seconds=seconds, usual_seconds=usual)
+
+    def record(self, what: str, **facts: Any) -> None:
+        """A line of incidents.jsonl."""
+        if jax.process_index() == 0:
+            line = json.dumps({"what": what, **facts, "time": time.time()})
+            events.append(self.workdir / INCIDENTS, (line + "\n").encode())
 
     def validated(self, metrics: dict, task: Any, forward: Callable) -> None:
         """An evaluation is done: its log line, and for a language model some text."""
@@ -163,13 +227,14 @@ class Journal:
             metrics = jax.tree.map(float, jax.device_get(evaluate()))
             self.writer.scalars(self.step, "test", metrics.get("test", {}))
             self.draw(task, forward)
+        self.checkpoints.close()  # a save that failed must not be called a completed run
         summary = self.summarize(
             metrics,
             best_step=int(state.best.step),
             baselines=task.baselines,
             parameters=count(state.params),
+            **jax.device_get(nonfinite.counts(self.config.train, state.mishaps)),
         )
-        self.checkpoints.close()
         self.writer.close()
         self.progress.close()
         self.say(summary)
@@ -206,6 +271,8 @@ class Journal:
         config, tested = self.config, summary["metrics"]
         if self.status == "diverged":
             numbers = {"rate": config.optimizer.learning_rate / 3, "step": self.step}
+            rolled = summary.get("rollbacks", 0)
+            numbers["tried"] = f", nor after {rolled} rollbacks" if rolled else ""
             warmup = max(config.train.num_steps // 20, 1)
             print(ADVICE.format(next=self.step + 1, warmup=warmup, **numbers), flush=True)
         if self.status == "interrupted":

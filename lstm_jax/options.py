@@ -153,6 +153,11 @@ def train_fields() -> ConfigDict:
     train.keep_last = 3  # newest checkpoints kept
     train.keep_best = 1  # best checkpoints kept
     train.keep_every = 0  # checkpoints at multiples of this step are kept for ever; 0: none
+    train.on_nan = "stop"  # a step that is not finite: stop | skip | rollback (nonfinite.py)
+    train.nan_limit = 3  # skipped steps in a row, or rollbacks, until the run has diverged
+    train.rollback_factor = 0.5  # of the learning rate at each rollback
+    train.grace_seconds = 0.0  # from a signal to the end of the process; 0: as long as it takes
+    train.strict = False  # hidden transfers, leaked tracers, a second compilation are errors
     return train
 
 

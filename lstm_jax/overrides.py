@@ -280,6 +280,9 @@ RANGES = {
     "train.keep_last": SIZE,
     "train.keep_best": NOT_NEGATIVE,
     "train.keep_every": NOT_NEGATIVE,
+    "train.nan_limit": SIZE,
+    "train.rollback_factor": ("above 0, up to 1", lambda v: 0 < v <= 1),
+    "train.grace_seconds": NOT_NEGATIVE,
     "parallel.data": ("-1 for all devices, or at least 1", lambda v: v == -1 or v >= 1),
 }
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the device
@@ -326,8 +329,10 @@ def _check_names(config: ConfigDict) -> None:
     from lstm_jax.engines import ENGINES
     from lstm_jax.gates import ACTIVATIONS
     from lstm_jax.modules import ENCODERS, MERGES
+    from lstm_jax.nonfinite import POLICIES
     from lstm_jax.optim import build_optimizer
 
+    lookup("train.on_nan", config.train.on_nan, dict.fromkeys(POLICIES))
     lookup("parallel.mode", config.parallel.mode, dict.fromkeys(MODES))
     lookup("engine", config.model.engine, dict.fromkeys(["auto", *ENGINES]))
     build_cell(config.cell)

@@ -143,3 +143,12 @@ def data_parallel(fn: Callable, mesh: Mesh | None, mode: str, readout: str) -> C
         return (spread if even else fn)(params, hyper, batch, carry, key)
 
     return call
+
+
+def any_process(flag: bool) -> bool:
+    """Whether any process of the run says so; every process has to ask."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))

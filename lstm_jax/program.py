@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import NamedSharding
 
-from lstm_jax import parallel
+from lstm_jax import guards, memory, parallel
 from lstm_jax.config import build_model, build_task
 from lstm_jax.core import Array
 
@@ -56,19 +56,22 @@ def placed(shapes: Any, sharding: NamedSharding | None) -> Any:
     return jax.tree.map(like, shapes)
 
 
-def ahead_of_time(run_chunk: Callable, whole: NamedSharding | None) -> Callable:
+def ahead_of_time(program: Program, run_chunk: Callable) -> Callable:
     """`chunk(num_steps, state, hyper, data)`: the compiled program for that many steps.
 
     It takes over the state's memory. Compiled before the clock starts, and nothing can retrace it.
+    UsageError where it does not fit in the devices.
     """
-
     compiled: dict[int, Callable] = {}
+    devices = program.mesh.size if program.mesh else 1
 
     def chunk(num_steps: int, *like: Any) -> Callable:
         if num_steps not in compiled:
             run = partial(run_chunk, num_steps=num_steps)
-            jitted = jax.jit(run, donate_argnums=0, out_shardings=whole)
-            compiled[num_steps] = jitted.lower(*like).compile()
+            jitted = jax.jit(run, donate_argnums=0, out_shardings=program.whole)
+            with guards.leak_checks(program.config.train.strict):
+                compiled[num_steps] = jitted.lower(*like).compile()
+            memory.check_run(compiled[num_steps], devices, program.config)
         return compiled[num_steps]
 
     return chunk

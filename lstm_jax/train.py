@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from lstm_jax import optim
+from lstm_jax import nonfinite, optim
 from lstm_jax.config import bind, split
 from lstm_jax.core import Array, lookup
 from lstm_jax.journal import Journal, finished
+from lstm_jax.nonfinite import Mishaps, select
 from lstm_jax.program import Program, ahead_of_time, build_program, placed, stream
 from lstm_jax.progress import LARGER_IS_BETTER
 from lstm_jax.tasks.task import Mean
@@ -44,6 +45,7 @@ class TrainState(NamedTuple):
     best: Best
     bad: Array  # the step after `step` was not finite
     stopped: Array  # stopped early
+    mishaps: Mishaps  # steps that were not finite, and what was done about them
 
 
 def init_state(program: Program, hyper: dict) -> TrainState:
@@ -56,7 +58,8 @@ def init_state(program: Program, hyper: dict) -> TrainState:
     worst = jnp.float32(-jnp.inf if config.train.best_metric in LARGER_IS_BETTER else jnp.inf)
     zero, no = jnp.int32(0), jnp.bool_(False)
     best = Best(worst, zero, params, zero)
-    return TrainState(zero, params, optimizer.init(params), carry, best, no, no)
+    opt_state, mishaps = optimizer.init(params), nonfinite.no_mishaps()
+    return TrainState(zero, params, opt_state, carry, best, no, no, mishaps)
 
 
 def gradients(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
@@ -80,8 +83,9 @@ def gradients(program: Program, state: TrainState, hyper: dict, data: Any) -> tu
 
 
 def step(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
-    """(state, Means) after one step; the old state and empty Means where it would not be finite."""
+    """(state, Means) after one step; empty Means where it would not be finite (`nonfinite`)."""
     config, num_steps = bind(program.config, hyper), program.config.train.num_steps
+    config.optimizer.learning_rate *= nonfinite.rate_factor(config.train, state.mishaps)
     optimizer = optim.build_optimizer(config.optimizer, num_steps)
     grads, means, carry = gradients(program, state, hyper, data)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -89,17 +93,14 @@ def step(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
     norms = {"gradient_norm": grads, "update_norm": updates, "parameter_norm": params}
     seen = {name: optax.tree.norm(tree) for name, tree in norms.items()}
     finite = jnp.isfinite(means["loss"].total + sum(seen.values()))
-    seen["learning_rate"] = optim.learning_rate(config.optimizer, num_steps, state.step)
+    updated = state.step - state.mishaps.skipped  # schedules count the steps that changed something
+    seen["learning_rate"] = optim.learning_rate(config.optimizer, num_steps, updated)
     seen = {name: Mean(value, jnp.float32(1)) for name, value in seen.items()}
     running = ~(state.bad | state.stopped)
     new = state._replace(step=state.step + 1, params=params, opt_state=opt_state, carry=carry)
-    state = select(running & finite, new, state)._replace(bad=state.bad | (running & ~finite))
+    state = select(running, nonfinite.settle(config.train, state, new, finite), state)
     nothing = jax.tree.map(jnp.zeros_like, (means, seen))
     return state, select(running & finite, (means, seen), nothing)
-
-
-def select(condition: Array, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def average(means: dict) -> dict:
@@ -113,7 +114,8 @@ def run_chunk(program: Program, state: TrainState, hyper: dict, data: Any, num_s
         return step(program, state, hyper, data)
 
     state, (means, seen) = lax.scan(body, state, length=num_steps)
-    return state, program.task.summarize(average(means)) | average(seen)
+    counts = nonfinite.counts(program.config.train, state.mishaps)
+    return state, program.task.summarize(average(means)) | average(seen) | counts
 
 
 def evaluate(program: Program, params: Any, hyper: dict, data: Any, split: str) -> dict:
@@ -159,27 +161,34 @@ def train(config: Any, workdir: str | Path) -> dict:
         return done
     program, options = build_program(config), config.train
     task, whole = program.task, program.whole
-    hyper, data = jax.device_put((split(config)[1], task.data), whole)
+    hyper, data = split(config)[1], task.data
     jit = partial(jax.jit, out_shardings=whole)
     init, apply = jit(partial(init_state, program)), jit(program.model.apply)
-    chunk = ahead_of_time(partial(run_chunk, program), whole)
+    chunk = ahead_of_time(program, partial(run_chunk, program))
     check = jit(partial(validate, program))
     slope = jit(lambda *args: gradients(program, *args)[0])
     tested = partial(evaluate, program)
     test = jit(lambda *args: {name: tested(*args, split=name) for name in task.splits})
     like = placed(jax.eval_shape(init, hyper), whole)
-    jax.eval_shape(check, like, hyper, data)  # refuse what cannot run before anything is created
+    shapes = placed(jax.eval_shape(lambda *leaves: leaves, hyper, data), whole)
+    jax.eval_shape(check, like, *shapes)  # refuse what cannot run before anything is created,
+    chunk(min(options.log_every, options.num_steps), like, *shapes)  # and what does not fit
+    hyper, data = jax.device_put((hyper, data), whole)
 
     with Journal(config, workdir) as run:
         state = run.restore(like) or init(hyper)
         going = run.goes_on(state)
         while going:
-            steps = chunk(min(options.log_every, options.num_steps - run.step), like, hyper, data)
-            with run.clock():
-                state, metrics = jax.block_until_ready(steps(state, hyper, data))
+            advance = chunk(size := run.next_chunk(), like, *shapes)
+            with run.chunk(size):
+                state, metrics = jax.block_until_ready(advance(state, hyper, data))
             run.trained(state, metrics)
+            if run.rolls_back(state):
+                state = nonfinite.rolled_back(run.restore(like) or init(hyper), state)
+                continue
             if run.due(options.eval_every):
-                state, metrics = check(state, hyper, data)
+                with run.strict("the evaluation"):
+                    state, metrics = check(state, hyper, data)
                 run.validated(metrics, task, partial(apply, state.params, hyper))
             if run.due(options.histogram_every or options.checkpoint_every):
                 run.histograms(parameters=state.params, gradients=slope(state, hyper, data))

@@ -290,8 +290,8 @@ def test_a_pack_that_fails_says_why_and_the_rest_goes_on(tmp_path, monkeypatch, 
 
 
 def test_a_pack_too_large_for_a_device_says_how_many_fit(monkeypatch):
+    from lstm_jax import memory
     from lstm_jax.core import UsageError
-    from lstm_jax.sweep import memory
 
     monkeypatch.setattr(memory, "memory_limit", lambda: 2**30)
     monkeypatch.setattr(memory, "peak_bytes", lambda compiled: 4 * 2**30)
@@ -300,8 +300,9 @@ def test_a_pack_too_large_for_a_device_says_how_many_fit(monkeypatch):
 
 
 def test_packs_are_cut_to_the_memory_there_is(tmp_path, monkeypatch):
+    from lstm_jax import memory
     from lstm_jax.core import UsageError
-    from lstm_jax.sweep import estimate, memory, prepare
+    from lstm_jax.sweep import estimate, prepare
 
     plan = planned(tmp_path / "s", tmp_path / "w", trials=TRIALS)
     monkeypatch.setattr(estimate, "trial_bytes", lambda program, hyper: (100, 50))

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lstm_jax.lock import is_dead, owner
+
+__all__ = ["Claim", "Lost", "Watcher", "is_dead", "owner"]
 
 BEAT_SECONDS = 2.0
 STALE_SECONDS = 60.0
@@ -80,54 +83,6 @@ def _create_exclusive(path: Path, data: bytes) -> bool:
     with os.fdopen(handle, "wb") as file:
         file.write(data)
     return True
-
-
-# ---------------------------------------------------------------- owners
-
-
-def owner() -> dict[str, Any]:
-    """What tells this process from every other one, here and on other hosts."""
-    found = {
-        "host": socket.gethostname(),
-        "boot": _read("/proc/sys/kernel/random/boot_id"),
-        "pids": _link("/proc/self/ns/pid"),
-        "pid": os.getpid(),
-        "started": _started(os.getpid()),
-    }
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    if "SLURM_JOB_ID" in os.environ:
-        found["slurm"] = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
-        found["restart"] = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    return found
-
-
-def is_dead(them: Mapping[str, Any], me: Mapping[str, Any]) -> bool:
-    """Whether the owner is certainly gone; False when nobody here can know."""
-    if "slurm" in them and them["slurm"] == me.get("slurm"):
-        return them.get("restart", 0) < me.get("restart", 0)  # SLURM ended it to start us
-    if not them.get("boot") or any(them.get(k) != me[k] for k in ("host", "boot", "pids")):
-        return False
-    return _started(them["pid"]) != them["started"]
-
-
-def _started(pid: int) -> str:
-    """When a process began, in ticks since boot; "" where there is none (or it is a zombie)."""
-    words = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return words[19] if len(words) > 19 and words[0] not in "ZX" else ""
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
 
 
 # ---------------------------------------------------------------- claiming

@@ -12,12 +12,18 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax import train
+from lstm_jax.core import UsageError
 from lstm_jax.program import Program, build_program
 from lstm_jax.sweep.estimate import block_size
 
 
 def pack_program(config: Any) -> Program:
     """The program of every trial in the pack; devices share trials here, never a batch."""
+    if config.train.on_nan == "rollback":
+        raise UsageError(
+            "train.on_nan=rollback is for single runs: the trials of a pack share their "
+            "checkpoints, so none goes back alone; use stop or skip in a sweep"
+        )
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.parallel.data = 1

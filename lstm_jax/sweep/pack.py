@@ -19,9 +19,9 @@ import numpy as np
 from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import split
 from lstm_jax.integrity import Damage, read_seal
+from lstm_jax.memory import check_memory
 from lstm_jax.progress import LARGER_IS_BETTER
 from lstm_jax.sweep.many import Compiled, at, pack_program
-from lstm_jax.sweep.memory import check_memory
 from lstm_jax.sweep.trials import Trial
 from lstm_jax.writers import read_metrics
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lstm_jax import memory
 from lstm_jax.config import flatten, split
 from lstm_jax.core import UsageError
-from lstm_jax.sweep import claims, estimate, many, memory
+from lstm_jax.sweep import claims, estimate, many
 from lstm_jax.sweep.launchers.local import gpu_memory
 from lstm_jax.sweep.plan import Plan, pack_folder
 from lstm_jax.sweep.status import clock

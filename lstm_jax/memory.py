@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from lstm_jax.config import flatten
 from lstm_jax.core import UsageError
 
 
@@ -26,6 +27,29 @@ def check_memory(compiled: Any, num_trials: int) -> int:
     return needed
 
 
+def check_run(compiled: Any, num_devices: int, config: Any) -> None:
+    """UsageError unless a run's compiled steps fit in its devices, before anything is allocated."""
+    needed, available = peak_bytes(compiled), memory_limit(num_devices)
+    if available and needed > available:
+        raise UsageError(
+            f"the run needs {needed / 2**30:.1f} GiB of a device, which has "
+            f"{available / 2**30:.1f}; what makes it large: {largest_sizes(config)}. Smaller ones "
+            "fit; model.engine=chunked keeps less for the backward pass"
+        )
+
+
+def largest_sizes(config: Any, count: int = 5) -> str:
+    """The fields of a config that say how much of something there is, the largest first."""
+    sizes = {n: v for n, v in flatten(config).items() if type(v) is int and _is_size(n)}
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:count]
+    return ", ".join(f"{name}={sizes[name]}" for name in largest)
+
+
+def _is_size(name: str) -> bool:
+    section = name.partition(".")[0]
+    return section in ("task", "cell", "model") or name == "train.batch_size"
+
+
 def peak_bytes(compiled: Any) -> int:
     """Arguments, results and temporaries of a compiled program, on one device."""
     found = compiled.memory_analysis()
@@ -35,13 +59,18 @@ def peak_bytes(compiled: Any) -> int:
     return total - found.alias_size_in_bytes
 
 
-def memory_limit() -> int:
-    """Bytes a device may use: its own memory, or its share of the host's; 0: unknown."""
+def memory_limit(num_devices: int = 0) -> int:
+    """Bytes a device may use: its own memory, or its share of the host's; 0: unknown.
+
+    `num_devices` share the host (0: all that there are).
+    """
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"])
-    return host_memory() // jax.local_device_count() if device.platform == "cpu" else 0
+    if device.platform != "cpu":
+        return 0
+    return host_memory() // (num_devices or jax.local_device_count())
 
 
 def host_memory() -> int:

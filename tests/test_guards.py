@@ -168,8 +168,8 @@ with Lock(Path(sys.argv[1])):
 
 def test_a_second_process_is_refused_and_told_by_whom(tmp_path, monkeypatch):
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes) as holder:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as holder:
         assert holder.stdout and holder.stdout.readline() == b"mine\n"
         with pytest.raises(UsageError, match=f"in use by process {holder.pid} on .*--workdir"):
             train.train(small(), tmp_path)

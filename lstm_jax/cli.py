@@ -24,6 +24,7 @@ VERBS = {
     "predict": ("lstm_jax.commands.predict", "forecasts, classes or text from a run's model"),
     "config": ("lstm_jax.commands.config", "the resolved config and the model, without training"),
     "sweep": ("lstm_jax.sweep.commands", "many trials at once, here or on a cluster"),
+    "report": ("lstm_jax.commands.report", "a sweep's statistics, words and figures as one page"),
     "checkpoint": ("lstm_jax.commands.checkpoint", "a run's checkpoints, each verified"),
     "data": ("lstm_jax.commands.data", "the data files: list, fetch, check"),
     "cells": ("lstm_jax.commands.cells", "what a cell can be made of: equations, size, source"),

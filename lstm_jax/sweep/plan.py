@@ -39,6 +39,7 @@ class Plan(NamedTuple):
     packs: list[list[int]]  # trial numbers by pack number
     launch: dict[str, Any]
     halving: dict[str, Any]
+    report: dict[str, Any] = {}
 
     def config(self, trial: int) -> ConfigDict:
         """The resolved config of a trial, from the manifest alone."""
@@ -73,6 +74,7 @@ def make_plan(study: Study, largest: int = 0, configs: Sequence[ConfigDict] = ()
         packs=packs,
         launch=study.launch,
         halving=study.halving,
+        report=study.report,
     )
 
 

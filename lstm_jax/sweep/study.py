@@ -7,6 +7,7 @@ experiments/NAME/study.py
   DIRECTION  "min" | "max"
   LAUNCH     optional: {"launcher": "slurm", "partition": "gpu"}: launch flags of this study
   HALVING    optional: {"rungs": (200, 400), "keep": 0.5}: steps at which a pack drops its worst
+  REPORT     optional: how the report reads the trials; see docs/reports.md and `REPORT_ENTRIES`
   get_config([arg]) -> ConfigDict
   sweep()    generator of flat dotted overrides
 """
@@ -23,10 +24,12 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from lstm_jax.config import flatten
-from lstm_jax.core import UsageError
+from lstm_jax.core import UsageError, lookup
 from lstm_jax.overrides import apply_overrides, load_module, read_config, validate
 
 DIRECTIONS = ("min", "max")
+REPORT_ENTRIES = ("metric", "direction", "tuned", "by", "select")
+SELECTIONS = ("setting", "tenth")
 
 
 class Study(NamedTuple):
@@ -42,6 +45,7 @@ class Study(NamedTuple):
     trials: list[dict[str, Any]]
     launch: dict[str, Any]
     halving: dict[str, Any]
+    report: dict[str, Any]
 
 
 def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
@@ -67,6 +71,7 @@ def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
         trials=_expand(path, module.sweep, arg),
         launch=dict(getattr(module, "LAUNCH", {})),
         halving=dict(getattr(module, "HALVING", {})),
+        report=dict(getattr(module, "REPORT", {})),
     )
     _check(study)
     return study
@@ -108,6 +113,7 @@ def _check(study: Study) -> None:
     if study.metric.count("/") != 1:
         raise UsageError(f"{study.path}: METRIC={study.metric!r}: expected split/metric")
     _check_halving(study)
+    _check_report(study)
     same = [key for key, n in Counter(map(_key, study.trials)).items() if n > 1]
     if same:
         raise UsageError(
@@ -126,6 +132,16 @@ def _check_halving(study: Study) -> None:
             f"{study.path}: HALVING={halving}: expected rungs at multiples of train.eval_every="
             f"{train.eval_every} below train.num_steps={train.num_steps}, and keep between 0 and 1"
         )
+
+
+def _check_report(study: Study) -> None:
+    for name in study.report:
+        lookup(f"{study.path}: REPORT entry", name, dict.fromkeys(REPORT_ENTRIES))
+    lookup("REPORT select", study.report.get("select", "setting"), dict.fromkeys(SELECTIONS))
+    lookup("REPORT direction", study.report.get("direction", "min"), dict.fromkeys(DIRECTIONS))
+    fields = flatten(study.config)
+    for name in (*study.report.get("tuned", ()), *study.report.get("by", ())):
+        lookup("field of REPORT", name, fields)
 
 
 def _key(trial: dict[str, Any]) -> tuple:

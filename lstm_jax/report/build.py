@@ -1,0 +1,79 @@
+"""A report of a sweep on disk: report.html, report.md, table.csv, figures/*.svg and *.png."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.manifest import write_text
+from lstm_jax.report import figures, page, text
+from lstm_jax.report.analysis import Row, Section, analyse
+from lstm_jax.report.collect import facts, read_sweep
+from lstm_jax.sweep.plan import read_plan
+
+
+def build_report(workdir: str | Path, out: str | Path = "") -> Path:
+    """Read the sweep in `workdir`, in whatever state it is; the path of report.html.
+
+    `out` is where the files go, WORKDIR/report by default.
+
+    Raises:
+      UsageError: no sweep in `workdir`, or `out` cannot be written.
+    """
+    workdir = Path(workdir)
+    plan = read_plan(workdir)
+    sweep = read_sweep(plan, workdir)
+    out = Path(out or workdir / "report")
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    sections = analyse(sweep)
+    drawn = [save_plots(figures.plots(sweep, section), section, out) for section in sections]
+    origin = facts(plan, workdir)
+    write_text(out / "table.csv", table(sections))
+    write_text(out / "report.md", text.markdown(sweep, sections, drawn, origin))
+    path = out / "report.html"
+    write_text(path, page.html(sweep, sections, drawn, origin))
+    return path
+
+
+def table(sections: list[Section]) -> str:
+    """A row a variant, all numbers in full."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["section", *Row._fields])
+    for section in sections:
+        writer.writerows([section.title, *map(_cell, row)] for row in section.rows)
+    return stream.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None or value != value else value
+
+
+def save_plots(plots: list[figures.Plot], section: Section, out: Path) -> list[text.Saved]:
+    """Every plot as SVG and PNG on white; what the page needs of it."""
+    import matplotlib
+
+    saved = []
+    for plot in plots:
+        prefix = f"{slug(section.title)}_" if section.title else ""
+        name = prefix + plot.name
+        # Identifiers are hashes salted by the name, so figures can share a page.
+        with matplotlib.rc_context(figures.STYLE | {"svg.hashsalt": name}):
+            stream = io.StringIO()
+            plot.figure.draw_without_rendering()
+            plot.figure.set_layout_engine("none")  # laid out once for both files
+            plot.figure.savefig(stream, format="svg", metadata={"Date": None})
+            plot.figure.savefig(out / "figures" / f"{name}.png", dpi=200, facecolor="white")
+        drawing = stream.getvalue()
+        white = drawing.replace("<svg ", '<svg style="background: white" ', 1)
+        write_text(out / "figures" / f"{name}.svg", white)
+        saved.append(text.Saved(name, plot.title, plot.caption, drawing))
+    return saved
+
+
+def slug(title: str) -> str:
+    """A title as a file's name."""
+    return re.sub(r"[^\w.-]+", "-", title).strip("-") or "section"

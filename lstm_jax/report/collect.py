@@ -1,0 +1,212 @@
+"""What a sweep's files say: a `Trial` each, whatever state the sweep is in."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lstm_jax.progress import LARGER_IS_BETTER
+from lstm_jax.sweep import claims
+from lstm_jax.sweep.plan import Plan, pack_folder, trial_folder
+from lstm_jax.sweep.trials import trial_status
+from lstm_jax.writers import read_metrics
+
+TUNED = ("optimizer.learning_rate",)
+SEED, SUMMARY = "seed", "summary.json"
+ENDED = ("completed", "diverged")
+
+
+class Reading(NamedTuple):
+    """How a report reads the trials: the study's REPORT with what it leaves out."""
+
+    choose: str  # "valid/loss": chooses among settings
+    metric: str  # "test/loss": what is compared
+    direction: str  # min | max, of `metric`
+    choose_direction: str
+    tuned: tuple[str, ...]  # fields that every variant may choose for itself
+    by: tuple[str, ...]  # fields that split the report into sections
+    select: str  # setting: the best by its mean over seeds | tenth: the best tenth of all trials
+
+
+class Trial(NamedTuple):
+    """One trial; `valid` and `test` are NaN where there is no score."""
+
+    number: int
+    status: str
+    section: tuple  # values of the `by` fields
+    variant: tuple  # values of the fields that name a variant
+    setting: tuple  # values of the tuned fields
+    seed: Any
+    valid: float
+    test: float
+    curve: list[tuple[int, float]]  # of the choosing metric on the validation split
+    parameters: int | None
+    seconds: float | None  # of its pack, divided by the pack's trials
+    flow: Any  # the arrays of its newest diagnosis, or None
+    lacks: str  # why it does not count, "" where it does
+
+
+class Sweep(NamedTuple):
+    """A sweep read from its workdir."""
+
+    plan: Plan
+    reading: Reading
+    fields: tuple[str, ...]  # that name a variant
+    baseline: tuple  # the baseline's values of them
+    trials: list[Trial]
+    metrics: tuple[str, ...]  # every split/metric that a trial has
+    scores: dict[str, float]  # trivial scores on the same split and metric
+
+
+def read_sweep(plan: Plan, workdir: Path) -> Sweep:
+    """Every trial of the plan, begun or not."""
+    reading = how(plan)
+    by_hand = set(reading.tuned) | set(reading.by) | {SEED}
+    fields = tuple(name for name in plan.varied if name not in by_hand)
+    flat = plan.base | plan.baseline
+    baseline = tuple(_hashable(flat.get(name)) for name in fields)
+    packs, first = plan.pack_of(), {}
+    trials, metrics, scores = [], {}, {}
+    for number in range(len(plan.trials)):
+        folder = trial_folder(workdir, number)
+        summary = claims.read_json(folder / SUMMARY)
+        metrics |= dict.fromkeys(_names(summary))
+        scores |= _trivial(summary, reading.metric)
+        pack = packs[number]
+        status = _status(folder, claims.ended(pack_folder(workdir, pack)))
+        twin = first.setdefault(plan.hashes[number], number)
+        size = len(plan.packs[pack])
+        trial = _trial(plan, reading, fields, number, folder, summary, status, size)
+        if twin != number and not trial.lacks:
+            trial = trial._replace(lacks=f"the same config as trial {twin}")
+        trials.append(trial)
+    return Sweep(plan, reading, fields, baseline, trials, tuple(metrics), scores)
+
+
+def how(plan: Plan) -> Reading:
+    """The study's REPORT; a field that the baseline names is a variant's, never tuned."""
+    given, name = plan.report, plan.metric.partition("/")[2]
+    metric = given.get("metric", f"test/{name}")
+    shown = metric.partition("/")[2]
+    usual = "max" if shown in LARGER_IS_BETTER else "min"
+    same = plan.direction if shown == name else usual
+    tuned = given.get("tuned", TUNED)
+    return Reading(
+        choose=plan.metric if plan.metric.startswith("valid/") else f"valid/{name}",
+        metric=metric,
+        direction=given.get("direction", same),
+        choose_direction=plan.direction,
+        tuned=tuple(f for f in tuned if f in plan.varied and f not in plan.baseline),
+        by=tuple(f for f in given.get("by", ()) if f in plan.varied),
+        select=given.get("select", "setting"),
+    )
+
+
+def _status(folder: Path, end: dict[str, Any]) -> str:
+    """A trial that its pack left running has failed with it."""
+    status = trial_status(folder)["status"]
+    lost = end.get("status") == "failed" and status not in ENDED + ("pruned",)
+    return "failed" if lost else status
+
+
+def _trial(plan, reading, fields, number, folder, summary, status, size) -> Trial:
+    flat = plan.base | plan.trials[number]
+    valid, test = _score(summary, reading.choose), _score(summary, reading.metric)
+    seconds = summary.get("wall_seconds")
+    return Trial(
+        number=number,
+        status=status,
+        section=tuple(_hashable(flat.get(name)) for name in reading.by),
+        variant=tuple(_hashable(flat.get(name)) for name in fields),
+        setting=tuple(_hashable(flat.get(name)) for name in reading.tuned),
+        seed=_hashable(flat.get(SEED)),
+        valid=valid,
+        test=test,
+        curve=_curve(folder, reading.choose.partition("/")[2]),
+        parameters=summary.get("parameters"),
+        seconds=None if seconds is None else seconds / max(size, 1),
+        flow=_newest(folder),
+        lacks=_lacks(status, summary, reading, valid, test),
+    )
+
+
+def _lacks(status: str, summary: dict, reading: Reading, valid: float, test: float) -> str:
+    if status not in ENDED:
+        return status
+    if not summary:
+        return "its summary.json is missing or damaged"
+    for name, value in ((reading.choose, valid), (reading.metric, test)):
+        if not math.isfinite(value):
+            return f"no finite {name}"
+    return ""
+
+
+def _score(summary: dict[str, Any], metric: str) -> float:
+    split, _, name = metric.partition("/")
+    value = _dict(_dict(summary.get("metrics")).get(split)).get(name)
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _names(summary: dict[str, Any]) -> list[str]:
+    found = _dict(summary.get("metrics"))
+    return [f"{s}/{name}" for s, m in found.items() if s != "train" for name in _dict(m)]
+
+
+def _trivial(summary: dict[str, Any], metric: str) -> dict[str, float]:
+    split, _, name = metric.partition("/")
+    found = _dict(_dict(summary.get("baselines")).get(split))
+    return {who: float(_dict(s)[name]) for who, s in found.items() if name in _dict(s)}
+
+
+def _curve(folder: Path, name: str) -> list[tuple[int, float]]:
+    lines = [line for line in read_metrics(folder) if line["split"] == "valid"]
+    found = [(line["step"], line.get(name)) for line in lines]
+    return [(s, float(v)) for s, v in found if isinstance(v, int | float) and math.isfinite(v)]
+
+
+def _newest(folder: Path) -> dict[str, Any] | None:
+    """The arrays of the newest readable diagnosis."""
+    import zipfile
+
+    import numpy as np
+
+    for path in sorted((folder / "diagnostics").glob("step_*.npz"), reverse=True):
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, zipfile.BadZipFile):
+            continue
+    return None
+
+
+def _dict(value: Any) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return str(value) if isinstance(value, dict) else value
+
+
+def facts(plan: Plan, workdir: Path) -> dict[str, str]:
+    """Where the numbers come from: commit, device, versions, seeds, time; what is known of it."""
+    manifests = (trial_folder(workdir, n) / "manifest.json" for n in range(len(plan.trials)))
+    found = next(filter(None, map(claims.read_json, manifests)), {})
+    git, device = _dict(found.get("git")), _dict(found.get("devices"))
+    commit = f"{git.get('commit', '')}{' with changes' if git.get('dirty') else ''}"
+    hardware = f"{device.get('count', '?')} {device.get('kind', '?')}" if device else ""
+    versions = _dict(found.get("versions"))
+    seeds = dict.fromkeys(str((plan.base | trial).get(SEED)) for trial in plan.trials)
+    summaries = [claims.read_json(trial_folder(workdir, pack[0]) / SUMMARY) for pack in plan.packs]
+    walls = [s["wall_seconds"] for s in summaries if s.get("wall_seconds")]
+    rows = {
+        "commit": commit,
+        "device": hardware,
+        "versions": ", ".join(f"{k} {versions[k]}" for k in ("jax", "lstm-jax") if k in versions),
+        "seeds": ", ".join(seeds) if len(seeds) <= 12 else f"{len(seeds)} different",
+        "packs": f"{len(plan.packs)}, wall time {sum(walls):,.0f} s in all" if walls else "",
+        "written": str(found.get("created", ""))[:10],
+    }
+    return {name: value for name, value in rows.items() if value}

@@ -1,0 +1,358 @@
+"""The plots of a report: matplotlib figures, named; what each shows stands in its caption."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lstm_jax.report import statistics
+from lstm_jax.report.analysis import Section, short
+from lstm_jax.report.collect import Sweep, Trial
+from lstm_jax.report.importance import importance
+
+# Sentinels: the page replaces them by its own colours, light or dark.
+INK, FAINT, BASE = "#14202e", "#8793a1", "#7a8794"
+BLUE, ORANGE = "#2b83ba", "#d9662b"
+LINES = (
+    "#2b83ba", "#d9662b", "#2a9d6f", "#b05cc2", "#c79a1e", "#d1495b", "#5b6ee1", "#8a6d3b",
+    "#3aa6a6", "#9aa53a",
+)  # fmt: skip
+VERDICTS = {"better": "#2a9d6f", "worse": "#d1495b", "diverges": "#b05cc2"}
+STYLE: Any = {
+    "font.size": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+class Plot(NamedTuple):
+    """A figure, and in words what it shows."""
+
+    name: str
+    figure: Any
+    title: str
+    caption: str
+
+
+def plots(sweep: Sweep, section: Section) -> list[Plot]:
+    """Every plot that the section has numbers for."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        drawn = [draw(sweep, section) for draw in DRAWERS]
+    return [plot for plot in drawn if plot is not None]
+
+
+def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple:
+    """(figure, [axes]) without pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, list(axes.flat)
+
+
+def text(label: str, most: int = 40) -> str:
+    """A label as matplotlib may have it: no mathematics in a name that holds a dollar."""
+    label = label if len(label) <= most else label[: most - 1] + "…"
+    return label.replace("$", r"\$")
+
+
+def unpadded(values: Any) -> np.ndarray:
+    found = np.asarray(values, float)
+    return found[np.isfinite(found)]
+
+
+def log_if_wide(axes: Any, values: Any, factor: float = 20) -> None:
+    """A logarithmic axis where positive values span more than `factor`."""
+    found = unpadded(values)
+    if len(found) and found.min() > 0 and found.max() / found.min() > factor:
+        axes.set_yscale("log")
+
+
+# ---------------------------------------------------------------- effects
+
+
+def forest(sweep: Sweep, section: Section) -> Plot | None:
+    """Differences to the baseline with their intervals."""
+    rows = [row for row in section.rows if math.isfinite(row.difference)]
+    if not rows:
+        return None
+    figure, (axes,) = canvas(4.8, 1.0 + 0.34 * len(rows))
+    for y, row in enumerate(reversed(rows)):
+        colour = VERDICTS.get(row.verdict, FAINT)
+        if math.isfinite(row.difference_low):
+            axes.plot([row.difference_low, row.difference_high], [y, y], color=colour, lw=2)
+        axes.plot([row.difference], [y], "o", color=colour, ms=6)
+    axes.axvline(0, color=INK, lw=1)
+    axes.set_yticks(range(len(rows)), [text(row.variant, 26) for row in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.locator_params(axis="x", nbins=5)
+    good = "left" if sweep.reading.direction == "min" else "right"
+    axes.set_xlabel(f"difference in {text(sweep.reading.metric)}; {good} of 0 is better")
+    caption = (
+        "Mean over seeds at the chosen setting, less the baseline's; bars: 95 % bootstrap "
+        "intervals. Red: worse, green: better, grey: no difference shown."
+    )
+    return Plot("effects", figure, "Effects", caption)
+
+
+# ---------------------------------------------------------------- small multiples
+
+
+def panels(section: Section, draw: Any, height: float = 1.5) -> Any:
+    """A panel a variant, the baseline in grey behind each; None where nothing was drawn."""
+    base = next((row.variant for row in section.rows if row.is_baseline), None)
+    rows = [row for row in section.rows if not row.is_baseline] or section.rows
+    columns = min(2, len(rows))
+    lines = -(-len(rows) // columns)
+    options = {"sharex": True, "sharey": True}
+    figure, axes = canvas(4.8, 0.5 + height * lines, lines, columns, **options)
+    drawn = False
+    for axis, row in zip(axes, rows, strict=False):
+        if base is not None and base != row.variant:
+            draw(axis, base, BASE, "--")
+        drawn = draw(axis, row.variant, BLUE, "-") or drawn
+        axis.set_title(text(row.variant, 34), fontsize=9)
+    for axis in axes[len(rows) :]:
+        axis.set_visible(False)
+    for axis in axes[max(len(rows) - columns, 0) : len(rows)]:
+        axis.tick_params(labelbottom=True)
+    return (figure, axes) if drawn else None
+
+
+def learning_curves(sweep: Sweep, section: Section) -> Plot | None:
+    """Validation curves at the chosen setting; those of all trials where none is chosen yet."""
+    values: list[float] = []
+
+    def draw(axis: Any, variant: str, colour: str, style: str) -> bool:
+        trials = section.chosen[variant] or section.trials[variant]
+        steps, band = bands(trials)
+        if not len(steps):
+            return False
+        values.extend(band.ravel())
+        axis.fill_between(steps, band[0], band[2], color=colour, alpha=0.25, lw=0)
+        axis.plot(steps, band[1], color=colour, lw=1.6, ls=style)
+        return True
+
+    found = panels(section, draw)
+    if not found:
+        return None
+    figure, axes = found
+    log_if_wide(axes[0], values)
+    figure.supxlabel("step", fontsize=9)
+    figure.supylabel(text(sweep.reading.choose), fontsize=9)
+    caption = (
+        "Mean over the seeds of the chosen setting; band: lowest to highest seed. Grey, dashed: "
+        "the baseline."
+    )
+    return Plot("learning_curves", figure, "Learning curves", caption)
+
+
+def bands(trials: list[Trial]) -> tuple[np.ndarray, np.ndarray]:
+    """(steps [S], [lowest, mean, highest] [3, S]) over the trials that have a value there."""
+    points: dict[int, list[float]] = {}
+    for trial in trials:
+        for step, value in trial.curve:
+            points.setdefault(step, []).append(value)
+    steps = np.array(sorted(points))
+    rows = [(min(points[s]), float(np.mean(points[s])), max(points[s])) for s in steps]
+    return steps, np.array(rows).T if rows else np.zeros((3, 0))
+
+
+def sensitivity(sweep: Sweep, section: Section) -> Plot | None:
+    """The choosing metric against the first tuned number: the learning rate in most studies."""
+    if not sweep.reading.tuned:
+        return None
+    name, values = sweep.reading.tuned[0], []
+
+    def draw(axis: Any, variant: str, colour: str, style: str) -> bool:
+        points = {}
+        for trial in section.trials[variant]:
+            if not trial.lacks and isinstance(trial.setting[0], int | float):
+                points.setdefault(trial.setting[0], []).append(trial.valid)
+        if len(points) < 2:
+            return False
+        xs = sorted(points)
+        values.extend(v for x in xs for v in points[x])
+        flat = [(x, v) for x in xs for v in points[x]]
+        axis.plot(*zip(*flat, strict=True), ".", color=colour, ms=3, alpha=0.6)
+        if len(flat) > len(xs):
+            axis.plot(xs, [np.mean(points[x]) for x in xs], color=colour, lw=1.6, ls=style)
+        return True
+
+    found = panels(section, draw)
+    if not found:
+        return None
+    figure, axes = found
+    log_if_wide(axes[0], values)
+    positive = [t.setting[0] for trials in section.trials.values() for t in trials]
+    if all(isinstance(v, int | float) and v > 0 for v in positive):
+        axes[0].set_xscale("log")
+    figure.supxlabel(text(short(name)), fontsize=9)
+    figure.supylabel(text(sweep.reading.choose), fontsize=9)
+    caption = (
+        f"Best validation score of each trial against {short(name)}; line: mean over seeds. Grey, "
+        "dashed: the baseline."
+    )
+    return Plot("sensitivity", figure, f"Sensitivity to {short(name)}", caption)
+
+
+def budget(sweep: Sweep, section: Section) -> Plot | None:
+    """Expected best validation score of n random trials."""
+    values: list[float] = []
+
+    def draw(axis: Any, variant: str, colour: str, style: str) -> bool:
+        scores = unpadded([t.valid for t in section.trials[variant] if not t.lacks])
+        if len(scores) < 2:
+            return False
+        best = statistics.expected_best(scores, sweep.reading.choose_direction)
+        values.extend(best)
+        axis.plot(np.arange(1, len(best) + 1), best, color=colour, lw=1.6, ls=style)
+        return True
+
+    found = panels(section, draw, 1.3)
+    if not found:
+        return None
+    figure, axes = found
+    axes[0].set_xscale("log")
+    log_if_wide(axes[0], values)
+    figure.supxlabel("trials drawn from those of the sweep", fontsize=9)
+    figure.supylabel(f"expected best {text(sweep.reading.choose)}", fontsize=9)
+    caption = (
+        "Expected best validation score of n trials drawn with replacement; estimator: Dodge et "
+        "al. (2019), eq. 5, which is biased towards the worse (Tang et al. 2020). Grey, dashed: "
+        "the baseline."
+    )
+    return Plot("budget", figure, "Expected validation performance", caption)
+
+
+# ---------------------------------------------------------------- importance
+
+
+def importances(sweep: Sweep, section: Section) -> Plot | None:
+    """fANOVA: the share of the variance of validation ranks that each field explains alone."""
+    found = importance(sweep, section)
+    if not found:
+        return None
+    figure, (axes,) = canvas(4.8, 0.9 + 0.32 * len(found))
+    names = [text(short(name)) for name in reversed(found)]
+    values = [found[name] for name in reversed(found)]
+    axes.barh(names, values, color=BLUE, height=0.6)
+    for y, value in enumerate(values):
+        axes.text(value, y, f" {value:.0%}", va="center")
+    axes.set_xlim(0, max(1.12 * max(values), 0.1))
+    axes.set_xlabel("share of explained variance")
+    caption = (
+        "fANOVA (Hutter et al. 2014; optuna's evaluator, 64 trees) of the rank of the validation "
+        "score over all trials that have one: main effects alone, scaled to sum to 1."
+    )
+    return Plot("importance", figure, "Importance of the hyper-parameters", caption)
+
+
+# ---------------------------------------------------------------- diagnoses
+
+
+def flows(sweep: Sweep, section: Section) -> Plot | None:
+    """How far back the gradient reaches, one line a variant."""
+    curves = {row.variant: flow_of(section.chosen[row.variant], "flow") for row in section.rows}
+    curves = {variant: curve for variant, curve in curves.items() if curve is not None}
+    if not curves:
+        return None
+    figure, (axes,) = canvas(4.8, 3.4)
+    for i, (variant, curve) in enumerate(curves.items()):
+        style = ("-", "--", ":")[i // len(LINES) % 3]
+        axes.plot(curve, color=LINES[i % len(LINES)], ls=style, lw=1.6, label=text(variant, 30))
+    axes.axhline(1e-3, color=FAINT, lw=0.8, ls=":")
+    positive = [v for c in curves.values() for v in unpadded(c) if v > 0]
+    if positive:
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=max(min(positive), 1e-9))
+    axes.set_xlabel("steps before the loss")
+    axes.set_ylabel("gradient norm, relative")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    caption = (
+        "Norm of the gradient of the last step's loss with respect to the memory (c, or h where "
+        "there is none), relative to its value at distance 0; first layer, mean over the chosen "
+        "trials that were diagnosed. Dotted: 1e-3."
+    )
+    return Plot("gradient_flow", figure, "Gradient flow through time", caption)
+
+
+def flow_of(trials: list[Trial], kind: str) -> np.ndarray | None:
+    """The mean over trials of the first layer's curve `kind`, of c where there is one."""
+    found = []
+    for trial in trials:
+        arrays = trial.flow or {}
+        names = [n for n in sorted(arrays) if n.endswith((f"/{kind}/c", f"/{kind}/h"))]
+        if names:
+            found.append(np.asarray(arrays[names[0]], float))
+    if not found:
+        return None
+    size = min(map(len, found))
+    return np.mean([curve[:size] for curve in found], axis=0)
+
+
+def saturation(sweep: Sweep, section: Section) -> Plot | None:
+    """How much of the time each gate is shut or open, by variant."""
+    shares = {row: gate_shares(section.chosen[row.variant]) for row in section.rows}
+    shares = {row: found for row, found in shares.items() if found}
+    gates = sorted({gate for found in shares.values() for gate in found}, key="ifozrn".find)
+    if not gates:
+        return None
+    figure, axes = canvas(4.8, 1.1 + 0.3 * len(shares), 1, len(gates), sharey=True)
+    for axis, gate in zip(axes, gates, strict=True):
+        for y, found in enumerate(reversed(shares.values())):
+            low, high = found.get(gate, (0.0, 0.0))
+            axis.barh(y, -low, color=ORANGE, height=0.6)
+            axis.barh(y, high, color=BLUE, height=0.6)
+        axis.axvline(0, color=INK, lw=0.8)
+        axis.set_xlim(-1, 1)
+        axis.set_xticks([-1, 0, 1], ["shut", "0", "open"], fontsize=8)
+        axis.set_title(f"gate {text(gate)}", fontsize=9)
+    axes[0].set_yticks(range(len(shares)), [text(row.variant, 24) for row in reversed(shares)])
+    caption = (
+        "Share of units and steps with the gate below 0.1 (to the left) and above 0.9 (to the "
+        "right); first layer, mean over the chosen trials that were diagnosed."
+    )
+    return Plot("saturation", figure, "Gate saturation", caption)
+
+
+def gate_shares(trials: list[Trial]) -> dict[str, tuple[float, float]]:
+    """{gate: (share below 0.1, share above 0.9)} of the first layer, mean over trials and time."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for trial in trials:
+        arrays = trial.flow or {}
+        for name in arrays:
+            layer, _, rest = name.partition("/")
+            if layer == "layer_0" and rest.startswith("shut/"):
+                gate = rest.removeprefix("shut/")
+                opened = arrays.get(f"layer_0/open/{gate}", np.nan)
+                pair = float(np.nanmean(arrays[name])), float(np.nanmean(opened))
+                found.setdefault(gate, []).append(pair)
+    return {gate: tuple(np.mean(pairs, axis=0)) for gate, pairs in found.items()}
+
+
+DRAWERS = (
+    forest,
+    learning_curves,
+    sensitivity,
+    budget,
+    importances,
+    flows,
+    saturation,
+)

@@ -1,0 +1,73 @@
+"""Which hyper-parameter decides: functional analysis of variance over a sweep's trials."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from lstm_jax.report.analysis import Section
+from lstm_jax.report.collect import SEED, Sweep
+
+LEAST = 8  # trials
+VARIANT = "variant"
+
+
+def importance(sweep: Sweep, section: Section) -> dict[str, float]:
+    """{field: share of the explained variance}, largest first; {} where it cannot be said.
+
+    Main effects of a random forest's fANOVA, on the ranks of the validation scores, so that a
+    diverged trial weighs no more than the worst of the others. Needs optuna and scikit-learn:
+    pip install 'lstm-jax[report]'.
+
+    Hutter, Hoos & Leyton-Brown (2014), An efficient approach for assessing hyperparameter
+    importance.
+    """
+    from scipy.stats import rankdata
+
+    trials = [(v, t) for v, found in section.trials.items() for t in found if not t.lacks]
+    ranks = rankdata([t.valid for _, t in trials]) if trials else []
+    columns = {VARIANT: [v for v, _ in trials]}
+    columns |= {n: [t.setting[i] for _, t in trials] for i, n in enumerate(sweep.reading.tuned)}
+    columns |= {SEED: [t.seed for _, t in trials]}
+    columns = {name: values for name, values in columns.items() if len(set(values)) > 1}
+    if len(trials) < LEAST or not columns or len(set(ranks)) < 2:
+        return {}
+    return _evaluate(columns, list(ranks))
+
+
+def available() -> bool:
+    """Whether optuna and scikit-learn are installed."""
+    from importlib.util import find_spec
+
+    return all(map(find_spec, ("optuna", "sklearn")))
+
+
+def _evaluate(columns: dict[str, list[Any]], ranks: list[float]) -> dict[str, float]:
+    if not available():
+        return {}
+    import optuna
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    kinds = {name: _distribution(optuna.distributions, v) for name, v in columns.items()}
+    study = optuna.create_study()
+    for row, rank in enumerate(ranks):
+        values = {name: _value(column[row], kinds[name]) for name, column in columns.items()}
+        study.add_trial(optuna.create_trial(params=values, distributions=kinds, value=rank))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        found = get_param_importances(study, evaluator=evaluator)
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def _distribution(kinds: Any, values: list[Any]) -> Any:
+    """A range for numbers, on a logarithmic scale where they span a factor of ten."""
+    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        low, high = float(min(values)), float(max(values))
+        return kinds.FloatDistribution(low, high, log=low > 0 and high / low >= 10)
+    return kinds.CategoricalDistribution(sorted({str(v) for v in values}))
+
+
+def _value(value: Any, kind: Any) -> Any:
+    return str(value) if hasattr(kind, "choices") else float(value)

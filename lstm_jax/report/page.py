@@ -1,0 +1,181 @@
+"""report.html: one file that needs no network; light and dark, wide and narrow."""
+
+from __future__ import annotations
+
+import math
+import re
+from html import escape
+from importlib import resources
+from typing import Any
+
+from lstm_jax.report import figures, text
+from lstm_jax.report.analysis import Section, number, plain, short
+from lstm_jax.report.collect import Sweep
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+<script>
+{script}</script>
+</body>
+</html>
+"""
+
+
+def html(
+    sweep: Sweep, sections: list[Section], drawn: list[list[text.Saved]], origin: dict[str, str]
+) -> str:
+    """The whole page."""
+    parts = [head(sweep, origin), notes(text.remarks(sweep))]
+    for section, saved in zip(sections, drawn, strict=True):
+        parts += [variants(section), gallery(saved)]
+    parts += [words(), every_trial(sweep)]
+    return PAGE.format(
+        policy=POLICY,
+        title=escape(f"{sweep.plan.study}: report"),
+        style=asset("page.css"),
+        script=asset("page.js"),
+        body="\n".join(filter(None, parts)),
+    )
+
+
+def asset(name: str) -> str:
+    return resources.files("lstm_jax.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def head(sweep: Sweep, origin: dict[str, str]) -> str:
+    """Question, method, where the numbers come from."""
+    rows = dict(origin)
+    if sweep.scores:
+        found = (f"{who} {number(value)}" for who, value in sweep.scores.items())
+        rows[f"trivial scores, {sweep.reading.metric}"] = ", ".join(found)
+    terms = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows.items())
+    return (
+        f"<header><p class=kicker>{escape(sweep.plan.study)}</p>"
+        f"<h1>{escape(sweep.plan.question or sweep.plan.study)}</h1>"
+        f"<p><strong>{escape(text.headline(sweep))}.</strong> {escape(text.method(sweep))}</p>"
+        f"<dl>{terms}</dl></header>"
+    )
+
+
+def notes(found: list[str]) -> str:
+    """What is missing, and what is therefore not claimed."""
+    items = "".join(f"<li>{escape(note)}</li>" for note in found)
+    return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def variants(section: Section) -> str:
+    """A section's sentences, its notes, its table."""
+    sentences = "".join(f"<li>{_sentence(s)}</li>" for s in section.sentences)
+    rows = [
+        [cell(column.show(row), column.key(row)) for column in text.COLUMNS] for row in section.rows
+    ]
+    heads = [(column.head, column.meaning) for column in text.COLUMNS]
+    title = escape(section.title or "Variants")
+    found = table(f"{section.title or 'variants'} table", heads, rows, filters=(1,))
+    return (
+        f"<section><h2>{title}</h2><ul class=sentences>{sentences}</ul>"
+        f"{notes(section.notes)}{found}</section>"
+    )
+
+
+def _sentence(sentence: str) -> str:
+    """The variant stands out."""
+    variant, _, rest = sentence.partition(": ")
+    return f"<strong>{escape(variant)}</strong>: {escape(rest)}"
+
+
+def cell(shown: str, key: Any) -> str:
+    """A cell, with what it is sorted by where that is a number; NaN and None go last."""
+    if isinstance(key, str):
+        return f"<td>{escape(shown)}</td>"
+    known = key is not None and math.isfinite(key)
+    return f'<td class=n data-key="{key if known else ""}">{escape(shown)}</td>'
+
+
+def table(
+    name: str, heads: list[tuple[str, str]], rows: list[list[str]], filters: tuple[int, ...] = ()
+) -> str:
+    """A table that sorts by a click on a head and filters by a click on a value or by typing."""
+    columns = "".join(
+        f'<th scope=col title="{escape(meaning)}"'
+        f"{' data-filter' if i in filters else ''}><button type=button>{escape(head)}</button></th>"
+        for i, (head, meaning) in enumerate(heads)
+    )
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return (
+        f'<div class=table aria-label="{escape(name)}"><div class=tools></div><div class=scroll>'
+        f"<table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div></div>"
+    )
+
+
+def gallery(saved: list[text.Saved]) -> str:
+    """The figures, drawn in the page's own colours."""
+    found = "".join(
+        f'<figure id="{escape(figure.name)}">{inline(figure)}'
+        f"<figcaption><strong>{escape(figure.title)}.</strong> {escape(figure.caption)}"
+        "</figcaption></figure>"
+        for figure in saved
+    )
+    return f"<div class=gallery>{found}</div>" if found else ""
+
+
+def inline(figure: text.Saved) -> str:
+    """A figure's SVG without its prologue, scaling with the page, in its colours."""
+    drawing = figure.svg[figure.svg.index("<svg") :]
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", drawing, count=1)
+    drawing = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", drawing, count=1)
+    label = f'<svg role="img" aria-label="{escape(figure.title)}" '
+    drawing = drawing.replace("<svg ", label, 1)
+    swaps = {figures.INK: "var(--ink)", figures.FAINT: "var(--faint)", figures.BASE: "var(--base)"}
+    for sentinel, colour in swaps.items():
+        drawing = drawing.replace(sentinel, colour)
+    return drawing
+
+
+def words() -> str:
+    """The rules behind the words, and what the columns mean."""
+    rules = "".join(f"<dt>{escape(w)}</dt><dd>{escape(r)}</dd>" for w, r in text.RULES)
+    heads = "".join(f"<dt>{escape(c.head)}</dt><dd>{escape(c.meaning)}</dd>" for c in text.COLUMNS)
+    return (
+        f"<section><h2>The words</h2><dl>{rules}</dl>"
+        f"<details><summary>The columns</summary><dl>{heads}</dl></details></section>"
+    )
+
+
+def every_trial(sweep: Sweep) -> str:
+    """One row a trial."""
+    varied, reading = list(sweep.plan.varied), sweep.reading
+    heads = [("trial", "its number and folder"), ("status", "how it ended")]
+    heads += [(short(name), name) for name in varied]
+    heads += [(reading.choose, "of the best parameters"), (reading.metric, "of the same")]
+    heads += [("not counted", "why, where it does not count")]
+    rows = []
+    for trial in sweep.trials:
+        flat = sweep.plan.base | sweep.plan.trials[trial.number]
+        row = [cell(str(trial.number), trial.number), cell(trial.status, trial.status)]
+        row += [_value(flat.get(name)) for name in varied]
+        row += [cell(number(score), score) for score in (trial.valid, trial.test)]
+        rows.append([*row, cell(trial.lacks, trial.lacks)])
+    found = table("trials table", heads, rows, filters=(1,))
+    return f"<section><h2>Trials</h2>{found}</section>"
+
+
+def _value(value: Any) -> str:
+    number_like = isinstance(value, int | float) and not isinstance(value, bool)
+    shown = plain(tuple(value) if isinstance(value, list) else value)
+    return cell(shown, value if number_like else shown)

@@ -158,7 +158,7 @@ def compilations() -> int:
 def _events() -> list[str]:
     found: list[str] = []
 
-    def listen(event: str, duration: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event == COMPILED:
             found.append(event)
 

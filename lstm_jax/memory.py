@@ -47,7 +47,7 @@ def largest_sizes(config: Any, count: int = 5) -> str:
 
 def _is_size(name: str) -> bool:
     section = name.partition(".")[0]
-    return section in ("task", "cell", "model") or name == "train.batch_size"
+    return section in ("task", "cell", "model") or name in ("train.batch_size", "train.log_every")
 
 
 def peak_bytes(compiled: Any) -> int:

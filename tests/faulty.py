@@ -33,10 +33,18 @@ STAGES = {
     "finish": ("lstm_jax.journal", "Journal", "finish"),
 }
 PRELOAD = [
-    "lstm_jax.cli", "lstm_jax.commands.train", "lstm_jax.train", "lstm_jax.tasks", "lstm_jax.events",
-    "orbax.checkpoint", "tensorboardX", "matplotlib.figure", "matplotlib.backends.backend_agg", "rich.table",
+    "lstm_jax.cli",
+    "lstm_jax.commands.train",
+    "lstm_jax.events",
+    "lstm_jax.tasks",
+    "lstm_jax.train",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "orbax.checkpoint",
+    "rich.table",
+    "tensorboardX",
     "faulty",
-]  # fmt: skip
+]
 
 
 def cases(full: int, least: int = 1) -> range:
@@ -50,7 +58,8 @@ def cases(full: int, least: int = 1) -> range:
 @functools.cache
 def server() -> Any:
     """Processes that begin with everything imported: 100 kills would else be 100 imports."""
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_NUM_CPU_DEVICES"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
@@ -172,7 +181,7 @@ def same(workdir: Path, whole: Path) -> None:
 
 
 def stopped_at(workdir: Path, step: int, train: Callable, config: Any, patch: Any) -> None:
-    """Train in this process and stop as kill -9 would, right after the chunk that ends at `step`."""
+    """Train in this process and stop as kill -9 would, right after the chunk up to `step`."""
     from lstm_jax.journal import Journal
 
     trained = Journal.trained

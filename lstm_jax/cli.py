@@ -84,8 +84,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nlstm-jax: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Exception:
-        return defect()
+    except Exception as error:
+        return out_of_memory(error) if is_out_of_memory(error) else defect()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def out_of_memory(error: Exception) -> int:
+    what = str(error).splitlines()[0] if str(error) else "no memory left"
+    print(
+        f"lstm-jax: out of memory: {what[:200]}\nsmaller sizes fit (train.batch_size, "
+        "cell.hidden, model.layers, the task's lengths), and model.engine=chunked needs less",
+        file=sys.stderr,
+    )
+    return USAGE_ERROR
 
 
 def defect() -> int:

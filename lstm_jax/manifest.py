@@ -24,6 +24,8 @@ PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore",
     "ml-collections", "numpy", "scipy", "tensorboardX", "matplotlib",
 )  # fmt: skip
+_OF_AN_ATTEMPT = ("created", "versions", "host", "devices", "processors", "flags")
+_MAX_ATTEMPTS = 100
 _MAX_DIFF = 200_000  # characters of `git diff` kept in the manifest; its hash is kept always
 
 
@@ -78,10 +80,26 @@ def write_config(workdir: str | Path, config: Any) -> None:
 def write_manifest(
     workdir: str | Path, config: Any, argv: Sequence[str] | None = None, **extra: Any
 ) -> dict[str, Any]:
-    """manifest.json: versions, commit, config hash, command, host, devices, flags; returned too."""
+    """manifest.json: versions, commit, config hash, command, host, devices, flags; returned too.
+
+    A run that resumes keeps what its earlier attempts were made with.
+    """
     manifest = describe(config, argv) | extra
+    if earlier := _earlier(Path(workdir) / "manifest.json"):
+        manifest["earlier"] = earlier[-_MAX_ATTEMPTS:]
     write_json(Path(workdir) / "manifest.json", manifest)
     return manifest
+
+
+def _earlier(path: Path) -> list[dict[str, Any]]:
+    """The attempts that an existing manifest tells of, without commands and diffs."""
+    try:
+        found = json.loads(path.read_text())
+        short = {k: v for k, v in found.items() if k in _OF_AN_ATTEMPT}
+        short["git"] = {k: v for k, v in found["git"].items() if k != "diff"}
+        return [*found.get("earlier", []), short]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []
 
 
 def describe(config: Any, argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,17 @@ def check_memory(compiled: Any, num_trials: int) -> int:
 
 def check_run(compiled: Any, num_devices: int, config: Any) -> None:
     """UsageError unless a run's compiled steps fit in its devices, before anything is allocated."""
-    needed, available = peak_bytes(compiled), memory_limit(num_devices)
+    refuse(peak_bytes(compiled), num_devices, config)
+
+
+def check_arrays(trees: Any, num_devices: int, config: Any) -> None:
+    """The same for abstract arrays, which every device holds; before anything is compiled."""
+    leaves = jax.tree.leaves(trees)
+    refuse(sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves), num_devices, config)
+
+
+def refuse(needed: int, num_devices: int, config: Any) -> None:
+    available = memory_limit(num_devices)
     if available and needed > available:
         raise UsageError(
             f"the run needs {needed / 2**30:.1f} GiB of a device, which has "

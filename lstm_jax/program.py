@@ -67,6 +67,7 @@ def ahead_of_time(program: Program, run_chunk: Callable) -> Callable:
 
     def chunk(num_steps: int, *like: Any) -> Callable:
         if num_steps not in compiled:
+            memory.check_arrays(like, devices, program.config)
             run = partial(run_chunk, num_steps=num_steps)
             jitted = jax.jit(run, donate_argnums=0, out_shardings=program.whole)
             with guards.leak_checks(program.config.train.strict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -334,3 +335,69 @@ def test_compilations_are_counted():
     before = guards.compilations()
     jax.jit(lambda x: x + 1)(jnp.ones(7))
     assert guards.compilations() > before
+
+
+# ---------------------------------------------------------------- the same run again
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("original") / "run"
+    train.train(small(), workdir)
+    return workdir
+
+
+def reproduce(*argv: Any) -> int:
+    from lstm_jax import cli
+
+    return cli.main(["train", *map(str, argv)])
+
+
+def test_a_run_is_reproduced_to_the_bit(original, tmp_path, capsys):
+    assert reproduce(f"--reproduce={original}", f"--workdir={tmp_path / 'again'}") == 0
+    out = capsys.readouterr().out
+    assert "step 40: the same to the bit" in out and "reproduced: every checkpoint" in out
+    assert "although" not in out
+
+
+def test_what_differs_is_explained(original, tmp_path, capsys):
+    """As if the run had been made with another JAX, and its numbers had come out otherwise."""
+    from lstm_jax import manifest
+    from lstm_jax import reproduce as module
+
+    again = tmp_path / "again"
+    shutil.copytree(original, again)
+    told = json.loads((original / "manifest.json").read_text())
+    told["versions"]["jax"] = "0.4.1"
+    manifest.write_json(again / "manifest.json", told)
+    manifest.write_manifest(again, small())
+    wanted = module.digests(again)
+    verdict = module.compare({**wanted, 40: "other"}, again, original)
+    assert (verdict.same, verdict.steps[30], verdict.steps[40]) == (False, True, False)
+    (line,) = verdict.differences
+    assert line == f"versions.jax: 0.4.1, then {jax.__version__} there, {jax.__version__} here"
+    module.say(verdict, again)
+    out = capsys.readouterr().out
+    assert "step 40: another digest" in out and "what was different:\n  versions.jax" in out
+
+
+def test_reproduce_refuses_what_it_cannot_do(original, tmp_path, capsys):
+    assert reproduce(f"--reproduce={original}", "--config=configs/adding.py") == 2
+    assert reproduce(f"--reproduce={tmp_path}") == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert reproduce(f"--reproduce={original}", f"--workdir={original}") == 2
+    assert "is the run itself" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text((original / "config.json").read_text())
+    assert reproduce(f"--reproduce={tmp_path}") == 2
+    assert "nothing to compare with" in capsys.readouterr().err
+
+
+def test_running_out_of_memory_is_a_message(monkeypatch, capsys):
+    from lstm_jax import cli
+
+    def dispatch(argv: list[str]) -> int:
+        raise MemoryError("Unable to allocate 3 TiB")
+
+    monkeypatch.setattr(cli, "dispatch", dispatch)
+    assert cli.main(["train"]) == 2
+    assert "out of memory: Unable to allocate 3 TiB" in capsys.readouterr().err

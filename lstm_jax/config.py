@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from lstm_jax.core import UsageError, lookup
 from lstm_jax.options import (
     NUMERIC,
+    PLACEMENT,
     cell_fields,
     default_config,
     task_fields,
@@ -27,6 +28,7 @@ from lstm_jax.options import (
 
 __all__ = [
     "NUMERIC",
+    "PLACEMENT",
     "bind",
     "build_cell",
     "build_model",
@@ -85,8 +87,8 @@ def signature(config: ConfigDict) -> str:
 
 
 def config_hash(config: ConfigDict) -> str:
-    """Equal for two configs exactly when all their fields are."""
-    return _hash(flatten(config))
+    """Equal for two configs exactly when all fields but those of `PLACEMENT` are."""
+    return _hash({k: v for k, v in flatten(config).items() if k not in PLACEMENT})
 
 
 def to_json(config: ConfigDict) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from lstm_jax import events, nonfinite, parallel
+from lstm_jax import distributed, events, nonfinite, parallel
 from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import config_hash, flatten
 from lstm_jax.core import count
@@ -78,6 +78,7 @@ class Journal:
     def __enter__(self) -> Journal:
         train = self.config.train
         with contextlib.ExitStack() as guards:
+            self.workdir = guards.enter_context(distributed.own_folder(self.workdir))
             self.lock = Lock(self.workdir)
             if jax.process_index() == 0:
                 guards.enter_context(self.lock)
@@ -96,7 +97,7 @@ class Journal:
 
     def _fail(self, error: Exception) -> None:
         """A last word; a full disk may be what went wrong."""
-        self.status = "failed"
+        self.status = "interrupted" if distributed.is_loss(error) else "failed"
         self.lock.give_room()
         with contextlib.suppress(Exception):
             self.checkpoints.close()
@@ -124,6 +125,7 @@ class Journal:
         self.writer = open_writer(self.workdir, self.config, resume_step=self.step)
         self.progress = Progress(self.config.train.num_steps, self.step)
         if first:
+            self.progress.message(parallel.table(self.config))
             write_config(self.workdir, self.config)
             write_manifest(self.workdir, self.config)
         for step, why, moved in self.checkpoints.skipped:

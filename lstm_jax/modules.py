@@ -119,7 +119,7 @@ class Recurrent(nnx.Module):
             **valid._asdict(),
             reverse=reverse,
             key=keys,
-            engine=self.engine,
+            engine=_fitting(self.engine, xs.shape[0]),
         )
 
     def initial_carry(self, batch_size: int) -> Any:
@@ -300,9 +300,11 @@ def build_model(config: Any, spec: Any) -> Model:
     from lstm_jax.config import bind, build_cell  # config builds models, models bind configs
 
     _check(config.model, spec)
+    engine = _remat(config)
 
     def parts(hyper: dict) -> Callable[[Array], SequenceModel]:
         bound = bind(config, hyper)
+        bound.model.engine = engine
         return partial(SequenceModel, bound.model, build_cell(bound.cell), spec)
 
     def init(key: Array, hyper: dict) -> dict:
@@ -392,6 +394,25 @@ def _at(ys: Array, index: Array, steps: Array) -> Array:
 def _last(xs: Array, valid: Valid) -> Array:
     steps = valid.steps(*xs.shape[:2])
     return _at(xs, _last_index(steps), steps)
+
+
+def _remat(config: Any) -> str:
+    """The engine that `parallel.remat` asks for, else `model.engine`."""
+    engine, every = config.model.engine, config.parallel.remat
+    if not every:
+        return engine
+    if engine not in ("auto", "chunked"):
+        raise UsageError(
+            f"parallel.remat={every} runs time in chunks, but model.engine is {engine!r}; "
+            "leave it at 'auto' or set parallel.remat=0"
+        )
+    return "chunked" if every < 0 else f"chunked:{every}"
+
+
+def _fitting(engine: str, num_steps: int) -> str:
+    """`engine` for so many steps: an evaluation may have fewer than one chunk of training."""
+    name, _, size = engine.partition(":")
+    return f"{name}:{min(int(size), num_steps)}" if size.isdigit() else engine
 
 
 def _check(config: Any, spec: Any) -> None:

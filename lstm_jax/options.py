@@ -33,6 +33,19 @@ NUMERIC = (
 )
 
 
+# Say where and how a run is computed, not what: its numbers are the same but for rounding.
+PLACEMENT = (
+    "task.pipeline",
+    "train.accumulate",
+    "parallel.mode",
+    "parallel.data",
+    "parallel.trials",
+    "parallel.remat",
+    "parallel.distributed",
+    "parallel.timeout",
+)
+
+
 def default_config(task: str = "forecast") -> ConfigDict:
     """Every section at its defaults, with the fields of `task` in `config.task`."""
     config = ConfigDict()
@@ -143,7 +156,8 @@ def train_fields() -> ConfigDict:
     """The loop."""
     train = ConfigDict()
     train.num_steps = 1000
-    train.batch_size = 32
+    train.batch_size = 32  # the global one, whatever the number of devices
+    train.accumulate = 1  # turns that each device takes its share of a batch in, to save memory
     train.log_every = 50  # steps in one compiled call, and between two log lines
     train.eval_every = 100  # a multiple of log_every; so are the next two
     train.checkpoint_every = 500
@@ -165,5 +179,9 @@ def parallel_fields() -> ConfigDict:
     """Devices."""
     parallel = ConfigDict()
     parallel.mode = "jit"  # jit (mesh and shardings) | pmap
-    parallel.data = 1  # devices on the batch axis; -1: all
+    parallel.data = 1  # devices on the batch axis, of all processes together; -1: all
+    parallel.trials = -1  # local devices on the trial axis of a pack; -1: all
+    parallel.remat = 0  # time in chunks of so many steps, run again backwards; -1: sqrt(T); 0: off
+    parallel.distributed = "auto"  # several processes: auto | off | HOST:PORT of process 0
+    parallel.timeout = 300  # seconds to wait for the other processes at the start
     return parallel

@@ -283,7 +283,11 @@ RANGES = {
     "train.nan_limit": SIZE,
     "train.rollback_factor": ("above 0, up to 1", lambda v: 0 < v <= 1),
     "train.grace_seconds": NOT_NEGATIVE,
+    "train.accumulate": SIZE,
     "parallel.data": ("-1 for all devices, or at least 1", lambda v: v == -1 or v >= 1),
+    "parallel.trials": ("-1 for all devices, or at least 1", lambda v: v == -1 or v >= 1),
+    "parallel.remat": ("-1 for sqrt(T), 0 for none, or steps a chunk", lambda v: v >= -1),
+    "parallel.timeout": SIZE,
 }
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the device
 PERIODS = ("eval_every", "checkpoint_every", "histogram_every", "keep_every")

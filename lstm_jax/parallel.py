@@ -2,7 +2,8 @@
 
 The parallel axis is `data`: every device holds all parameters and a share of each batch. What is
 summed over examples (gradients, totals and counts of metrics) is summed over devices once a step,
-so that means are means over the global batch. Two ways to say it, chosen by `parallel.mode`:
+so that means are means over the global batch. The devices may belong to several processes, on
+several hosts: see `distributed`. Two ways to say it, chosen by `parallel.mode`:
 
     jit    the batch is laid out over a mesh and the compiler places the sums (the default)
     pmap   the classic form: each device runs its share, the sums are written out as `psum`
@@ -37,34 +38,94 @@ def configure_cpu_devices(num_devices: int = -1) -> None:
     jax.config.update("jax_num_cpu_devices", cores if num_devices < 1 else num_devices)
 
 
-def make_mesh(config: Any, batch_size: int) -> Mesh | None:
+def make_mesh(config: Any, batch_size: int, accumulate: int = 1) -> Mesh | None:
     """The mesh of `parallel.data` devices (-1: all); None where one device does everything.
 
     Raises:
       UsageError: an unknown mode, more devices than there are, a batch they cannot share.
     """
     lookup("parallel mode", config.mode, MODES)
-    devices = jax.devices()
-    wanted = len(devices) if config.data < 1 else config.data
+    devices = choose_devices(config.data)
+    parts = len(devices) * accumulate
+    if batch_size % parts:
+        below = batch_size - batch_size % parts
+        near = [str(size) for size in (below, below + parts) if size]
+        times = f" {accumulate} times (train.accumulate)" if accumulate > 1 else ""
+        other = "train.accumulate=1" if accumulate > 1 else "parallel.data=1"
+        raise UsageError(
+            f"train.batch_size={batch_size} cannot be shared by {len(devices)} devices{times}; "
+            f"nearest sizes that can: {', '.join(near)} (or {other})"
+        )
+    if len(devices) == 1:
+        return None
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def choose_devices(wanted: int) -> list:
+    """`wanted` devices, as many of every process; -1 for all."""
+    devices, processes = jax.devices(), jax.process_count()
+    if wanted < 1:
+        return devices
     if wanted > len(devices):
         raise UsageError(
             f"parallel.data={wanted}, but there are {len(devices)} devices ({devices[0].platform})"
         )
-    if batch_size % wanted:
-        below = batch_size - batch_size % wanted
-        near = [str(size) for size in (below, below + wanted) if size]
+    share, left = divmod(wanted, processes)
+    of = [[d for d in devices if d.process_index == p][:share] for p in range(processes)]
+    if left or any(len(found) < share for found in of):
         raise UsageError(
-            f"train.batch_size={batch_size} cannot be shared by {wanted} devices; "
-            f"nearest sizes that can: {', '.join(near)} (or parallel.data=1)"
+            f"parallel.data={wanted} is not the same number of devices in each of {processes} "
+            "processes; parallel.data=-1 takes all there are"
         )
-    if wanted == 1:
-        return None
-    return Mesh(np.array(devices[:wanted]), ("data",), axis_types=(AxisType.Auto,))
+    return [device for found in of for device in found]
 
 
 def whole(mesh: Mesh | None) -> NamedSharding | None:
     """The sharding of what every device holds in full; None without a mesh."""
     return NamedSharding(mesh, PartitionSpec()) if mesh else None
+
+
+def place(tree: Any, sharding: NamedSharding | None) -> Any:
+    """Arrays that every process has, onto the devices; nothing is sent between processes."""
+    if sharding is None:
+        return jax.device_put(tree)
+
+    def put(leaf: Any) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree)
+
+
+def local(tree: Any) -> Any:
+    """This process's own copy, on one device, of arrays that every device holds in full."""
+
+    def first(leaf: Any) -> Any:
+        return leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
+
+    return jax.tree.map(first, tree)
+
+
+def table(config: Any) -> str:
+    """What runs where, in six lines."""
+    devices = choose_devices(config.parallel.data)
+    count, processes, batch = len(devices), jax.process_count(), config.train.batch_size
+    turns = config.train.accumulate
+    parts = [f"{count} devices"] * (count > 1) + [f"{turns} turns"] * (turns > 1)
+    share = f" = {' x '.join([*parts, str(batch // count // turns)])}" if parts else ""
+    over = f" of {processes} processes" if processes > 1 else ""
+    precision = getattr(jax.config, "jax_default_matmul_precision", None) or "default"
+    rows = {
+        "platform": f"{devices[0].platform} ({devices[0].device_kind})",
+        "devices": f"{count} of {jax.device_count()}{over}",
+        "mesh": f"data={count}, {config.parallel.mode}" if count > 1 else "none",
+        "batch": f"{batch}{share}",
+        "sharded": "batch and carry by example; parameters and optimizer whole on every device"
+        if count > 1
+        else "nothing",
+        "precision": f"parameters float32, cell {config.cell.dtype}, matmuls {precision}",
+    }
+    return "\n".join(f"{name:<10} {value}" for name, value in rows.items())
 
 
 def batch_specs(batch: dict, readout: str) -> dict:
@@ -81,6 +142,33 @@ def batch_specs(batch: dict, readout: str) -> dict:
 def carry_specs(carry: Any) -> Any:
     """Carries run over examples along their first axis."""
     return jax.tree.map(lambda leaf: PartitionSpec("data"), carry)
+
+
+def accumulated(fn: Callable, turns: int, readout: str) -> Callable:
+    """`fn` over the batch in so many turns, the sums added up: the memory of a part at a time."""
+    if turns == 1:
+        return fn
+
+    def parts(leaf: Any, spec: PartitionSpec) -> Any:
+        axis, shape = len(spec) - 1, leaf.shape
+        shape = (*shape[:axis], turns, shape[axis] // turns, *shape[axis + 1 :])
+        return jnp.moveaxis(leaf.reshape(shape), axis, 0)
+
+    def call(params, hyper, batch, carry, key):
+        specs = (batch_specs(batch, readout), carry_specs(carry))
+        split = jax.tree.map(parts, (batch, carry), specs)
+
+        def turn(total, part):
+            sums, carry = fn(params, hyper, *part, key)
+            return jax.tree.map(jnp.add, total, sums), carry
+
+        first = jax.tree.map(lambda leaf: leaf[0], split)
+        shapes, _ = jax.eval_shape(fn, params, hyper, *first, key)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        sums, carries = lax.scan(turn, nothing, split)
+        return sums, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), carries)
+
+    return call
 
 
 def by_layout(fn: Callable, mesh: Mesh, readout: str) -> Callable:

@@ -29,6 +29,15 @@ class Program(NamedTuple):
         mode, readout = self.config.parallel.mode, self.task.spec.readout
         return parallel.data_parallel(sums, self.mesh, mode, readout)
 
+    def in_turns(self, sums: Callable) -> Callable:
+        """`shared`, each device taking its share in `train.accumulate` turns."""
+        turns, readout = self.config.train.accumulate, self.task.spec.readout
+        return self.shared(parallel.accumulated(sums, turns, readout))
+
+    def forward(self, params: Any, hyper: dict) -> Callable:
+        """`forward(batch, carry=None, key=None)` of this process alone, for figures and samples."""
+        return partial(jax.jit(self.model.apply), *parallel.local((params, hyper)))
+
     @property
     def whole(self) -> NamedSharding | None:
         """The place of what every device holds in full."""
@@ -38,7 +47,8 @@ class Program(NamedTuple):
 def build_program(config: Any) -> Program:
     """The task, the model and the devices that a config asks for."""
     task = build_task(config)
-    mesh = parallel.make_mesh(config.parallel, config.train.batch_size)
+    train = config.train
+    mesh = parallel.make_mesh(config.parallel, train.batch_size, train.accumulate)
     return Program(config, task, build_model(config, task.spec), mesh)
 
 

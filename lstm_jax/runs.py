@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from lstm_jax.config import default_config, flatten, split
+from lstm_jax.config import PLACEMENT, default_config, flatten, split
 from lstm_jax.core import UsageError
 from lstm_jax.overrides import apply_overrides
 
@@ -44,12 +44,17 @@ def summary(workdir: Path) -> dict[str, Any]:
 
 
 def check_same(config: ConfigDict, workdir: Path) -> None:
-    """Raises UsageError when `workdir` holds a run of another config: what differs, where to go."""
+    """Raises UsageError when `workdir` holds a run of another config: what differs, where to go.
+
+    On which devices it is computed may change: see `PLACEMENT`.
+    """
     path = workdir / "config.json"
     if not path.exists():
         return
     theirs, ours = flatten(_read_json(path, "")), json.loads(json.dumps(flatten(config)))
-    pairs = {n: (theirs.get(n, _NOTHING), ours.get(n, _NOTHING)) for n in {*theirs, *ours}}
+    pairs = {
+        n: (theirs.get(n, _NOTHING), ours.get(n, _NOTHING)) for n in {*theirs, *ours} - {*PLACEMENT}
+    }
     lines = [f"  {n}: {a} there, {b} here" for n, (a, b) in sorted(pairs.items()) if a != b]
     if lines:
         raise UsageError(
@@ -75,7 +80,8 @@ def open_run(workdir: Path) -> Run:
     from lstm_jax.program import build_program
 
     config = saved_config(workdir)
-    parallel.configure_cpu_devices(config.parallel.data)
+    parallel.configure_cpu_devices(1)
+    config.parallel.data = 1  # it may have been trained on more devices than there are here
     program = build_program(config)
     hyper = split(config)[1]
     target = jax.eval_shape(partial(train.init_state, program), hyper)

@@ -19,8 +19,10 @@ from jax import lax
 from lstm_jax import nonfinite, optim
 from lstm_jax.config import bind, split
 from lstm_jax.core import Array, lookup
+from lstm_jax.feed import abstract, feeding
 from lstm_jax.journal import Journal, finished
 from lstm_jax.nonfinite import Mishaps, select
+from lstm_jax.parallel import place
 from lstm_jax.program import Program, ahead_of_time, build_program, placed, stream
 from lstm_jax.progress import LARGER_IS_BETTER
 from lstm_jax.tasks.task import Mean
@@ -77,7 +79,7 @@ def gradients(program: Program, state: TrainState, hyper: dict, data: Any) -> tu
         grads, (means, carry) = jax.grad(total, has_aux=True)(*args)
         return (grads, means), carry
 
-    (grads, means), carry = program.shared(sums)(state.params, hyper, batch, state.carry, key)
+    (grads, means), carry = program.in_turns(sums)(state.params, hyper, batch, state.carry, key)
     count = jnp.maximum(means["loss"].count, 1e-12)
     return jax.tree.map(lambda g: g / count, grads), means, carry
 
@@ -159,41 +161,39 @@ def train(config: Any, workdir: str | Path) -> dict:
     """Train in `workdir`, from the start or from where the last run stopped; the summary."""
     if done := finished(config, workdir):
         return done
-    program, options = build_program(config), config.train
-    task, whole = program.task, program.whole
-    hyper, data = split(config)[1], task.data
+    program, options, hyper = build_program(config), config.train, split(config)[1]
+    task, whole, data = program.task, program.whole, program.task.data
+    start = partial(jax.jit(partial(init_state, program)), hyper)  # on one device, as in a pack
     jit = partial(jax.jit, out_shardings=whole)
-    init, apply = jit(partial(init_state, program)), jit(program.model.apply)
     chunk = ahead_of_time(program, partial(run_chunk, program))
     check = jit(partial(validate, program))
     slope = jit(lambda *args: gradients(program, *args)[0])
-    tested = partial(evaluate, program)
-    test = jit(lambda *args: {name: tested(*args, split=name) for name in task.splits})
-    like = placed(jax.eval_shape(init, hyper), whole)
-    shapes = placed(jax.eval_shape(lambda *leaves: leaves, hyper, data), whole)
+    test = jit(lambda *args: {s: evaluate(program, *args, split=s) for s in task.splits})
+    like, shapes = placed(jax.eval_shape(start), whole), abstract(program, hyper, data)
     jax.eval_shape(check, like, *shapes)  # refuse what cannot run before anything is created,
     chunk(min(options.log_every, options.num_steps), like, *shapes)  # and what does not fit
-    hyper, data = jax.device_put((hyper, data), whole)
-
+    hyper, data = place((hyper, data), whole)
+    feed = feeding(program, data)
     with Journal(config, workdir) as run:
-        state = run.restore(like) or init(hyper)
+        state = run.restore(like) or place(start(), whole)
         going = run.goes_on(state)
         while going:
-            advance = chunk(size := run.next_chunk(), like, *shapes)
+            advance, window = chunk(size := run.next_chunk(), like, *shapes), feed(run.step)
             with run.chunk(size):
-                state, metrics = jax.block_until_ready(advance(state, hyper, data))
+                state, metrics = jax.block_until_ready(advance(state, hyper, window))
             run.trained(state, metrics)
             if run.rolls_back(state):
-                state = nonfinite.rolled_back(run.restore(like) or init(hyper), state)
+                state = nonfinite.rolled_back(run.restore(like) or place(start(), whole), state)
                 continue
             if run.due(options.eval_every):
                 with run.strict("the evaluation"):
                     state, metrics = check(state, hyper, data)
-                run.validated(metrics, task, partial(apply, state.params, hyper))
+                run.validated(metrics, task, program.forward(state.params, hyper))
             if run.due(options.histogram_every or options.checkpoint_every):
-                run.histograms(parameters=state.params, gradients=slope(state, hyper, data))
+                slopes = slope(state, hyper, feed(run.step))
+                run.histograms(parameters=state.params, gradients=slopes)
             going = run.goes_on(state)
             if run.due(options.checkpoint_every) or not going:
                 run.save(state)
         best = state.best.params, hyper
-        return run.finish(state, task, partial(apply, *best), partial(test, *best, data))
+        return run.finish(state, task, program.forward(*best), partial(test, *best, data))

@@ -121,6 +121,8 @@ BAD = {
     "model.input_noise": -0.1,
     "optimizer.decay_factor": 2.0,
     "parallel.data": 0,
+    "parallel.trials": 0,
+    "parallel.remat": -2,
 }
 
 

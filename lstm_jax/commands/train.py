@@ -48,10 +48,11 @@ def run(arguments: Arguments) -> int:
     workdir = Path(arguments.flags.workdir or default_workdir(arguments.config))
     runs.check_same(config, workdir)
 
-    from lstm_jax import parallel, train
+    from lstm_jax import distributed, parallel, train
 
     parallel.configure_cpu_devices(config.parallel.data)
-    summary = train.train(config, workdir)
+    with distributed.joined(config):
+        summary = train.train(config, workdir)
     return EXIT_CODES[summary["status"]]
 
 

@@ -27,12 +27,21 @@ def pack_program(config: Any) -> Program:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.parallel.data = 1
-    return build_program(config)
+    program = build_program(config)
+    if program.task.feed is not None:
+        raise UsageError("a pack keeps its data on the device: set task.pipeline=device")
+    return program
 
 
-def trial_mesh(num_trials: int) -> Mesh:
-    """The local devices, no more than there are trials, along the axis `trial`."""
-    devices = jax.local_devices()[:num_trials]
+def trial_mesh(num_trials: int, wanted: int = -1) -> Mesh:
+    """`wanted` local devices (-1: all), no more than there are trials, along the axis `trial`."""
+    devices = jax.local_devices()
+    if wanted > len(devices):
+        raise UsageError(
+            f"parallel.trials={wanted}, but there are {len(devices)} devices "
+            f"({devices[0].platform}) here"
+        )
+    devices = devices[: min(num_trials, wanted if wanted > 0 else num_trials)]
     return Mesh(np.array(devices), ("trial",), axis_types=(AxisType.Auto,))
 
 
@@ -71,7 +80,7 @@ class Compiled:
 
     def __init__(self, program: Program, hypers: list[dict]):
         self.program, self.size = program, len(hypers)
-        self.mesh = trial_mesh(len(hypers))
+        self.mesh = trial_mesh(len(hypers), program.config.parallel.trials)
         share = -(-self.size // self.mesh.size)
         platform = self.mesh.devices.flat[0].platform
         self.block = block_size(program, hypers[0], share, platform)

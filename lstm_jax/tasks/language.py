@@ -8,24 +8,28 @@ Zaremba et al. (2014), section 4.1; Mikolov et al. (2010).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from lstm_jax.core import UsageError
-from lstm_jax.tasks import ngrams, writing
+from lstm_jax.core import UsageError, lookup
+from lstm_jax.tasks import ngrams, pipeline, writing
 from lstm_jax.tasks.classify import check_smoothing, smoothed
 from lstm_jax.tasks.corpus import Corpus, load
 from lstm_jax.tasks.task import Spec, Split, Task, average, cross_entropy, ratio
 
 LEVELS = ("characters", "words")
+PIPELINES = ("device", "grain")
 
 
 def fields() -> ConfigDict:
@@ -45,6 +49,7 @@ def fields() -> ConfigDict:
     task.eval_size = 0  # tokens of each evaluation split used; 0: all
     task.label_smoothing = 0.0  # share of the target spread over the vocabulary
     task.sample_length = 200  # tokens of the text sampled while training
+    task.pipeline = "device"  # where the training text lies: device | grain (host, read ahead)
     return task
 
 
@@ -61,18 +66,26 @@ def build(config: Any) -> Task:
             f"{batch_size} streams of task.steps={steps}: at least {batch_size * steps:,}"
         )
     arrays = {name: corpus.stream(name, task.eval_size) for name in ("valid", "test")}
-    arrays["train"] = corpus.stream("train")
+    text = arrays["train"] = corpus.stream("train")
     per_epoch = row // steps
+    turns = Turns(text, batch_size, row, steps)
 
     def batch(data: Any, key: Array, step: Array) -> dict:
         del key  # the order is that of the text
-        return train_batch(data["train"], step % per_epoch, batch_size, row, steps)
+        return train_batch(jnp.asarray(data["train"]), step % per_epoch, batch_size, row, steps)
 
+    on_host = task.pipeline == "grain"
+    data: dict[str, Any] = dict(arrays)
+    if on_host:
+        first = map(turns.__getitem__, itertools.count())
+        data["window"] = pipeline.window(first, 0, config.train.log_every)
+        del data["train"]
     splits = {name: evaluation(arrays, name, task) for name in ("valid", "test")}
     return Task(
         spec=Spec(size, size, ids=True, stateful=True, example_shape=(steps,)),
-        data=arrays,
-        batch=batch,
+        data=data,
+        batch=pipeline.from_window if on_host else batch,
+        feed=partial(pipeline.read, turns) if on_host else None,
         loss=make_loss(task.label_smoothing),
         summarize=lambda metrics: summarize(metrics, task.level),
         splits=splits,
@@ -88,18 +101,35 @@ def check(task: Any) -> None:
     check_smoothing(task.label_smoothing)
     if task.level not in LEVELS:
         raise UsageError(f"task.level={task.level!r}, expected one of {', '.join(LEVELS)}")
+    lookup("task.pipeline", task.pipeline, dict.fromkeys(PIPELINES))
     for field in ("steps", "eval_batch_size", "eval_steps"):
         if task[field] < 1:
             raise UsageError(f"task.{field}={task[field]}, expected at least 1")
 
 
-def train_batch(text: Array, turn: Array, batch_size: int, row: int, steps: int) -> dict:
-    """inputs and targets [T, B], one token apart; turn 0 .. row // T - 1 within the epoch."""
-    time = jnp.arange(steps)[:, None]
-    at = jnp.arange(batch_size) * row + turn * steps + time
-    text = jnp.asarray(text)
-    resets = jnp.broadcast_to((turn == 0) & (time == 0), at.shape)
+def train_batch(text: Any, turn: Any, batch_size: int, row: int, steps: int) -> dict:
+    """inputs and targets [T, B], one token apart; turn 0 .. row // T - 1 within the epoch.
+
+    On the host or on the device, as the text is.
+    """
+    xp = np if isinstance(text, np.ndarray) else jnp
+    time = xp.arange(steps)[:, None]
+    at = xp.arange(batch_size) * row + turn * steps + time
+    resets = xp.broadcast_to((turn == 0) & (time == 0), at.shape)
     return {"inputs": text[at], "targets": text[at + 1], "resets": resets}
+
+
+class Turns:
+    """An epoch's training batches by turn, read on the host."""
+
+    def __init__(self, text: np.ndarray, batch_size: int, row: int, steps: int):
+        self.text, self.sizes = text, (batch_size, row, steps)
+
+    def __len__(self) -> int:
+        return self.sizes[1] // self.sizes[2]
+
+    def __getitem__(self, turn: int) -> dict:
+        return train_batch(self.text, int(turn) % len(self), *self.sizes)
 
 
 def evaluation(arrays: dict, name: str, task: Any) -> Split:

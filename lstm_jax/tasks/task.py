@@ -58,6 +58,7 @@ class Task(NamedTuple):
     figures: Callable | None = None  # (forward) -> {name: Figure}
     predict: Callable | None = None  # (forward, out_dir, options) -> list of paths written
     samples: Callable | None = None  # (forward, key) -> str
+    feed: Callable | None = None  # (step) -> iterator of batches, read on the host: `pipeline`
 
 
 def average(values: Array, weights: Array) -> Mean:

@@ -1,0 +1,185 @@
+"""One batch over several devices: the same numbers, the sums where they belong, and refusals."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from lstm_jax import parallel, runs, train
+from lstm_jax.cells import CELLS
+from lstm_jax.config import default_config, split
+from lstm_jax.core import UsageError
+from lstm_jax.program import build_program
+from lstm_jax.writers import read_metrics
+
+
+def small(task: str = "adding", **changes: Any):
+    """A config that trains in a blink; `changes` are dotted fields with __ for the dot."""
+    config = default_config(task)
+    if task == "adding":
+        config.task.update({"length": 12, "eval_size": 20})
+    config.cell.update({"hidden": 4, "kernel_init": "uniform", "recurrent_init": "uniform"})
+    config.model.update({"input_noise": 0.1, "head_dropout": 0.1})
+    config.optimizer.update({"learning_rate": 0.01, "clip_norm": 1.0})
+    config.train.update({"num_steps": 20, "batch_size": 8, "log_every": 5})
+    config.train.update({"eval_every": 10, "checkpoint_every": 10})
+    for name, value in changes.items():
+        section, field = name.split("__")
+        config[section][field] = value
+    return config
+
+
+def ready(config: Any) -> tuple:
+    """(program, state, hyper, data), placed as `train` places them."""
+    program, hyper = build_program(config), split(config)[1]
+    state = jax.jit(partial(train.init_state, program))(hyper)
+    return program, *parallel.place((state, hyper, program.task.data), program.whole)
+
+
+def gradient_of(config: Any) -> tuple:
+    """(gradient, means of a batch, carry) of the first step."""
+    program, *rest = ready(config)
+    return jax.jit(partial(train.gradients, program))(*rest)
+
+
+def close(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-7) -> None:
+    compare = partial(np.testing.assert_allclose, rtol=rtol, atol=atol)
+    jax.tree.map(compare, jax.device_get(a), jax.device_get(b))
+
+
+WAYS = [
+    {"parallel__data": 8},
+    {"parallel__data": 8, "parallel__mode": "pmap"},
+    {"train__accumulate": 4},
+    {"parallel__data": 2, "train__accumulate": 2},
+    {"parallel__data": 2, "train__accumulate": 2, "parallel__mode": "pmap"},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(map(str, way.values())))
+@pytest.mark.parametrize("task", ["copy_memory", "counting"])
+def test_a_batch_gives_the_same_gradient_however_it_is_shared(task, way):
+    """counting has sequences of all lengths: tokens are weighed over the whole batch."""
+    changes = {"cell__zoneout_h": 0.2} if task == "copy_memory" else {}
+    close(gradient_of(small(task, **changes)), gradient_of(small(task, **changes, **way)))
+
+
+@pytest.mark.parametrize("every", [-1, 5, 100])
+def test_remat_changes_memory_alone(every):
+    close(gradient_of(small()), gradient_of(small(parallel__remat=every)))
+
+
+def test_remat_keeps_less():
+    """Of 4096 steps, what the backward pass needs."""
+
+    def needed(**changes):
+        program, *rest = ready(small(task__length=4096, cell__hidden=16, **changes))
+        step: Any = jax.jit(partial(train.gradients, program)).lower(*rest).compile()
+        return step.memory_analysis().temp_size_in_bytes
+
+    assert needed(parallel__remat=-1) < 0.5 * needed()
+
+
+def all_reduces(text: str) -> list[int]:
+    """Of a compiled program's sums over devices, how many loops each of them is in."""
+    found = [line for line in text.splitlines() if " all-reduce(" in line]
+    return [line.split("op_name=")[-1].count("while/body") for line in found]
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_sums_over_devices_are_taken_once_a_step(mode):
+    """Long enough for the loop over time to stay a loop, with turns inside of each share."""
+    config = small(parallel__data=4, parallel__mode=mode, train__accumulate=2, task__length=200)
+    program, state, hyper, data = ready(config)
+    chunk = jax.jit(partial(train.run_chunk, program, num_steps=5))
+    text = str(chunk.lower(state, hyper, data).compile().as_text())
+    loops = all_reduces(text)
+    assert set(loops) == {1} and len(loops) <= 2
+    others = ("all-gather(", "all-to-all(", "collective-permute(", "reduce-scatter(")
+    assert not [line for line in text.splitlines() if any(f" {name}" in line for name in others)]
+
+
+def test_goes_on_with_other_devices(tmp_path, capsys):
+    """1 -> 4 -> 2 devices, pmap in between, and the curve of a run that was left alone."""
+    turns = [(1, "jit"), (4, "pmap"), (2, "jit")]
+    for steps, (devices, mode) in zip((10, 20, 30), turns, strict=True):
+        config = small(parallel__data=devices, parallel__mode=mode)
+        runs.check_same(config, tmp_path / "moved")
+        config.train.num_steps = steps
+        train.train(config, tmp_path / "moved")
+        (tmp_path / "moved" / "config.json").unlink()
+    whole = small()
+    whole.train.num_steps = 30
+    train.train(whole, tmp_path / "alone")
+    said = capsys.readouterr().out
+    assert "going on from step 10" in said and "going on from step 20" in said
+    assert "data=4, pmap" in said and "8 = 4 devices x 2" in said
+    curves = [
+        [line["loss"] for line in read_metrics(tmp_path / name) if line["split"] == "train"]
+        for name in ("moved", "alone")
+    ]
+    np.testing.assert_allclose(*curves, rtol=1e-5)
+
+
+def test_another_placement_is_the_same_run(tmp_path):
+    train.train(small(), tmp_path)
+    moved = small(parallel__data=2, parallel__remat=-1, train__accumulate=2)
+    runs.check_same(moved, tmp_path)
+    assert train.train(moved, tmp_path)["step"] == 20
+    with pytest.raises(UsageError, match="train.batch_size: 8 there, 16 here"):
+        runs.check_same(small(train__batch_size=16), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"parallel__data": 3}, "cannot be shared by 3 devices; nearest sizes that can: 6, 9"),
+        ({"parallel__data": 2, "train__accumulate": 3}, "2 devices 3 times .* 6, 12"),
+        ({"train__accumulate": 16}, "nearest sizes that can: 16 .*accumulate=1"),
+        ({"parallel__data": 99}, "parallel.data=99, but there are 8 devices"),
+        ({"parallel__remat": 5, "model__engine": "scan"}, "model.engine is 'scan'"),
+    ],
+)
+def test_refused(changes, words):
+    with pytest.raises(UsageError, match=words):
+        build_program(small(**changes))
+
+
+# ---------------------------------------------------------------- minutes long
+
+
+@pytest.mark.parallel
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_curves_over_200_steps(mode):
+    """1, 2 and 8 devices, and two turns each: the loss curve to 1e-5 relative."""
+
+    def curve(**changes):
+        config = small("counting", train__batch_size=16, **changes)
+        program, state, hyper, data = ready(config)
+        chunk = jax.jit(partial(train.run_chunk, program, num_steps=20))
+        found = []
+        for _ in range(10):
+            state, metrics = chunk(state, hyper, data)
+            found.append(metrics["loss"])
+        valid = jax.jit(partial(train.evaluate, program, split="valid"))
+        return [*map(float, found), float(valid(state.params, hyper, data)["loss"])]
+
+    alone = curve()
+    ways = ({"parallel__data": 2}, {"parallel__data": 8})
+    for way in (*ways, {"parallel__data": 2, "train__accumulate": 2}):
+        np.testing.assert_allclose(curve(parallel__mode=mode, **way), alone, rtol=1e-5)
+
+
+@pytest.mark.parallel
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_takes_a_step_on_eight_devices(cell, mode):
+    """Variable lengths, dropout between two layers."""
+    changes = {"cell__name": cell, "model__layers": 2, "model__dropout": 0.1}
+    alone = gradient_of(small("counting", **changes))
+    shared = gradient_of(small("counting", **changes, parallel__data=8, parallel__mode=mode))
+    close(alone, shared, rtol=1e-4, atol=1e-6)

@@ -25,6 +25,7 @@ VERBS = {
     "config": ("lstm_jax.commands.config", "the resolved config and the model, without training"),
     "sweep": ("lstm_jax.sweep.commands", "many trials at once, here or on a cluster"),
     "report": ("lstm_jax.commands.report", "a sweep's statistics, words and figures as one page"),
+    "diagnose": ("lstm_jax.commands.diagnose", "gradients, gates and memory of a run or a sweep"),
     "checkpoint": ("lstm_jax.commands.checkpoint", "a run's checkpoints, each verified"),
     "data": ("lstm_jax.commands.data", "the data files: list, fetch, check"),
     "cells": ("lstm_jax.commands.cells", "what a cell can be made of: equations, size, source"),

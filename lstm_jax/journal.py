@@ -62,7 +62,7 @@ class Journal:
     def __init__(self, config: Any, workdir: str | Path):
         self.config, self.workdir, self.status = config, Path(workdir), "running"
         self.step, self.steps_done, self.seconds, self._skipped = 0, 0, 0.0, 0
-        self._began = time.perf_counter()
+        self._began, self._look = time.perf_counter(), None
         train = config.train
         self.checkpoints = Checkpoints(
             self.workdir,
@@ -209,6 +209,17 @@ class Journal:
         """How the numbers of each array are spread."""
         for tag, tree in trees.items():
             self.writer.histograms(self.step, tag, tree)
+
+    def diagnose(self, program: Any, params: Any, hyper: dict, data: Any) -> None:
+        """Every `train.diagnose_every` steps: how gradients, gates and memory behave."""
+        every = self.config.train.diagnose_every
+        if every and self.due(every):
+            from lstm_jax import diagnostics
+
+            self._look = self._look or diagnostics.observer(program)
+            found = self._look(params, hyper, data)
+            if jax.process_index() == 0:
+                diagnostics.write(found, self.writer, self.step)
 
     def due(self, every: int) -> bool:
         """Whether this step is a multiple of `every`, or the run's last."""

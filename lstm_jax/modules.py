@@ -291,8 +291,10 @@ class SequenceModel(nnx.Module):
         return jnp.sum(ys * steps, axis=0) / jnp.maximum(jnp.sum(steps, axis=0), 1)
 
 
-def build_model(config: Any, spec: Any) -> Model:
+def build_model(config: Any, spec: Any, around: Callable[[Cell], Cell] = lambda c: c) -> Model:
     """The `model` and `cell` sections as a `Model` for a task of these sizes.
+
+    `around` goes around every layer's cell: diagnoses look at it from there.
 
     Raises:
       UsageError: the encoder does not fit the inputs, or a carry is asked of two directions.
@@ -305,7 +307,7 @@ def build_model(config: Any, spec: Any) -> Model:
     def parts(hyper: dict) -> Callable[[Array], SequenceModel]:
         bound = bind(config, hyper)
         bound.model.engine = engine
-        return partial(SequenceModel, bound.model, build_cell(bound.cell), spec)
+        return partial(SequenceModel, bound.model, around(build_cell(bound.cell)), spec)
 
     def init(key: Array, hyper: dict) -> dict:
         return nnx.to_pure_dict(nnx.state(parts(hyper)(key), nnx.Param))

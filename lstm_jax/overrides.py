@@ -276,6 +276,7 @@ RANGES = {
     "train.eval_every": SIZE,
     "train.checkpoint_every": SIZE,
     "train.histogram_every": NOT_NEGATIVE,
+    "train.diagnose_every": NOT_NEGATIVE,
     "train.patience": NOT_NEGATIVE,
     "train.keep_last": SIZE,
     "train.keep_best": NOT_NEGATIVE,
@@ -290,7 +291,7 @@ RANGES = {
     "parallel.timeout": SIZE,
 }
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the device
-PERIODS = ("eval_every", "checkpoint_every", "histogram_every", "keep_every")
+PERIODS = ("eval_every", "checkpoint_every", "histogram_every", "diagnose_every", "keep_every")
 MODES = ("jit", "pmap")
 
 

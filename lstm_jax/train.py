@@ -1,8 +1,7 @@
 """Training, top to bottom: a state, a step, a chunk of steps, an evaluation, and the loop.
 
-`init_state`, `run_chunk`, `evaluate`, `update_best` and `gradients` are pure functions of arrays.
-A single run jits them; a pack of K trials vmaps them over (state, hyper) with the data shared.
-Python touches the device once per chunk.
+`init_state`, `run_chunk`, `evaluate`, `update_best` and `gradients` are pure functions of arrays,
+jitted by a run and vmapped over K trials by a pack; Python touches the device once per chunk.
 """
 
 from __future__ import annotations
@@ -192,6 +191,7 @@ def train(config: Any, workdir: str | Path) -> dict:
             if run.due(options.histogram_every or options.checkpoint_every):
                 slopes = slope(state, hyper, feed(run.step))
                 run.histograms(parameters=state.params, gradients=slopes)
+            run.diagnose(program, state.params, hyper, data)
             going = run.goes_on(state)
             if run.due(options.checkpoint_every) or not going:
                 run.save(state)

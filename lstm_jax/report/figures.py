@@ -269,7 +269,7 @@ def importances(sweep: Sweep, section: Section) -> Plot | None:
 
 def flows(sweep: Sweep, section: Section) -> Plot | None:
     """How far back the gradient reaches, one line a variant."""
-    curves = {row.variant: flow_of(section.chosen[row.variant], "flow") for row in section.rows}
+    curves = {row.variant: flow_of(section.chosen[row.variant]) for row in section.rows}
     curves = {variant: curve for variant, curve in curves.items() if curve is not None}
     if not curves:
         return None
@@ -286,25 +286,18 @@ def flows(sweep: Sweep, section: Section) -> Plot | None:
     axes.set_ylabel("gradient norm, relative")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     caption = (
-        "Norm of the gradient of the last step's loss with respect to the memory (c, or h where "
-        "there is none), relative to its value at distance 0; first layer, mean over the chosen "
-        "trials that were diagnosed. Dotted: 1e-3."
+        "Norm of the gradient of the last step's loss with respect to the carry, by its value one "
+        "step back; first layer, mean over the chosen trials that were diagnosed. Dotted: 1e-3."
     )
     return Plot("gradient_flow", figure, "Gradient flow through time", caption)
 
 
-def flow_of(trials: list[Trial], kind: str) -> np.ndarray | None:
-    """The mean over trials of the first layer's curve `kind`, of c where there is one."""
-    found = []
-    for trial in trials:
-        arrays = trial.flow or {}
-        names = [n for n in sorted(arrays) if n.endswith((f"/{kind}/c", f"/{kind}/h"))]
-        if names:
-            found.append(np.asarray(arrays[names[0]], float))
-    if not found:
-        return None
-    size = min(map(len, found))
-    return np.mean([curve[:size] for curve in found], axis=0)
+def flow_of(trials: list[Trial]) -> np.ndarray | None:
+    """The mean over trials of the first layer's curve, as far as the shortest goes."""
+    name = "layer_0/flow/carry"
+    found = [np.asarray(t.flow[name], float) for t in trials if t.flow and name in t.flow]
+    size = min(map(len, found), default=0)
+    return np.mean([curve[:size] for curve in found], axis=0) if found else None
 
 
 def saturation(sweep: Sweep, section: Section) -> Plot | None:

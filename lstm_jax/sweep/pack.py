@@ -49,6 +49,7 @@ class Pack:
         self.checkpoints = Checkpoints(folder, keep_last=2, keep_best=0)
         self.step, self.seconds, self.steps_done = 0, 0.0, 0
         self.best: tuple[float, int] | None = None
+        self._look: Callable | None = None
         self.total, self.rungs = len(self.trials), tuple(plan.halving.get("rungs", ()))
         self.began, self._said = time.perf_counter(), time.monotonic()
 
@@ -86,7 +87,22 @@ class Pack:
         took = time.perf_counter() - began
         self.seconds += took
         self.log(seen, due, steps / took)
+        self.diagnose(state)
         return state
+
+    def diagnose(self, state: Any) -> None:
+        """Every `train.diagnose_every` steps each trial that still runs, one by one."""
+        every = self.options.diagnose_every
+        if not every or not (self.step % every == 0 or self.is_last(0)):
+            return
+        from lstm_jax import diagnostics
+
+        self._look = self._look or diagnostics.observer(self.program)
+        params, data = self.compiled.fetch(state.params), self.program.task.data
+        for i, trial in enumerate(self.trials):
+            if not trial.ended:
+                found = self._look(at(params, i), split(trial.config)[1], data)
+                diagnostics.write(found, trial.writer, self.step, figures=False)
 
     def chunk_size(self) -> int:
         return min(self.options.log_every, self.options.num_steps - self.step)

@@ -1,0 +1,72 @@
+"""how gradients, gates and memory of a trained model behave.
+
+  lstm-jax diagnose --workdir=runs/jsb
+  lstm-jax diagnose --workdir=sweeps/memory     the chosen trials of every variant, for its report
+
+Writes diagnostics/step_N.npz and figures/diagnostics_layer_0.png beside the run, and the same to
+TensorBoard; prints the scalars. While training: --config.train.diagnose_every=STEPS.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.cli import OK, Arguments, Flag, no_words
+from lstm_jax.core import UsageError
+
+FLAGS = (
+    Flag("workdir", "", "the run, or a sweep"),
+    Flag("trials", 1, "of a sweep: chosen trials of each variant to look at"),
+)
+
+
+def run(arguments: Arguments) -> int:
+    """Reload, look, write, print."""
+    from lstm_jax import runs
+    from lstm_jax.sweep.plan import MANIFEST
+
+    no_words(arguments)
+    flags = arguments.flags
+    if flags.trials < 1:
+        raise UsageError(f"--trials={flags.trials}: expected at least 1")
+    workdir = runs.workdir_of(flags.workdir, "diagnose")
+    if (workdir / MANIFEST).exists():
+        for variant, folder in chosen(workdir, flags.trials):
+            print(f"{variant}: {diagnose(folder)[0]}", flush=True)
+        return OK
+    path, scalars = diagnose(workdir)
+    width = max(map(len, scalars))
+    for name, value in scalars.items():
+        print(f"{name:<{width}}  {value:.4g}")
+    print(path)
+    return OK
+
+
+def diagnose(workdir: Path) -> tuple[Path, dict[str, float]]:
+    """(file, scalars) of the run's best parameters."""
+    from lstm_jax import diagnostics, runs
+    from lstm_jax.writers import Writer, read_metrics
+
+    loaded = runs.open_run(workdir)
+    arrays = diagnostics.observer(loaded.program)(loaded.params, loaded.hyper, loaded.data)
+    last = max((line["step"] for line in read_metrics(workdir)), default=loaded.step)
+    with Writer(workdir, last, True) as writer:  # after all lines that are there
+        return diagnostics.write(arrays, writer, loaded.step), diagnostics.summarise(arrays)
+
+
+def chosen(workdir: Path, most: int) -> list[tuple[str, Path]]:
+    """(variant, folder) of the trials that speak for each variant in the report."""
+    from lstm_jax.report.analysis import analyse
+    from lstm_jax.report.collect import read_sweep
+    from lstm_jax.sweep.plan import read_plan, trial_folder
+
+    plan = read_plan(workdir)
+    found: list[tuple[str, Path]] = []
+    for section in analyse(read_sweep(plan, workdir)):
+        for variant, trials in section.chosen.items():
+            folders: Any = (trial_folder(workdir, trial.number) for trial in trials[:most])
+            found += [(variant, folder) for folder in folders]
+    if not found:
+        raise UsageError(f"{workdir}: no trial has ended with a score yet; lstm-jax sweep status")
+    return found

@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help airline test test-slow test-oracles lint test-cluster bench-dispatch bench-sweep clean
+.PHONY: help airline test test-slow test-oracles lint test-parallel test-cluster bench-dispatch bench-sweep clean
 
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
 	@echo "make test          the test suite"
 	@echo "make test-slow     the tests that train for minutes"
 	@echo "make test-oracles  parity with torch, keras, haiku and equinox (own environment, large download)"
+	@echo "make test-parallel simulated devices and two real processes, for minutes"
 	@echo "make test-cluster  sweeps on a real SLURM (Debian, as root) and a real Ray, started here"
 	@echo "make lint          ruff and pyright"
 	@echo "make bench-dispatch  steps/s of the compiled loop against one dispatch a step"
@@ -32,6 +33,9 @@ test-oracles: .venv-oracles/.oracles
 
 bench-dispatch: $(VENV)/.run
 	$(BIN)/python -m lstm_jax.bench.dispatch
+
+test-parallel: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m parallel --ignore=tests/oracles --ignore=tests/cluster
 
 test-cluster: $(VENV)/.cluster
 	$(BIN)/python -m pytest -q -m cluster tests/cluster

@@ -153,7 +153,7 @@ def about(config: Any) -> dict[str, str]:
 
 def platform_here() -> str:
     """The platform that JAX will choose, found out without starting it."""
-    if asked := jax.config.jax_platforms:
+    if asked := getattr(jax.config, "jax_platforms", None):
         return asked.partition(",")[0]
     plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
     if any(map(importlib.util.find_spec, plugins)) and (
@@ -280,7 +280,7 @@ def start(config: Any) -> Place | None:
     began = time.monotonic()
     meet(place, about(config), config.parallel.timeout)
     if place.index:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # C++ prints, too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # C++ prints, too
     host, port = _bind(place)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     jax.distributed.initialize(

@@ -32,7 +32,8 @@ class Feed:
 
     def __call__(self, step: int) -> dict:
         if step not in self._windows:  # the start, or a resume
-            self._batches, self._windows = self.task.feed(step), {step: self._read(step)}
+            self._batches = self.task.feed(step)
+            self._windows = {step: self._read(step)}
         after = step + self.num_steps
         if after not in self._windows:
             self._windows = {step: self._windows[step], after: self._read(after)}

@@ -37,8 +37,7 @@ def words(text, **changes):
     return load_config("configs/words.py:smoke", text | {"train.checkpoint_every": 10} | changes)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-@pytest.mark.parametrize("start", [0, 47])
+@pytest.mark.parametrize(("devices", "start"), [(1, 0), (2, 47)])
 def test_batches_are_those_of_the_device(text, devices, start):
     """Over more than one epoch, which has 50 steps, from its first step or from a later one."""
     on_device = build_program(words(text))

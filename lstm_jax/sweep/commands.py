@@ -34,6 +34,8 @@ FLAGS = (
     Flag("time", "", "slurm: time limit, as in 4:00:00"),
     Flag("gres", "", "slurm: as in gpu:1"),
     Flag("constraint", "", "slurm: features a node must have"),
+    Flag("nodes", 1, "slurm: nodes that share each trial's batch; its trials run in turn"),
+    Flag("tasks", 1, "slurm: processes a node that do, one per GPU"),
     Flag("cpus", 0, "slurm, ray: cores a pack (0: the cluster's default)"),
     Flag("gpus", 0.0, "ray: GPUs a pack"),
     Flag("mem", "", "slurm: memory a node, as in 16G"),

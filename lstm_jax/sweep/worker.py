@@ -120,7 +120,7 @@ def say(line: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    from lstm_jax import parallel, warm
+    from lstm_jax import distributed, parallel, warm
 
     workdir, packs = Path(argv[0]), [int(word) for word in argv[1:]]
     stop = Stop(workdir)
@@ -128,6 +128,10 @@ def main(argv: list[str]) -> int:
     parallel.configure_cpu_devices()
     warm.keep_programs()
     try:
+        if distributed.find("auto") is not None:
+            from lstm_jax.sweep import hosts
+
+            return hosts.work(workdir, packs[0], stop)
         return work(workdir, packs or None, stop)
     except UsageError as error:
         say(f"lstm-jax: {error}")

@@ -90,6 +90,8 @@ class Launcher:
         }
         pairs = {"partition": "partition", "gres": "gres", "constraint": "constraint"}
         pairs |= {"mem": "mem", "cpus": "cpus_per_task"}
+        if o["nodes"] * o["tasks"] > 1:
+            found |= {"nodes": o["nodes"], "ntasks_per_node": o["tasks"]}
         found |= {theirs: o[ours] for ours, theirs in pairs.items() if o[ours]}
         if o["setup"]:
             found["setup"] = re.split(r"\n|;;", o["setup"])
@@ -177,7 +179,9 @@ class Task:
         if number < 0:
             return worker.DONE
         code = worker.main([self.workdir, str(number)])
-        if code == worker.INTERRUPTED and not Path(self.workdir, worker.CANCELLED).exists():
+        first = os.environ.get("SLURM_PROCID", "0") == "0"  # of a job's tasks, one asks
+        cancelled = Path(self.workdir, worker.CANCELLED).exists()
+        if code == worker.INTERRUPTED and first and not cancelled:
             requeue()
         return code
 

@@ -79,9 +79,7 @@ class Journal:
         train = self.config.train
         with contextlib.ExitStack() as guards:
             self.workdir = guards.enter_context(distributed.own_folder(self.workdir))
-            self.lock = Lock(self.workdir)
-            if jax.process_index() == 0:
-                guards.enter_context(self.lock)
+            self.lock = guards.enter_context(Lock(self.workdir))
             alarms = guards.enter_context(Alarms())
             self.signals = Signals(alarms, train.grace_seconds, self._leave)
             guards.enter_context(self.signals)

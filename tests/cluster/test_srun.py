@@ -35,7 +35,7 @@ trained = Journal.trained
 
 def stopping(self, state, metrics):
     trained(self, state, metrics)
-    if self.step == 25 and os.environ.get("STOP") == os.environ.get("SLURM_PROCID"):
+    if self.step == 25 and os.environ.get("STOP", "none") == os.environ.get("SLURM_PROCID"):
         os.kill(os.getpid(), signal.SIGTERM)
 
 Journal.trained = stopping

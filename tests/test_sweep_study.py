@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lstm_jax import cli, sweep
-from lstm_jax.config import signature, split
+from lstm_jax.config import split
 from lstm_jax.core import UsageError
+from lstm_jax.overrides import load_module
 from lstm_jax.sweep.many import pack_program
 from lstm_jax.sweep.plan import make_plan, read_plan, write_plan
 from lstm_jax.sweep.study import load_study, trial_configs
@@ -19,6 +20,7 @@ from .sweeps import study
 
 ROOT = Path(__file__).parent.parent
 AIRLINE = "experiments/airline_lr"
+RATE = "optimizer.learning_rate"
 STUDIES = sorted(path.parent for path in ROOT.glob("experiments/*/study.py"))
 
 
@@ -62,13 +64,19 @@ def test_log_uniform_is_even_in_the_logarithm():
         sweep.log_uniform(0, 1)
 
 
+def kind(config):
+    """What a cell is made of, its size left out: one of each kind is built."""
+    kept = {k: v for k, v in config.cell.items() if k not in ("hidden", "t_max")}
+    return str(sorted(kept.items()))
+
+
 @pytest.mark.parametrize("folder", STUDIES, ids=lambda p: p.name)
 def test_every_study_expands_and_builds(folder, monkeypatch):
     monkeypatch.chdir(ROOT)
     found = load_study(str(folder))
     assert found.question
     configs = trial_configs(found)
-    programs = {signature(config): config for config in configs}
+    programs = {kind(config): config for config in configs}
     for config in programs.values():
         program = pack_program(config)
         state = jax.eval_shape(lambda h, p=program: init_state(p, h), split(config)[1])
@@ -79,6 +87,19 @@ def test_nine_variants_are_nine_packs(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert cli.main(["sweep", "plan", "--study=experiments/design_rationale", "--nomeasure"]) == 0
     assert "360 trials in 9 packs of 40" in capsys.readouterr().out
+
+
+def test_every_question_expands(monkeypatch):
+    """Each preset of design_rationale: its own question, the LSTM among at least three variants."""
+    monkeypatch.chdir(ROOT)
+    asked = load_study("experiments/design_rationale").question
+    presets = load_module(ROOT / "experiments/design_rationale/study.py").PRESETS
+    for preset, task in zip(presets, itertools.cycle(["airline", "adding"]), strict=False):
+        found = load_study(f"experiments/design_rationale:{preset},{task},smoke")
+        variants = {str(t | {"seed": 0, RATE: 0}) for t in found.trials}
+        assert found.question != asked
+        assert len(variants) >= 3
+        assert len(trial_configs(found)) == 20 * len(variants)
 
 
 def test_numbers_share_a_program_and_all_else_does_not(tmp_path):

@@ -1,17 +1,22 @@
-"""Nine LSTMs, each without one of its parts, at eight learning rates with five seeds: 360 trials.
+"""Why is the LSTM built this way? One question a preset, on three tasks.
 
-lstm-jax sweep plan --study=experiments/design_rationale
+Hypothesis: the separate memory with its forget gate and the squashed output are what matters
+(Greff et al. 2017); the other parts may go, each at a learning rate of its own.
+
+  lstm-jax sweep launch --study=experiments/design_rationale           Greff's parts, 360 trials
+  lstm-jax sweep launch --study=experiments/design_rationale:QUESTION[,TASK] --workdir=sweeps/NAME
+  lstm-jax diagnose --workdir=sweeps/NAME && lstm-jax report --workdir=sweeps/NAME
+
+QUESTION: memory, gates, candidate, adding_up, output, relu, peepholes, forget_bias, gate_gradients
+          (4 learning rates, 5 seeds). TASK: airline (default), jsb, adding; `smoke` shrinks it.
+Cost: airline about 1 s a trial on 2 cores, jsb a minute of CPU time, adding two.
 """
 
 from lstm_jax.sweep import config_file, grid, product
 
-QUESTION = "Which parts of the LSTM does it need, when every variant may choose its learning rate?"
-BASELINE = {"cell.gates": "lstm"}
-METRIC = "valid/loss"
-DIRECTION = "min"
-
-VARIANTS = (
-    {"cell.gates": "lstm"},
+VANILLA = {"cell.gates": "lstm"}
+PARTS = (
+    VANILLA,
     {"cell.gates": "nig"},
     {"cell.gates": "nfg"},
     {"cell.gates": "nog"},
@@ -21,12 +26,84 @@ VARIANTS = (
     {"cell.gate_activation": "relu"},
     {"cell.peepholes": "diagonal"},
 )
-RATES = (1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 2e-2, 3e-2, 6e-2)
+IRNN = {"cell.name": "rnn", "cell.activation": "relu", "cell.recurrent_init": "identity"}
+LONGEST = {"airline": 13.0, "jsb": 160.0, "adding": 100.0}  # steps, for chrono
+
+
+def gates(*rows):
+    return tuple({"cell.gates": row} for row in rows)
+
+
+def questions(task):
+    """{preset: (question of the source material, variants measured)}."""
+    chrono = {"cell.forget_init": "chrono", "cell.t_max": LONGEST[task]}
+    cells = ({"cell.name": "rnn"}, IRNN, {"cell.name": "gru"})
+    relus = ("relu", "relu1", "hard_sigmoid", "softsign")
+    shaped = ({"cell.candidate_activation": "identity"}, {"cell.candidate_activation": "relu"})
+    return {
+        "memory": ("Why a separate long-term memory?", (*cells, *gates("no_memory"))),
+        "gates": ("Why both a forget and an input gate?", gates("nig", "nfg", "cifg")),
+        "candidate": (
+            "Why tanh times sigmoid at the input?",
+            (*gates("nig", "sigmoid_candidate"), *shaped),
+        ),
+        "adding_up": ("Why add the two?", gates("multiplicative", "no_memory", "cifg")),
+        "output": (
+            "Why tanh(c) times a gate at the output?",
+            gates("nog", "noaf", "gate_only_output", "sigmoid_output"),
+        ),
+        "relu": ("Can gates be ReLU?", tuple({"cell.gate_activation": name} for name in relus)),
+        "peepholes": (
+            "Do peepholes matter?",
+            ({"cell.peepholes": "diagonal"}, {"cell.peepholes": "full"}),
+        ),
+        "forget_bias": (
+            "Does the forget bias matter?",
+            ({"cell.forget_bias": 0.0}, {"cell.forget_bias": 5.0}, chrono),
+        ),
+        "gate_gradients": (
+            "Does weighting gate gradients help?",
+            (
+                *({"cell.gradient_weight": weight} for weight in (0.5, 2.0, 5.0)),
+                {"cell.activity_weighting": True},
+            ),
+        ),
+    }
+
+
+QUESTION = {
+    "": "Which parts of the LSTM does it need, when every variant may choose its learning rate?",
+    **{preset: asked for preset, (asked, _) in questions("airline").items()},
+}
+BASELINE = VANILLA
+METRIC = "valid/loss"
+DIRECTION = "min"
+PRESETS = tuple(questions("airline"))
+
+RATES = {
+    "airline": (1e-3, 2e-3, 3e-3, 6e-3, 1e-2, 2e-2, 3e-2, 6e-2),
+    "jsb": (1e-3, 3e-3, 6e-3, 1e-2),
+    "adding": (1e-3, 2e-3, 5e-3, 1e-2),
+}
+
+
+def chosen(arg):
+    """(task, question, what is left for the config file)."""
+    words = [word for word in arg.split(",") if word]
+    task = next((word for word in words if word in RATES), "airline")
+    question = next((word for word in words if word in QUESTION), "")
+    return task, question, ",".join(w for w in words if w not in (task, question))
 
 
 def get_config(arg: str = ""):
-    return config_file("configs/airline.py", arg)
+    task, _, rest = chosen(arg)
+    return config_file(f"configs/{task}.py", rest)
 
 
-def sweep():
-    yield from product(VARIANTS, grid({"optimizer.learning_rate": RATES, "seed": range(5)}))
+def sweep(arg: str = ""):
+    task, question, _ = chosen(arg)
+    variants, rates = PARTS, RATES[task]
+    if question:
+        variants = (VANILLA, *questions(task)[question][1])
+        rates = rates[1::2] if len(rates) > 4 else rates
+    yield from product(variants, grid({"optimizer.learning_rate": rates, "seed": range(5)}))

@@ -1,7 +1,7 @@
 """A study: the question, the base config, the trials, and what decides between them.
 
 experiments/NAME/study.py
-  QUESTION   what is asked, in a sentence
+  QUESTION   what is asked, in a sentence; {preset: sentence} where presets ask different ones
   BASELINE   the overrides that name the variant to compare with, {} where the base config is it
   METRIC     split/metric that decides, as in "valid/loss" (the best value of a run)
   DIRECTION  "min" | "max"
@@ -63,7 +63,7 @@ def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
     study = Study(
         name=path.parent.resolve().name,
         path=path,
-        question=str(getattr(module, "QUESTION", "")),
+        question=_question(getattr(module, "QUESTION", ""), arg),
         baseline=dict(getattr(module, "BASELINE", {})),
         metric=str(getattr(module, "METRIC", "valid/loss")),
         direction=str(getattr(module, "DIRECTION", "min")),
@@ -75,6 +75,13 @@ def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
     )
     _check(study)
     return study
+
+
+def _question(question: Any, arg: str) -> str:
+    if not isinstance(question, Mapping):
+        return str(question)
+    named = (str(question[word]) for word in arg.split(",") if word in question)
+    return next(named, str(question.get("", "")))
 
 
 def _study_file(spec: str) -> tuple[Path, str]:

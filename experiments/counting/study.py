@@ -1,0 +1,39 @@
+"""Who counts, and how far? a^n b^n (`:abc`: a^n b^n c^n), trained on n < 50, tested up to 500.
+
+Hypothesis (Weiss, Goldberg & Yahav 2018): cells whose memory is added to without bound count (LSTM,
+LSTM without output activation, ReLU RNN); what squashes or averages its memory does not (tanh RNN,
+GRU, CIFG).
+
+  lstm-jax sweep launch --study=experiments/counting
+  lstm-jax report --workdir=sweeps/counting
+
+Compared is the first n at which a word is not accepted. Cost: 320 trials in 8 packs.
+"""
+
+from lstm_jax.sweep import config_file, grid, product
+
+QUESTION = "Which cells count, and how far beyond what they have seen?"
+BASELINE = {"cell.name": "lstm", "cell.gates": "lstm"}
+METRIC = "valid/loss"
+DIRECTION = "min"
+REPORT = {"metric": "test/first_failing_n"}
+
+VARIANTS = (
+    BASELINE,
+    {"cell.name": "gru"},
+    {"cell.name": "rnn"},
+    {"cell.name": "rnn", "cell.activation": "relu"},
+    {"cell.gates": "cifg"},
+    {"cell.gates": "nfg"},
+    {"cell.gates": "noaf"},
+    {"cell.peepholes": "diagonal"},
+)
+
+
+def get_config(arg: str = ""):
+    return config_file("configs/counting.py", arg)
+
+
+def sweep():
+    rates = (1e-3, 3e-3, 1e-2, 3e-2)
+    yield from product(VARIANTS, grid({"optimizer.learning_rate": rates, "seed": range(10)}))

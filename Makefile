@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help airline test test-slow test-oracles lint test-parallel test-cluster bench-dispatch bench-sweep clean
+.PHONY: help test-browser airline test test-slow test-oracles lint test-parallel test-cluster bench-dispatch bench-sweep clean
 
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-slow     the tests that train for minutes"
 	@echo "make test-oracles  parity with torch, keras, haiku and equinox (own environment, large download)"
 	@echo "make test-parallel simulated devices and two real processes, for minutes"
+	@echo "make test-browser  the report in a real browser (Debian, as root: installs chromium)"
 	@echo "make test-cluster  sweeps on a real SLURM (Debian, as root) and a real Ray, started here"
 	@echo "make lint          ruff and pyright"
 	@echo "make bench-dispatch  steps/s of the compiled loop against one dispatch a step"
@@ -36,6 +37,12 @@ bench-dispatch: $(VENV)/.run
 
 test-parallel: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m parallel --ignore=tests/oracles --ignore=tests/cluster
+
+# Chromium comes from the system; as root it is installed, else its tests are skipped.
+test-browser: $(VENV)/.dev
+	@command -v chromedriver > /dev/null || test "$$(id -u)" != 0 || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; }
+	$(BIN)/python -m pytest -q -m browser tests/browser
 
 test-cluster: $(VENV)/.cluster
 	$(BIN)/python -m pytest -q -m cluster tests/cluster

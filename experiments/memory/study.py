@@ -1,8 +1,8 @@
 """How long can they remember? Adding (`:copy`: copy memory) over 50, 100, 200 and 400 steps.
 
 Hypothesis: plain RNNs lose the gradient within tens of steps, the identity start carries it
-further, gates further still; a forget bias of the order of the task's length (chrono) furthest. Weighting
-the gates' gradients changes little.
+further, gates further still; a forget bias of the order of the task's length (chrono) furthest.
+Weighting the gates' gradients changes little.
 
   lstm-jax sweep launch --study=experiments/memory
   lstm-jax diagnose --workdir=sweeps/memory          the measured reach of the gradient

@@ -36,7 +36,6 @@ __all__ = ["CheckpointError", "CheckpointInfo", "CheckpointMismatch", "Checkpoin
 
 FOLDER = "checkpoints"
 _COUNTER = itertools.count()
-_PROCESS = uuid.uuid4().hex[:12]  # a pid would come again after a restart
 # A disk that is full, read-only or over quota, as OSError says it and as TensorStore words it.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 _DISK |= {errno.ENOTDIR, errno.EEXIST, errno.EIO}
@@ -103,7 +102,7 @@ class Checkpoints:
         leaves = integrity.snapshot(state)
         if jax.process_index() == 0:
             scores = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(float(v))}
-            self._pending = _pool().submit(self._write, int(step), leaves, scores)
+            self._pending = _pool(os.getpid()).submit(self._write, int(step), leaves, scores)
 
     def wait(self) -> None:
         """Block until the pending save is on disk; raise what it met."""
@@ -202,12 +201,12 @@ class Checkpoints:
         shutil.rmtree(gone, ignore_errors=True)
 
     def _scratch(self, name: object) -> Path:
-        return self.root / f".tmp-{name}-{_PROCESS}-{next(_COUNTER)}"
+        return self.root / f".tmp-{name}-{_mark(os.getpid())}-{next(_COUNTER)}"
 
     def _clear_unfinished(self) -> None:
         """Delete what earlier processes left behind when they were killed."""
         for folder in self.root.glob(".tmp-*"):
-            if _PROCESS not in folder.name:
+            if _mark(os.getpid()) not in folder.name:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _read_metrics(self, step: int) -> dict[str, float]:
@@ -327,7 +326,14 @@ class Checkpoints:
 
 
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
+def _mark(pid: int) -> str:
+    """This process's name for its unfinished files: a pid alone would come again, and a process
+    that was forked must not take its parent's files for its own."""
+    return uuid.uuid4().hex[:12]
+
+
+@functools.cache
+def _pool(pid: int) -> ThreadPoolExecutor:
     """Writers shared by all trials of a process; Python joins them before it exits."""
     return ThreadPoolExecutor(max_workers=2, thread_name_prefix="checkpoint")
 

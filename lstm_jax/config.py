@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +42,7 @@ __all__ = [
     "split",
     "task_fields",
     "to_json",
+    "with_field",
 ]
 
 # ---------------------------------------------------------------------------------------------
@@ -109,7 +111,18 @@ def build_task(config: Any) -> Any:
     """The `Task` that `config.task.name` names."""
     from lstm_jax.tasks import TASKS
 
-    return lookup("task", config.task.name, TASKS).build(config)
+    try:
+        return lookup("task", config.task.name, TASKS).build(config)
+    except UsageError as error:
+        raise UsageError(with_field(str(error), flatten(config))) from error
+
+
+def with_field(message: str, flat: dict[str, Any]) -> str:
+    """A message about a name that nobody knows, with the field of a flat config that holds it."""
+    given = re.search(r"unknown [\w. ]+? ('.*?'|\".*?\");", message)
+    holders = [name for name, value in flat.items() if given and repr(value) == given[1]]
+    named = any(name.rpartition(".")[2] in message for name in holders)
+    return message if named or not holders else f"config.{holders[0]}: {message}"
 
 
 def build_model(config: Any, spec: Any) -> Any:

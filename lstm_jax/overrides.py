@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lstm_jax.config import build_cell, flatten, task_fields
+from lstm_jax.config import build_cell, flatten, task_fields, with_field
 from lstm_jax.core import UsageError, lookup
 
 
@@ -302,7 +302,10 @@ def validate(config: ConfigDict) -> None:
     mistakes += [] if mistakes else _periods(config.train)
     if mistakes:
         raise UsageError("\n".join(mistakes))
-    _check_names(config)
+    try:
+        _check_names(config)
+    except UsageError as error:
+        raise UsageError(with_field(str(error), flat)) from None
 
 
 def _mistake(name: str, value: Any) -> str:

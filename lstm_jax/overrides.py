@@ -253,7 +253,7 @@ RANGES = {
         lambda v: len(v) > 0 and min(v) >= 1,
     ),
     "model.conv_width": SIZE,
-    "model.layers": SIZE,
+    "model.layers": ("from 1 to 128; each is compiled by itself", lambda v: 1 <= v <= 128),
     "model.dropout": RATE,
     "model.input_dropout": RATE,
     "model.input_noise": NOT_NEGATIVE,

@@ -120,7 +120,8 @@ def _case(line: str, dimensions: int, where: str) -> np.ndarray:
     if not columns or (dimensions and len(columns) != dimensions):
         raise UsageError(f"{where}: {len(columns)} dimensions, expected {dimensions or 'some'}")
     try:
-        values = [np.array(column.split(","), np.float32) for column in columns]
+        with np.errstate(over="ignore"):  # infinite, and named below
+            values = [np.array(column.split(","), np.float32) for column in columns]
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
     lengths = sorted({len(column) for column in values})

@@ -1,0 +1,86 @@
+"""Nothing that is loaded runs, and no name of a study, a folder or a field becomes a command."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import lstm_jax
+from lstm_jax.sweep.launchers import local, slurm
+
+EVIL = "a; rm -rf b $(touch c) `touch d` 'e\" \n&& touch f"
+SOURCES = sorted(Path(lstm_jax.__file__).parent.rglob("*.py"))
+# Calls that run what they read, and the keyword that allows it.
+CALLS = {"eval", "exec", "system", "popen", "unsafe_load", "full_load"}
+MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve", "cloudpickle", "yaml"}
+KEYWORDS = {"shell", "allow_pickle"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: "/".join(p.parts[-2:]))
+def test_no_code_is_loaded_and_no_shell_is_asked(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            assert not {name.partition(".")[0] for name in names} & MODULES, node.lineno
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", None) or (
+                node.func.attr
+                if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "os"
+                else ""
+            )
+            assert name not in CALLS, f"line {node.lineno}: {name}()"
+            for word in node.keywords:
+                allowed = isinstance(word.value, ast.Constant) and word.value.value is False
+                assert word.arg not in KEYWORDS or allowed, f"line {node.lineno}: {word.arg}"
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    """A sweep's workdir with an evil name, beside a folder that must survive."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b").mkdir()
+    workdir = tmp_path / EVIL
+    workdir.mkdir()
+    yield workdir
+    assert {path.name for path in tmp_path.iterdir()} - {"bin"} == {"b", EVIL}
+
+
+def test_the_local_launcher_starts_workers_without_a_shell(evil, monkeypatch):
+    seen = []
+
+    def start(command, **how):
+        seen.append((command, how))
+
+    monkeypatch.setattr(local.subprocess, "Popen", start)
+    launcher = local.Launcher({"workers": 1})
+    launcher.submit(evil, [0])
+    ((command, how),) = seen
+    assert command[-2:] == [str(evil), "0"] and "shell" not in how
+
+
+def test_the_script_for_slurm_runs_what_it_should_and_nothing_else(evil, tmp_path):
+    submitit = pytest.importorskip("submitit")
+    launcher = object.__new__(slurm.Launcher)
+    launcher.options = dict.fromkeys(
+        ("workers", "partition", "gres", "constraint", "mem", "cpus", "setup"), ""
+    )
+    launcher.workdir, launcher.minutes = evil, 60
+    text = submitit.slurm.slurm._make_sbatch_string(
+        command=shlex.join(["true", str(evil)]),
+        folder=evil / "logs",
+        **launcher.parameters(2),
+    )
+    (line,) = [line for line in text.splitlines() if "--job-name" in line]
+    assert re.fullmatch(r"[\w.-]+", line.partition("=")[2])
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "srun").write_text("#!/bin/sh\nexit 0\n")
+    (tools / "srun").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", text], env=environment, check=False, capture_output=True)

@@ -1,16 +1,19 @@
 # Needs python3 (3.11 or newer), make and the package registry. Every target sets itself up.
 PYTHON ?= python3
 JOBS ?= 2
+FAULTS ?= 5
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help test-browser airline test test-slow test-oracles lint test-parallel test-cluster bench-dispatch bench-sweep clean
+.PHONY: help test-browser airline test test-slow test-faults test-oracles lint test-parallel \
+  test-cluster bench-dispatch bench-sweep clean
 
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
 	@echo "make test          the test suite"
 	@echo "make test-slow     the tests that train for minutes"
+	@echo "make test-faults   kills, damaged files, full disks: FAULTS=5 percent of the cases, or full"
 	@echo "make test-oracles  parity with torch, keras, haiku and equinox (own environment, large download)"
 	@echo "make test-parallel simulated devices and two real processes, for minutes"
 	@echo "make test-browser  the report in a real browser (Debian, as root: installs chromium)"
@@ -28,6 +31,9 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m slow --ignore=tests/oracles
+
+test-faults: $(VENV)/.dev
+	FAULTS=$(FAULTS) $(BIN)/python -m pytest -q -n $(JOBS) -m faults tests/faults
 
 test-oracles: .venv-oracles/.oracles
 	.venv-oracles/bin/python -m pytest -q tests/oracles

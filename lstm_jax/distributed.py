@@ -33,6 +33,7 @@ from lstm_jax.config import flatten
 from lstm_jax.core import UsageError
 
 VARIABLES = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+NOT_ASKED = ("SlurmCluster", "K8sCluster")
 DEFECT, USAGE_ERROR, RESUMABLE = 1, 2, 4  # exit codes, as in `cli`
 GREETING = 1 << 20  # bytes that a process may say about itself
 
@@ -120,10 +121,15 @@ def _tasks_here(environment: Any) -> int:
 
 
 def _detected() -> Place | None:
-    """What JAX finds out by itself: TPU pods, Open MPI, Kubernetes."""
-    from jax._src.clusters import ClusterEnv  # no public name has it
+    """What JAX finds out by itself: TPU pods and Open MPI."""
+    try:
+        from jax._src.clusters import ClusterEnv  # no public name tells without starting
 
-    found = [c for c in ClusterEnv._cluster_types if c.name != "slurm" and not c.opt_in_only_method]
+        # `_slurm` is ours; Kubernetes has to be asked over the network, and any pod looks like it.
+        known = [c for c in ClusterEnv._cluster_types if c.__name__ not in NOT_ASKED]
+    except (ImportError, AttributeError):  # another JAX: address and numbers have to be given
+        return None
+    found = [c for c in known if not c.opt_in_only_method]
     cluster = next((c for c in found if c.is_env_present()), None)
     if cluster is None or cluster.get_process_count() == 1:
         return None
@@ -282,7 +288,8 @@ def start(config: Any) -> Place | None:
     if place.index:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # C++ prints, too
     host, port = _bind(place)
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    with contextlib.suppress(AttributeError):  # it would take SIGTERM for itself
+        jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         place.coordinator,
         place.count,

@@ -14,6 +14,7 @@ from lstm_jax.cells import CELLS
 from lstm_jax.config import config_hash, default_config, split
 from lstm_jax.core import UsageError
 from lstm_jax.program import build_program
+from lstm_jax.sweep.many import trial_mesh
 from lstm_jax.writers import read_metrics, write_config
 
 
@@ -127,6 +128,12 @@ def test_another_placement_is_the_same_run(tmp_path):
 def test_refused(changes, words):
     with pytest.raises(UsageError, match=words):
         build_program(small(**changes))
+
+
+def test_devices_that_share_the_trials_of_a_pack():
+    assert [trial_mesh(6, wanted).size for wanted in (-1, 2, 8)] == [6, 2, 6]
+    with pytest.raises(UsageError, match="parallel.trials=9, but there are 8 devices"):
+        trial_mesh(6, 9)
 
 
 # ---------------------------------------------------------------- minutes long

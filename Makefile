@@ -8,6 +8,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint const
 
 .PHONY: help test-browser airline test test-slow test-faults test-oracles lint test-parallel \
   test-cluster bench-dispatch bench-sweep clean
+.PHONY: help airline test test-slow test-oracles lint test-parallel test-cluster bench bench-dispatch bench-sweep clean
 
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
@@ -19,6 +20,7 @@ help:
 	@echo "make test-browser  the report in a real browser (Debian, as root: installs chromium)"
 	@echo "make test-cluster  sweeps on a real SLURM (Debian, as root) and a real Ray, started here"
 	@echo "make lint          ruff and pyright"
+	@echo "make bench         our layers beside flax, haiku, equinox, keras and torch (own environment)"
 	@echo "make bench-dispatch  steps/s of the compiled loop against one dispatch a step"
 	@echo "make bench-sweep   64 trials as one sweep against a process a trial (half an hour)"
 	@echo "make clean         remove the environments and caches; runs/ stays"
@@ -37,6 +39,11 @@ test-faults: $(VENV)/.dev
 
 test-oracles: .venv-oracles/.oracles
 	.venv-oracles/bin/python -m pytest -q tests/oracles
+
+# BENCH="layers --quick" for less, BENCH="variants chunked start packs" for the other parts.
+BENCH ?= layers
+bench: .venv-bench/.bench
+	.venv-bench/bin/lstm-jax bench $(BENCH) --out=docs/performance
 
 bench-dispatch: $(VENV)/.run
 	$(BIN)/python -m lstm_jax.bench.dispatch
@@ -83,6 +90,11 @@ $(VENV)/.cluster: $(VENV)/.dev
 	@.venv-oracles/bin/python $(PIP_INSTALL) --editable '.[dev,oracles]'
 	@touch $@
 
+.venv-bench/.bench: pyproject.toml constraints.txt
+	$(call make_venv,.venv-bench)
+	@.venv-bench/bin/python $(PIP_INSTALL) --editable '.[bench]'
+	@touch $@
+
 define make_venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
   { echo "lstm_jax needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3"; exit 2; }
@@ -90,4 +102,4 @@ define make_venv
 endef
 
 clean:
-	rm -rf .venv .venv-oracles .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-oracles .venv-bench .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -29,6 +29,7 @@ VERBS = {
     "checkpoint": ("lstm_jax.commands.checkpoint", "a run's checkpoints, each verified"),
     "data": ("lstm_jax.commands.data", "the data files: list, fetch, check"),
     "cells": ("lstm_jax.commands.cells", "what a cell can be made of: equations, size, source"),
+    "bench": ("lstm_jax.commands.bench", "our layers beside the other libraries', on this machine"),
 }
 
 USAGE = """lstm-jax: why is the LSTM built this way, and what happens if I change it?

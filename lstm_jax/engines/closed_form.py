@@ -14,7 +14,7 @@ gradients after them, so that on a CPU neither leaves the cache.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,11 @@ from lstm_jax.core import Array, Carry, Cell, Params
 from lstm_jax.gates import (
     ACTIVATIONS,
     UPDATES,
+    Constant,
     Coupled,
+    Gate,
     GateTable,
     activate,
-    columns,
     split_gates,
 )
 from lstm_jax.steps import even_size, join_steps, select, split_steps
@@ -102,7 +103,8 @@ def _loop(table: GateTable, reverse: bool) -> Any:
             gates = split_gates(table, "ifgo", learned, z, a)
             c = update(gates["f"], carry.c, gates["i"], gates["g"])
             h = gates["o"] * output(c)
-            saved = (carry, a, {k: gates[k] for k in shifted})
+            # One array a gate: slices of a wider one keep the backward loop from vectorising.
+            saved = (carry, {k: gates[k] for k in (*learned, *shifted)})
             if counts is None:
                 return Carry(c, h), (h, saved)
             return select(counts, Carry(c, h), carry), (jnp.where(counts[:, None], h, 0), saved)
@@ -122,12 +124,11 @@ def _loop(table: GateTable, reverse: bool) -> Any:
 
     def backward(residuals, cotangents):
         weights, xs, valid, saved = residuals
-        back = weights.recurrent.T
+        back = lax.optimization_barrier(weights.recurrent.T)  # transposed once, not every step
 
         def step(after, now):
-            (carry, a, values), dy, counts = now
-            gates = split_gates(table, "ifgo", learned, a, a) | values
-            dz, dc = _pointwise(table, carry.c, gates, a, after.h + dy, after.c)
+            (carry, values), dy, counts = now
+            dz, dc = _pointwise(table, carry.c, values, after.h + dy, after.c)
             if counts is None:
                 return Carry(dc, dz @ back), dz
             dz = jnp.where(counts[:, None], dz, 0)
@@ -156,9 +157,10 @@ def _product(a: Array, b: Array) -> Array:
 
 
 def _pointwise(
-    table: GateTable, c: Array, gates: dict, a: Array, dh: Array, dc: Array
+    table: GateTable, c: Array, values: dict, dh: Array, dc: Array
 ) -> tuple[Array, Array]:
-    """dz of the learned gates [B, N*H] and dc of the old cell."""
+    """dz of the learned gates [B, N*H] and dc of the old cell, from the saved gates [B, H]."""
+    gates = {k: _gate(getattr(table, k), values, k) for k in "ifgo"}
     s = ACTIVATIONS[table.output](gates["f"] * c + gates["i"] * gates["g"])
     dc = dc + dh * gates["o"] * SLOPES[table.output](s)
     da = {"i": dc * gates["g"], "f": dc * c, "g": dc * gates["i"], "o": dh * s}
@@ -169,17 +171,13 @@ def _pointwise(
             extra[gate.to] = -da[k] * SLOPES[getattr(table, gate.to).activation](1.0 - gates[k])
         else:
             da[gate.to] = da[gate.to] - da[k]
-    dz = jnp.concatenate([da[k] for k in table.learned()], axis=-1) * slopes(names(table), a)
-    if extra:
-        zero = jnp.zeros_like(c)
-        dz = dz + jnp.concatenate([extra.get(k, zero) for k in table.learned()], axis=-1)
-    return dz, dc * gates["f"]
+    slopes = {k: SLOPES[getattr(table, k).activation](values[k]) for k in table.learned()}
+    dz = [da[k] * slope + extra.get(k, 0.0) for k, slope in slopes.items()]
+    return jnp.concatenate(dz, axis=-1), dc * gates["f"]
 
 
-def slopes(acts: tuple[str, ...], a: Array) -> Array:
-    """act'(z) of every block of a = act(z) [..., N*H], selected by column."""
-    first, *others = dict.fromkeys(acts)
-    slope = SLOPES[first](a)
-    for other in others:
-        slope = jnp.where(columns([name == other for name in acts], a), SLOPES[other](a), slope)
-    return slope
+def _gate(gate: Gate, values: dict, name: str) -> Any:
+    """A gate's value: saved, one minus the gate it is coupled to, or constant."""
+    if name in values:
+        return values[name]
+    return 1.0 - values[gate.to] if isinstance(gate, Coupled) else cast(Constant, gate).value

@@ -1,0 +1,243 @@
+"""The parts of `lstm-jax bench`: each measures, prints, and writes what it found to a folder."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.bench import layers, report
+from lstm_jax.bench.layers import Entry, Result
+from lstm_jax.bench.rows import Shape
+from lstm_jax.bench.workers import CORES, Workers
+from lstm_jax.core import UsageError
+
+VARIANT_SHAPE = Shape(128, 64, 256, 256)
+LONG = Shape(8192, 8, 16, 64)
+DRAWN = ("zoneout", "variational_dropout", "recurrent_dropout", "weight_drop")
+
+
+def run_layers(flags: Any, out: Path) -> None:
+    """One layer at every shape, ours and theirs."""
+    with Workers() as workers:
+        about = workers.ask("one device", "hello", torch=False)
+        devices = CORES if about["platform"] == "cpu" else about["devices"]
+        wanted, left_out = layers.entries(about["platform"], devices)
+        wanted = chosen(wanted, flags.rows)
+        default = layers.GPU_SHAPES if about["platform"] == "gpu" else layers.CPU_SHAPES
+        shapes = [shape_of(text) for text in flags.shapes.split(";") if text] or list(default)
+        modes = modes_of(flags.modes)
+        lines = conditions(workers, wanted, about) + [f"- {line}" for line in left_out]
+        print("\n".join(lines), flush=True)
+        found = list(layers.measure(workers, shapes, modes, wanted, flags.seconds))
+    lines.append(f"- other processes used {load(found)} of the cores meanwhile")
+    print(report.write(found, out, lines, "One LSTM layer"))
+    print(f"written: {out}/layers.md, layers.csv, layers.png")
+
+
+def chosen(wanted: list[Entry], names: str) -> list[Entry]:
+    picked = [name.strip() for name in names.split(",") if name.strip()]
+    known = {entry.row for entry in wanted}
+    unknown = [name for name in picked if name not in known]
+    if unknown:
+        raise UsageError(f"--rows: no row {unknown[0]!r} here; there are: {', '.join(known)}")
+    return [entry for entry in wanted if not picked or entry.row in picked]
+
+
+def shape_of(text: str) -> Shape:
+    sizes = text.split(",")
+    if len(sizes) != 4 or not all(size.strip().isdigit() and int(size) for size in sizes):
+        raise UsageError(f"--shapes: {text!r} is no T,B,D,H, as in 128,64,256,256")
+    return Shape(*map(int, sizes))
+
+
+def modes_of(text: str) -> list[str]:
+    modes = [mode.strip() for mode in text.split(",")]
+    for mode in modes:
+        if mode not in ("forward", "train"):
+            raise UsageError(f"--modes: {mode!r} is neither forward nor train")
+    return modes
+
+
+def conditions(workers: Workers, wanted: list[Entry], about: dict) -> list[str]:
+    """Command, versions, machine and flags."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def known(package: str) -> str:
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            return ""
+
+    packages = ("jax", "jaxlib", "flax", "dm-haiku", "equinox", "keras", "torch")
+    names = [text for text in map(known, packages) if text]
+    flags = f"XLA_FLAGS={about['XLA_FLAGS']!r}"
+    if any(entry.world == "torch" for entry in wanted):
+        torch = workers.ask("torch", "hello", torch=True)
+        flags += f", torch on {torch['on']} with {torch['threads']} threads"
+    return [
+        f"- command: `lstm-jax {' '.join(sys.argv[1:])}`, commit {commit()}, {time.strftime('%F')}",
+        f"- machine: {cpu_name()}, {CORES} cores; JAX on {about['platform']} ({about['on']})",
+        f"- {', '.join(names)}, Python {platform.python_version()}; {flags}",
+        "- float32; seeds of all inputs and weights 0; error: largest, relative, against float64",
+    ]
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def load(found: list[Result]) -> str:
+    shares = [r.others for r in found]
+    return f"{min(shares):.0%} to {max(shares):.0%}"
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def run_variants(flags: Any, out: Path) -> None:
+    """Training step of every row of the ablation table over the standard cell's."""
+    from lstm_jax import catalogue
+
+    names = [f"{entry.kind}/{entry.name}" for entry in catalogue.entries()]
+    names += [f"transform/{name} +key" for name in DRAWN]
+    names = [name for name in names if not flags.rows or name in flags.rows.split(",")]
+    standard = Entry("one device", "cell/lstm")
+    wanted = [standard, *(Entry("one device", n) for n in names if n != standard.row)]
+    shapes = [shape_of(text) for text in flags.shapes.split(";") if text] or [VARIANT_SHAPE]
+    with Workers() as workers:
+        about = workers.ask("one device", "hello", torch=False)
+        lines = conditions(workers, [], about)
+        seconds = 4 * flags.seconds
+        found = list(layers.measure(workers, shapes[:1], ["train"], wanted, seconds))
+    lines.append(f"- training step at {shapes[0]}; others used {load(found)} of the cores")
+    table = ["| row | ms, median | min | over the standard | by minima | FLOPs over the standard |",
+             "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    base = found[0]
+    for r in found:
+        ratios = (
+            f"{r.median / base.median:.2f} | {r.least / base.least:.2f} | {relative_flops(r):.2f}"
+        )
+        table.append(f"| {r.entry.row} | {1e3 * r.median:.1f} | {1e3 * r.least:.1f} | {ratios} |")
+    write_markdown(out / "variants.md", "Every variant against the standard cell", lines, table)
+    report.write_csv(found, out / "variants.csv")
+
+
+def relative_flops(r: Result) -> float:
+    """Forward FLOPs of a step over the standard cell's, D = H."""
+    from lstm_jax import catalogue
+
+    kind, _, name = r.entry.row.partition(" +")[0].rpartition("/")
+    entry = next(e for e in catalogue.find(name) if e.kind == kind)
+    standard = catalogue.find("lstm")[0]
+    return catalogue.step_flops(entry.cell()) / catalogue.step_flops(standard.cell())
+
+
+def run_chunked(flags: Any, out: Path) -> None:
+    """Memory and time of `chunked` over `scan` at T = 8192."""
+    names = ("lstm_jax scan", "lstm_jax", "lstm_jax chunked")
+    wanted = [Entry("one device", name) for name in names]
+    shapes = [shape_of(text) for text in flags.shapes.split(";") if text] or [LONG]
+    with Workers() as workers:
+        lines = conditions(workers, [], workers.ask("one device", "hello", torch=False))
+        found = list(layers.measure(workers, shapes, ["train"], wanted, flags.seconds))
+    table = ["| T,B,D,H | engine | ms, median | min | over scan | peak MB | over scan |",
+             "|---|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for r in found:
+        base = next(b for b in found if b.shape == r.shape)
+        memory = (r.peak_bytes or 0) / (base.peak_bytes or 1)
+        table.append(
+            f"| {r.shape} | {r.entry.row} | {1e3 * r.median:.0f} | {1e3 * r.least:.0f} | "
+            f"{r.least / base.least:.2f} | {(r.peak_bytes or 0) / 1e6:.1f} | {memory:.3f} |"
+        )
+    write_markdown(out / "chunked.md", "Checkpointing in time", lines, table)
+
+
+def run_start(flags: Any, out: Path) -> None:
+    """Seconds from the command to the end of the first training step, compiled programs kept."""
+    repeats = 1 if flags.seconds == 0 else 5
+    config = str(Path(__file__).parents[2] / "configs" / "airline.py")
+    table = ["| command | cold cache | warm, median | warm, min |", "|---|---:|---:|---:|"]
+    with tempfile.TemporaryDirectory(prefix="lstm-jax-bench-") as folder:
+        cold, *warm = [first_step(config, Path(folder), n) for n in range(repeats + 1)]
+    table.append(
+        f"| `lstm-jax train --config=configs/airline.py`, to its first line of the log "
+        f"| {cold:.1f} s | {statistics.median(warm):.1f} s | {min(warm):.1f} s |"
+    )
+    write_markdown(out / "start.md", "From the command to the first training step", [], table)
+
+
+def first_step(config: str, folder: Path, number: int) -> float:
+    """Seconds until metrics.jsonl has its first line: one chunk of one step."""
+    workdir = folder / str(number)
+    command = [sys.executable, "-m", "lstm_jax.cli", "train", f"--config={config}"]
+    command += [f"--workdir={workdir}", "--config.train.log_every=1", "--config.train.num_steps=1",
+                "--config.train.eval_every=1", "--config.train.checkpoint_every=1"]  # fmt: skip
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
+                   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}  # fmt: skip
+    began, quiet = time.perf_counter(), subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+    log, took = workdir / "metrics.jsonl", 0.0
+    while process.poll() is None and not took:
+        if log.exists() and log.stat().st_size:
+            took = time.perf_counter() - began
+        time.sleep(0.005)
+    process.wait()
+    return took or time.perf_counter() - began
+
+
+def run_packs(flags: Any, out: Path) -> None:
+    """Trial-steps a second of packs of 1 to 2048 trials; up to 64 and H = 32 on a CPU."""
+    import jax
+
+    from lstm_jax.bench.packs import trial_steps_per_second
+
+    accelerated = jax.default_backend() != "cpu"
+    sizes = [2**n for n in range(12 if accelerated else 7)]
+    table = ["| H | trials | trial-steps/s | against one trial |", "|---:|---:|---:|---:|"]
+    rows = []
+    for hidden in (32, 64, 128) if accelerated else (32,):
+        base = 0.0
+        for trials in sizes:
+            rate = trial_steps_per_second(hidden, trials)
+            base = base or rate
+            rows.append((hidden, trials, rate))
+            table.append(f"| {hidden} | {trials} | {rate:,.0f} | {rate / base:.2f} |")
+            print(table[-1], flush=True)
+    write_markdown(out / "packs.md", "Packs of trials (airline)", [f"- {jax.devices()[0]}"], table)
+    with (out / "packs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("H", "trials", "trial_steps_per_second"), *rows])
+
+
+def write_markdown(path: Path, title: str, lines: list[str], table: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([*lines, "", *table]) + "\n"
+    path.write_text(f"# {title}\n\n{text.lstrip()}")
+    print(text)
+    print(f"written: {path}")
+
+
+PARTS: dict[str, Callable[[Any, Path], None]] = {
+    "layers": run_layers,
+    "variants": run_variants,
+    "chunked": run_chunked,
+    "start": run_start,
+    "packs": run_packs,
+}

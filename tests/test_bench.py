@@ -1,0 +1,84 @@
+"""The benchmark: rows compute one function, ratios are what they say, wrong requests are told."""
+
+import jax
+import numpy as np
+import pytest
+
+from lstm_jax.bench import layers, parts, report, rows, worker
+from lstm_jax.bench.layers import Entry, Result
+from lstm_jax.core import UsageError
+
+TINY = rows.Shape(4, 2, 3, 5)
+
+
+@pytest.mark.parametrize("name", ["lstm_jax", "lstm_jax scan", "flax linen", "flax nnx"])
+def test_rows_compute_the_same_layer(name, tmp_path):
+    for train in (False, True):
+        path = str(tmp_path / f"{train}.npz")
+        worker.write_reference({}, list(TINY), train, path)
+        ready = {}
+        answer = worker.prepare(
+            ready, "a", path, row=name, shape=list(TINY), train=train, sharded=False
+        )
+        assert answer["error"] < 1e-5, answer
+        assert len(worker.time_row(ready, "a", 0.015)["seconds"]) == 2
+
+
+def test_a_wrong_gradient_is_an_error(tmp_path):
+    path = str(tmp_path / "reference.npz")
+    worker.write_reference({}, list(TINY), True, path)
+    right = dict(np.load(path))
+    np.savez(path, **{**right, "recurrent": right["recurrent"][:, ::-1]})
+    what = {"row": "lstm_jax", "shape": list(TINY), "train": True, "sharded": False}
+    assert worker.prepare({}, "a", path, **what)["error"] > 1e-2
+
+
+def test_a_row_that_cannot_run_says_why():
+    answer = worker.prepare(
+        {}, "a", "", row="lstm_jax cudnn", shape=list(TINY), train=False, sharded=False
+    )
+    assert "needs an NVIDIA GPU" in answer["refused"]
+
+
+def test_a_variant_by_kind_and_name():
+    for name in ("gates/cifg", "transform/projection", "transform/zoneout +key"):
+        layer = worker.variant(name, TINY._replace(H=128))
+        params = layer.params(None)
+        xs = np.zeros((4, 2, 3), np.float32)
+        assert jax.eval_shape(layer.apply, params, xs).shape == (4, 2, 128)
+
+
+def results():
+    times = {"lstm_jax": 2.0, "flax linen": 4.0, "keras": 5.0}
+    for shape in (TINY, TINY._replace(T=8)):
+        for row, seconds in times.items():
+            yield Result(
+                shape, "train", Entry("one device", row), [seconds] * 3, 1.0, 10, 1e-7, 0.0
+            )
+
+
+def test_promises_and_files(tmp_path):
+    found = list(results())
+    assert "**0.50**" in "\n".join(report.promises(found))
+    text = report.write(found, tmp_path, ["- here"], "One layer")
+    assert "| keras, one device | 5e+03 (5e+03–5e+03) |" in text
+    assert (tmp_path / "layers.csv").read_text().count("\n") == 7
+    assert (tmp_path / "layers.png").stat().st_size > 1000
+
+
+def test_what_is_not_there_is_left_out_with_a_line(monkeypatch):
+    monkeypatch.setattr(layers, "installed", lambda row: row != "haiku")
+    wanted, out = layers.entries("cpu", 2)
+    assert Entry("all cores", "keras") in wanted
+    assert not [entry for entry in wanted if entry.row == "haiku"]
+    assert "haiku is not installed and left out" in out
+
+
+def test_wrong_requests():
+    with pytest.raises(UsageError, match="is no T,B,D,H"):
+        parts.shape_of("12,3,4")
+    with pytest.raises(UsageError, match="neither forward nor train"):
+        parts.modes_of("forwards")
+    with pytest.raises(UsageError, match="no row 'flex'"):
+        parts.chosen([Entry("torch", "torch")], "flex")
+    assert parts.chosen([Entry("torch", "torch")], "") == [Entry("torch", "torch")]

@@ -85,6 +85,7 @@ RATES = {
     "jsb": (1e-3, 3e-3, 6e-3, 1e-2),
     "adding": (1e-3, 2e-3, 5e-3, 1e-2),
 }
+FOUR = RATES | {"airline": (3e-3, 1e-2, 3e-2, 1e-1)}  # for the questions
 
 
 def chosen(arg):
@@ -105,5 +106,5 @@ def sweep(arg: str = ""):
     variants, rates = PARTS, RATES[task]
     if question:
         variants = (VANILLA, *questions(task)[question][1])
-        rates = rates[1::2] if len(rates) > 4 else rates
+        rates = FOUR[task]
     yield from product(variants, grid({"optimizer.learning_rate": rates, "seed": range(5)}))

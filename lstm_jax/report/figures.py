@@ -106,7 +106,8 @@ def forest(sweep: Sweep, section: Section) -> Plot | None:
     axes.set_xlabel(f"difference in {text(sweep.reading.metric)}; {good} of 0 is better")
     caption = (
         "Mean over seeds at the chosen setting, less the baseline's; bars: 95 % bootstrap "
-        "intervals. Red: worse, green: better, grey: no difference shown."
+        "intervals. Red: worse, green: better, purple: diverges, "
+        "grey: no difference shown."
     )
     return Plot("effects", figure, "Effects", caption)
 

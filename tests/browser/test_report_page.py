@@ -8,7 +8,7 @@ from lstm_jax.report import build_report
 
 from .. import reports
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 DRIVER = shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.browser,

@@ -90,6 +90,8 @@ class Journal:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         with self._guards:
+            with contextlib.suppress(Exception):  # no save may outlive the lock
+                self.checkpoints.close()
             if kind is not None and issubclass(kind, Exception):
                 self._fail(error)
 
@@ -97,8 +99,6 @@ class Journal:
         """A last word; a full disk may be what went wrong."""
         self.status = "interrupted" if distributed.is_loss(error) else "failed"
         self.lock.give_room()
-        with contextlib.suppress(Exception):
-            self.checkpoints.close()
         with contextlib.suppress(OSError, ValueError):
             self.summarize({}, error=f"{type(error).__name__}: {error}")
 

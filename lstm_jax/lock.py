@@ -61,8 +61,9 @@ class Lock:
         me = json.dumps({**owner(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
         try:
             file.truncate(0)
-            file.write(me.ljust(RESERVE) + "\n")
-            file.flush()
+            data = me.ljust(RESERVE).encode() + b"\n"
+            while data:  # past Python's buffer, which a full disk would make fail again at close
+                data = data[os.write(file.fileno(), data) :]
         except OSError as error:
             raise UsageError(f"could not write {self.path}: {error.strerror}") from error
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.report import statistics
-from lstm_jax.report.analysis import Section, short
+from lstm_jax.report.analysis import Section, number, short
 from lstm_jax.report.collect import Sweep, Trial
 from lstm_jax.report.importance import importance
 
@@ -201,9 +201,10 @@ def sensitivity(sweep: Sweep, section: Section) -> Plot | None:
         return None
     figure, axes = found
     log_if_wide(axes[0], values)
-    positive = [t.setting[0] for trials in section.trials.values() for t in trials]
-    if all(isinstance(v, int | float) and v > 0 for v in positive):
+    tried = {t.setting[0] for trials in section.trials.values() for t in trials}
+    if all(isinstance(v, int | float) and v > 0 for v in tried):
         axes[0].set_xscale("log")
+        mark_values(axes[0], sorted(tried))
     figure.supxlabel(text(short(name)), fontsize=9)
     figure.supylabel(text(sweep.reading.choose), fontsize=9)
     caption = (
@@ -211,6 +212,14 @@ def sensitivity(sweep: Sweep, section: Section) -> Plot | None:
         "dashed: the baseline."
     )
     return Plot("sensitivity", figure, f"Sensitivity to {short(name)}", caption)
+
+
+def mark_values(axes: Any, values: list[float]) -> None:
+    """Ticks at the values that were tried, at most four of them named."""
+    step = max(-(-len(values) // 4), 1)
+    axes.set_xticks(values[::-1][::step], [number(v) for v in values[::-1][::step]], fontsize=8)
+    axes.set_xticks(values if len(values) < 20 else [], minor=True, labels=None)
+    axes.xaxis.set_minor_formatter("")
 
 
 def budget(sweep: Sweep, section: Section) -> Plot | None:

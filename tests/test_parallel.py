@@ -166,7 +166,8 @@ def test_curves_over_200_steps(mode):
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell_takes_a_step_on_eight_devices(cell, mode):
     """Variable lengths, dropout between two layers."""
-    changes = {"cell__name": cell, "model__layers": 2, "model__dropout": 0.1}
+    changes = {"cell__name": cell, "cell__recurrent_init": "per_gate"}
+    changes |= {"model__layers": 2, "model__dropout": 0.1}
     alone = gradient_of(small("counting", **changes))
     shared = gradient_of(small("counting", **changes, parallel__data=8, parallel__mode=mode))
     close(alone, shared, rtol=1e-4, atol=1e-6)

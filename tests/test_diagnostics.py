@@ -10,12 +10,16 @@ import pytest
 
 from lstm_jax import cli, diagnostics
 from lstm_jax.cells import CELLS, lstm, rnn
+from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import default_config, split
 from lstm_jax.diagnostics import by_distance, explodes, flow, lyapunov, relative, vanishes
 from lstm_jax.gates import Constant, GateTable, Learned
 from lstm_jax.overrides import load_config
 from lstm_jax.program import build_program
+from lstm_jax.sweep.worker import work
 from lstm_jax.train import init_state
+
+from .sweeps import planned
 
 T, B, H = 40, 3, 5
 
@@ -207,3 +211,30 @@ def test_mistakes(capsys):
     assert cli.main(["diagnose"]) == 2
     assert cli.main(["diagnose", "--workdir=configs"]) == 2
     assert "no config.json" in capsys.readouterr().err
+
+
+def test_a_sweep_is_diagnosed_for_its_report(tmp_path, capsys):
+    """Trials say the same as alone; the verb looks at the chosen one of each variant."""
+    from lstm_jax.report import build_report
+
+    trials = '    yield from grid({"cell.gates": ("lstm",), "seed": range(2)})'
+    config = "config.train.diagnose_every = 40"
+    plan = planned(tmp_path / "s", tmp_path / "w", trials=trials, config=config)
+    assert work(tmp_path / "w") == 0
+    folder = tmp_path / "w" / "trials" / "0001"
+    path = folder / "diagnostics" / "step_00000040.npz"
+    found = dict(np.load(path))
+    assert not (folder / "figures").exists()
+    program = build_program(plan.config(1))
+    state = Checkpoints(folder).restore(
+        jax.eval_shape(lambda h: init_state(program, h), split(plan.config(1))[1])
+    )
+    assert state is not None
+    look = diagnostics.observer(program)
+    alone = look(state[1].params, split(plan.config(1))[1], program.task.data)
+    np.testing.assert_allclose(found["layer_0/flow/c"], alone["layer_0/flow/c"], rtol=1e-3)
+    assert cli.main(["diagnose", f"--workdir={tmp_path / 'w'}"]) == 0
+    assert "0000/diagnostics" in capsys.readouterr().out
+    page = build_report(tmp_path / "w").read_text()
+    assert 'id="gradient_flow"' in page
+    assert 'id="saturation"' in page

@@ -6,9 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help test-browser airline test test-slow test-faults test-oracles lint test-parallel \
-  test-cluster bench-dispatch bench-sweep clean
-.PHONY: help airline test test-slow test-oracles lint test-parallel test-cluster bench bench-dispatch bench-sweep clean
+.PHONY: help airline test test-slow test-faults test-oracles test-parallel test-browser test-cluster \
+  lint bench bench-dispatch bench-sweep clean
 
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"

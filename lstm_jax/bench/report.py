@@ -147,6 +147,7 @@ def plot(found: list[Result], path: Path) -> None:
     for axes, mode in zip(figure.subplots(len(modes), squeeze=False)[:, 0], modes, strict=True):
         part = {(r.entry, r.shape): r.median for r in found if r.mode == mode}
         names = [e for e in dict.fromkeys(e for e, _ in part) if e != base]
+        colours = {row: f"C{n}" for n, row in enumerate(dict.fromkeys(e.row for e in names))}
         for n, entry in enumerate(names):
             at = [i for i, s in enumerate(shapes) if (entry, s) in part and (base, s) in part]
             heights = [part[entry, shapes[i]] / part[base, shapes[i]] for i in at]
@@ -154,8 +155,8 @@ def plot(found: list[Result], path: Path) -> None:
             axes.plot(
                 [i + (n / len(names) - 0.5) * 0.8 for i in at], heights,
                 marker="D" if mine else "o", linestyle="", markersize=7 if mine else 5,
-                markerfacecolor=f"C{n % 10}" if entry.world != "one device" else "white",
-                markeredgecolor=f"C{n % 10}", label=str(entry),
+                markerfacecolor="white" if entry.world == "one device" else colours[entry.row],
+                markeredgecolor=colours[entry.row], label=str(entry),
             )  # fmt: skip
         axes.axhline(1.0, color="black", linewidth=0.8)
         axes.set_yscale("log")

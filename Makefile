@@ -48,7 +48,7 @@ bench-dispatch: $(VENV)/.run
 	$(BIN)/python -m lstm_jax.bench.dispatch
 
 test-parallel: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m parallel --ignore=tests/oracles --ignore=tests/cluster
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m parallel --ignore=tests/oracles --ignore=tests/cluster
 
 # Chromium comes from the system; as root it is installed, else its tests are skipped.
 test-browser: $(VENV)/.dev

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from rliable import library, metrics
+from rliable import library, metrics  # pyright: ignore[reportMissingImports]
 
 random = np.random.default_rng(0)
 cases = []

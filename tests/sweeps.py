@@ -1,9 +1,13 @@
 """Small studies for the tests of sweeps, and what to compare of their results."""
 
+import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 
 from lstm_jax.checkpoint import Checkpoints
+from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import make_plan, write_plan
 from lstm_jax.sweep.study import load_study
 
@@ -40,6 +44,28 @@ def study(folder, trials=SEEDS, config="", more=""):
 def planned(folder, workdir, pack=0, **words):
     """The manifest of a study, written."""
     return write_plan(make_plan(load_study(str(study(folder, **words))), pack), Path(workdir))
+
+
+@contextlib.contextmanager
+def held(workdir):
+    """The workers here stand still, so that nothing can end before what is to happen has."""
+    stopped = []
+    for folder in (Path(workdir) / "packs").iterdir():
+        them = claims.read_json(folder / f"claim.{claims.attempts(folder)}")
+        if them and not claims.ended(folder) and not claims.is_dead(them, claims.owner()):
+            os.kill(them["pid"], signal.SIGSTOP)
+            stopped.append(them["pid"])
+    yield stopped
+    for pid in stopped:
+        with contextlib.suppress(ProcessLookupError):  # what happened may have ended it
+            os.kill(pid, signal.SIGCONT)
+
+
+def asked_to_stop(pid):
+    """Whether a SIGINT waits for a process that stands still."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    waiting = int(status.partition("ShdPnd:")[2].split()[0], 16)
+    return bool(waiting >> (signal.SIGINT - 1) & 1)
 
 
 def summary(workdir, trial):

@@ -213,6 +213,7 @@ def test_mistakes(capsys):
     assert "no config.json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sweep_is_diagnosed_for_its_report(tmp_path, capsys):
     """Trials say the same as alone; the verb looks at the chosen one of each variant."""
     from lstm_jax.report import build_report

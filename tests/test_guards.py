@@ -108,6 +108,7 @@ def test_too_many_skips_in_a_row_diverge(monkeypatch):
     assert [int(n) for n in after.mishaps] == [4, 3, 0]
 
 
+@pytest.mark.slow
 def test_skips_of_one_trial_leave_the_others_alone():
     config = small(on_nan="skip", nan_limit=100)
     hyper = {k: np.stack([v, v]) for k, v in configs.split(config)[1].items()}

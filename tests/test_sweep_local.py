@@ -16,7 +16,7 @@ from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import pack_folder, read_plan
 from lstm_jax.sweep.worker import work
 
-from .sweeps import digests, lines, planned
+from .sweeps import asked_to_stop, digests, held, lines, planned
 
 PROGRAM = str(Path(sys.executable).parent / "lstm-jax")
 TRIALS = '    yield from grid({"cell.gates": ("lstm", "cifg"), "seed": range(3)})'
@@ -98,7 +98,9 @@ def test_ctrl_c_saves_and_resume_goes_on(undisturbed, tmp_path):
     workdir = fresh(undisturbed, tmp_path)
     process = start("resume", workdir)
     until(lambda: stepping(workdir))
-    process.send_signal(signal.SIGINT)
+    with held(workdir) as pids:
+        process.send_signal(signal.SIGINT)
+        until(lambda: all(map(asked_to_stop, pids)))
     out, _ = process.communicate(timeout=100)
     assert process.returncode == 4, out
     assert "sweep resume" in out
@@ -126,9 +128,10 @@ def test_workers_outlive_their_launcher_and_two_launchers_share(undisturbed, tmp
     workdir = fresh(undisturbed, tmp_path)
     first = start("resume", workdir)
     until(lambda: stepping(workdir))
-    first.kill()
-    first.communicate()
-    assert workers(workdir)
+    with held(workdir):
+        first.kill()
+        first.communicate()
+        assert workers(workdir)
     others = [start("resume", workdir) for _ in range(2)]
     for other in others:
         out, _ = other.communicate(timeout=300)

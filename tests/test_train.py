@@ -343,6 +343,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.parallel
 def test_one_and_two_devices_and_both_modes_agree():
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", SPREAD, str(Path(__file__).parent)]

@@ -452,9 +452,9 @@ PATIENT: Any = {
 }
 
 
-@settings(max_examples=40, **PATIENT)
+@settings(max_examples=20, **PATIENT)
 @given(combinations())
-def test_forty_random_combinations(case):
+def test_twenty_random_combinations(case):
     hold(case)
 
 

@@ -1,9 +1,7 @@
 """Sweeps on a real SLURM: killed, preempted, out of time, without its controller."""
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +14,7 @@ from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import pack_folder
 from lstm_jax.sweep.worker import work
 
-from ..sweeps import digests, lines, planned
+from ..sweeps import digests, held, lines, planned
 from . import slurm
 
 pytestmark = [
@@ -140,28 +138,6 @@ def test_the_time_limit(cluster, workdir, undisturbed):
         time.sleep(70)
     finish(process, workdir, undisturbed)
     assert max(attempts(workdir)) > 1
-
-
-@contextlib.contextmanager
-def held(workdir):
-    """The trials stand still, so that they cannot end before what is to happen to them has."""
-    stopped = [pid for pid in running(workdir) if os.kill(pid, signal.SIGSTOP) is None]
-    yield
-    for pid in stopped:
-        with contextlib.suppress(ProcessLookupError):  # SLURM lets them go on before it ends them
-            os.kill(pid, signal.SIGCONT)
-
-
-def running(workdir):
-    """Pids of this sweep's live claims."""
-    found = []
-    for number in range(2):
-        folder = pack_folder(workdir, number)
-        newest = claims.attempts(folder)
-        them = claims.read_json(folder / f"claim.{newest}")
-        if newest and not claims.ended(folder) and not claims.is_dead(them, claims.owner()):
-            found.append(them["pid"])
-    return found
 
 
 def test_without_waiting_jobs_go_on_and_cancel_stops_them(cluster, workdir):

@@ -4,6 +4,7 @@ JOBS ?= 2
 FAULTS ?= 5
 VENV := .venv
 BIN := $(VENV)/bin
+APT := apt-get -o Acquire::Retries=3
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help airline test test-slow test-faults test-oracles test-parallel test-browser test-cluster \
@@ -31,7 +32,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n $(JOBS) --ignore=tests/oracles
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m slow --ignore=tests/oracles
+	$(BIN)/python -m pytest -q -n $(JOBS) -m slow --ignore=tests/oracles
 
 test-faults: $(VENV)/.dev
 	FAULTS=$(FAULTS) $(BIN)/python -m pytest -q -n $(JOBS) -m faults tests/faults
@@ -53,7 +54,7 @@ test-parallel: $(VENV)/.dev
 # Chromium comes from the system; as root it is installed, else its tests are skipped.
 test-browser: $(VENV)/.dev
 	@command -v chromedriver > /dev/null || test "$$(id -u)" != 0 || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; }
+	  { $(APT) update -qq && DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq chromium chromium-driver; }
 	$(BIN)/python -m pytest -q -m browser tests/browser
 
 test-cluster: $(VENV)/.cluster
@@ -81,7 +82,7 @@ $(VENV)/.dev: $(VENV)/.run
 $(VENV)/.cluster: $(VENV)/.dev
 	$(BIN)/python $(PIP_INSTALL) --editable '.[slurm,ray,parquet]'
 	@command -v slurmctld > /dev/null || test "$$(id -u)" != 0 || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge; }
+	  { $(APT) update -qq && DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq slurm-wlm munge; }
 	@touch $@
 
 .venv-oracles/.oracles: pyproject.toml constraints.txt

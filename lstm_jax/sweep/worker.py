@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lstm_jax.cli import is_out_of_memory
 from lstm_jax.core import UsageError
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import Plan, pack_folder, read_plan, trial_folder
@@ -107,7 +108,7 @@ def fail(plan: Plan, workdir: Path, number: int, claim: Any, error: Exception) -
 
 def reason(error: Exception, num_trials: int) -> str:
     text = str(error).strip() or type(error).__name__
-    if "RESOURCE_EXHAUSTED" in text or isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return (
             f"out of memory with {num_trials} trials in a pack; plan smaller packs in another "
             f"workdir: --pack={max(num_trials // 2, 1)}"

@@ -11,21 +11,8 @@ import faulty
 import pytest
 
 from lstm_jax import train
-from lstm_jax.overrides import load_config
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(scope="module")
-def config():
-    return load_config(faulty.CONFIG)
-
-
-@pytest.fixture(scope="module")
-def whole(config, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    train.train(config, workdir)
-    return workdir
 
 
 @pytest.fixture(scope="module")

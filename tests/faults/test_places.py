@@ -14,21 +14,8 @@ import pytest
 
 from lstm_jax import storage, train
 from lstm_jax.core import UsageError
-from lstm_jax.overrides import load_config
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(scope="module")
-def config():
-    return load_config(faulty.CONFIG)
-
-
-@pytest.fixture(scope="module")
-def whole(config, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    train.train(config, workdir)
-    return workdir
 
 
 @pytest.fixture

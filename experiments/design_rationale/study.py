@@ -8,7 +8,10 @@ Hypothesis: the separate memory with its forget gate and the squashed output are
   lstm-jax diagnose --workdir=sweeps/NAME && lstm-jax report --workdir=sweeps/NAME
 
 QUESTION: memory, gates, candidate, adding_up, output, relu, peepholes, forget_bias, gate_gradients
-          (4 learning rates, 5 seeds). TASK: airline (default), jsb, adding; `smoke` shrinks it.
+          (4 learning rates, 5 seeds). TASK: airline (default), jsb, adding; `smoke` shrinks it,
+          `small` makes it what two busy cores do in minutes a question: jsb with 64 units and 400
+          steps (of 200, 1,000), adding over 50 steps with 32 units and 1,000 updates (of 100, 64,
+          3,000); the same variants, rates and seeds.
 Cost: airline about 1 s a trial on 2 cores, jsb a minute of CPU time, adding two.
 """
 
@@ -34,9 +37,10 @@ def gates(*rows):
     return tuple({"cell.gates": row} for row in rows)
 
 
-def questions(task):
+def questions(task, small=()):
     """{preset: (question of the source material, variants measured)}."""
-    chrono = {"cell.forget_init": "chrono", "cell.t_max": LONGEST[task]}
+    longest = 50.0 if "task.length" in small else LONGEST[task]
+    chrono = {"cell.forget_init": "chrono", "cell.t_max": longest}
     cells = ({"cell.name": "rnn"}, IRNN, {"cell.name": "gru"})
     relus = ("relu", "relu1", "hard_sigmoid", "softsign")
     shaped = ({"cell.candidate_activation": "identity"}, {"cell.candidate_activation": "relu"})
@@ -88,23 +92,36 @@ RATES = {
 FOUR = RATES | {"airline": (3e-3, 1e-2, 3e-2, 1e-1)}  # for the questions
 
 
+SMALL = {
+    "airline": {},
+    "jsb": {"cell.hidden": 64, "train.num_steps": 400, "train.checkpoint_every": 400},
+    "adding": {
+        "cell.hidden": 32, "task.length": 50, "train.num_steps": 1000, "train.eval_every": 200,
+    },
+}  # fmt: skip
+
+
 def chosen(arg):
-    """(task, question, what is left for the config file)."""
+    """(task, question, what `small` sets, what is left for the config file)."""
     words = [word for word in arg.split(",") if word]
     task = next((word for word in words if word in RATES), "airline")
     question = next((word for word in words if word in QUESTION), "")
-    return task, question, ",".join(w for w in words if w not in (task, question))
+    small = SMALL[task] if "small" in words else {}
+    rest = [word for word in words if word not in (task, question, "small")]
+    return task, question, small, ",".join(rest)
 
 
 def get_config(arg: str = ""):
-    task, _, rest = chosen(arg)
-    return config_file(f"configs/{task}.py", rest)
+    task, _, small, rest = chosen(arg)
+    config = config_file(f"configs/{task}.py", rest)
+    config.update_from_flattened_dict(small)
+    return config
 
 
 def sweep(arg: str = ""):
-    task, question, _ = chosen(arg)
+    task, question, small, _ = chosen(arg)
     variants, rates = PARTS, RATES[task]
     if question:
-        variants = (VANILLA, *questions(task)[question][1])
+        variants = (VANILLA, *questions(task, small)[question][1])
         rates = FOUR[task]
     yield from product(variants, grid({"optimizer.learning_rate": rates, "seed": range(5)}))

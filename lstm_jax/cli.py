@@ -16,7 +16,17 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from lstm_jax import warm
-from lstm_jax.core import UsageError, unknown
+from lstm_jax.core import (
+    DEFECT,
+    DIVERGED,
+    INTERRUPTED,
+    OK,
+    USAGE_ERROR,
+    UsageError,
+    unknown,
+)
+
+__all__ = ["DEFECT", "DIVERGED", "INTERRUPTED", "OK", "USAGE_ERROR", "Arguments", "Flag", "main"]
 
 VERBS = {
     "train": ("lstm_jax.commands.train", "train a model, or go on where the last run stopped"),
@@ -46,8 +56,6 @@ usage: lstm-jax VERB [--config=FILE[:PRESET]] [--config.section.field=VALUE ...]
 `lstm-jax VERB --help` says more. Exit codes: 0 done, 2 you can fix it, 3 diverged,
 4 interrupted (the same command goes on), 1 a defect of ours.
 """
-
-OK, DEFECT, USAGE_ERROR, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 4
 
 
 class Flag(NamedTuple):

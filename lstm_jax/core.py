@@ -22,6 +22,9 @@ import jax.numpy as jnp
 Array = jax.Array
 Params = dict[str, Any]
 
+# Exit codes: done, a defect of ours, the user can fix it, diverged, the same command goes on.
+OK, DEFECT, USAGE_ERROR, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 4
+
 
 class UsageError(ValueError):
     """Something the user can fix: says what was given, what was expected and how to fix it."""

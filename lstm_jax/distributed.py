@@ -30,11 +30,10 @@ from typing import Any, NamedTuple
 import jax
 
 from lstm_jax.config import flatten
-from lstm_jax.core import UsageError
+from lstm_jax.core import DEFECT, INTERRUPTED, USAGE_ERROR, UsageError
 
 VARIABLES = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 NOT_ASKED = ("SlurmCluster", "K8sCluster")
-DEFECT, USAGE_ERROR, RESUMABLE = 1, 2, 4  # exit codes, as in `cli`
 GREETING = 1 << 20  # bytes that a process may say about itself
 
 
@@ -321,9 +320,9 @@ def _leave(place: Place, error: BaseException) -> None:
     if isinstance(error, UsageError):
         message, code = str(error), USAGE_ERROR
     elif isinstance(error, KeyboardInterrupt):
-        message, code = "interrupted", RESUMABLE
+        message, code = "interrupted", INTERRUPTED
     elif is_loss(error):
-        message, code = f"{LOST}\n  {str(error).splitlines()[0]}", RESUMABLE
+        message, code = f"{LOST}\n  {str(error).splitlines()[0]}", INTERRUPTED
     else:
         message = "".join(traceback.format_exception(error)) + "this is a defect of lstm_jax"
     sys.stdout.flush()
@@ -355,7 +354,7 @@ def _explain_abort(place: Place) -> None:
 
     def ended(number: int) -> None:
         os.write(2, words)
-        os._exit(RESUMABLE)
+        os._exit(INTERRUPTED)
 
     global _ended  # C holds no reference
     _ended = ctypes.CFUNCTYPE(None, ctypes.c_int)(ended)

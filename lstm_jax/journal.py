@@ -24,7 +24,7 @@ import jax
 from lstm_jax import distributed, events, nonfinite, parallel
 from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import config_hash, flatten
-from lstm_jax.core import count
+from lstm_jax.core import INTERRUPTED, count
 from lstm_jax.guards import Alarms, Signals, Strict, Watchdog, leak_checks
 from lstm_jax.lock import Lock
 from lstm_jax.progress import LARGER_IS_BETTER, Progress, closing_table
@@ -38,7 +38,6 @@ from lstm_jax.writers import (
 )
 
 SUMMARY, INCIDENTS = "summary.json", "incidents.jsonl"
-INTERRUPTED = 4  # the exit code of a run that the same command resumes
 ADVICE = """diverged: step {next} was not finite{tried}. The state of step {step} is kept.
 What helps, most likely first:
   --config.optimizer.learning_rate={rate:.3g}   a third of what it was
@@ -59,8 +58,9 @@ def finished(config: Any, workdir: str | Path) -> dict | None:
 class Journal:
     """One run's workdir while it trains: `with Journal(config, workdir) as run`."""
 
-    def __init__(self, config: Any, workdir: str | Path):
+    def __init__(self, config: Any, workdir: str | Path, why: str = ""):
         self.config, self.workdir, self.status = config, Path(workdir), "running"
+        self.why = why  # it runs on so many devices
         self.step, self.steps_done, self.seconds, self._skipped = 0, 0, 0.0, 0
         self._began, self._look = time.perf_counter(), None
         train = config.train
@@ -123,7 +123,7 @@ class Journal:
         self.writer = open_writer(self.workdir, self.config, resume_step=self.step)
         self.progress = Progress(self.config.train.num_steps, self.step)
         if first:
-            self.progress.message(parallel.table(self.config))
+            self.progress.message(parallel.table(self.config, self.why))
             write_config(self.workdir, self.config)
             write_manifest(self.workdir, self.config)
         for step, why, moved in self.checkpoints.skipped:

@@ -180,7 +180,7 @@ def parallel_fields() -> ConfigDict:
     """Devices."""
     parallel = ConfigDict()
     parallel.mode = "jit"  # jit (mesh and shardings) | pmap
-    parallel.data = 1  # devices on the batch axis, of all processes together; -1: all
+    parallel.data = 0  # devices that share a batch, of all processes; 0: as many as gain; -1: all
     parallel.trials = -1  # local devices on the trial axis of a pack; -1: all
     parallel.remat = 0  # time in chunks of so many steps, run again backwards; -1: sqrt(T); 0: off
     parallel.distributed = "auto"  # several processes: auto | off | HOST:PORT of process 0

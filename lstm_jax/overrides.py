@@ -285,7 +285,7 @@ RANGES = {
     "train.rollback_factor": ("above 0, up to 1", lambda v: 0 < v <= 1),
     "train.grace_seconds": NOT_NEGATIVE,
     "train.accumulate": SIZE,
-    "parallel.data": ("-1 for all devices, or at least 1", lambda v: v == -1 or v >= 1),
+    "parallel.data": ("0 to choose, -1 for all devices, or at least 1", lambda v: v >= -1),
     "parallel.trials": ("-1 for all devices, or at least 1", lambda v: v == -1 or v >= 1),
     "parallel.remat": ("-1 for sqrt(T), 0 for none, or steps a chunk", lambda v: v >= -1),
     "parallel.timeout": SIZE,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,24 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lstm_jax.core import UsageError, lookup
+from lstm_jax.core import UsageError
 
 TIME_MAJOR = ("inputs", "mask", "resets")
+# What sharing costs a CPU's core, in examples x T x H^2 x layers (docs/performance.md, "How many
+# devices"): to meet once a step, and to sum and update each parameter. Larger matmuls than those
+# of H = WIDE are shared by the cores anyway.
+MEETING, PARAMETER, WIDE = 2**19, 10, 256
+
+
+class Choice(NamedTuple):
+    """The devices that share a batch, and why these."""
+
+    devices: list
+    why: str
 
 
 def configure_cpu_devices(num_devices: int = -1) -> None:
-    """Make `num_devices` of the CPU, -1 for one per core; to be called before JAX starts.
+    """Make `num_devices` of the CPU, below 1 one per core; to be called before JAX starts.
 
     XLA runs the pointwise part of a time loop on one thread per device, so on a CPU this is where
     most of a speed-up comes from. `JAX_NUM_CPU_DEVICES` in the environment wins.
@@ -38,14 +49,12 @@ def configure_cpu_devices(num_devices: int = -1) -> None:
     jax.config.update("jax_num_cpu_devices", cores if num_devices < 1 else num_devices)
 
 
-def make_mesh(config: Any, batch_size: int, accumulate: int = 1) -> Mesh | None:
-    """The mesh of `parallel.data` devices (-1: all); None where one device does everything.
+def make_mesh(devices: list, batch_size: int, accumulate: int = 1) -> Mesh | None:
+    """The mesh of these devices; None where one does everything.
 
     Raises:
-      UsageError: an unknown mode, more devices than there are, a batch they cannot share.
+      UsageError: a batch they cannot share.
     """
-    lookup("parallel mode", config.mode, MODES)
-    devices = choose_devices(config.data)
     parts = len(devices) * accumulate
     if batch_size % parts:
         below = batch_size - batch_size % parts
@@ -59,6 +68,36 @@ def make_mesh(config: Any, batch_size: int, accumulate: int = 1) -> Mesh | None:
     if len(devices) == 1:
         return None
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def choose(config: Any, sizes: Callable[[], tuple[int, int]]) -> Choice:
+    """The devices of `parallel.data`; of 0, as many as share the batch evenly and with a gain.
+
+    `sizes()` are T of a batch and the number of parameters: a core that would get too little to do
+    is left out. Several processes use all devices, or there is no run.
+    """
+    wanted, devices = config.parallel.data, jax.devices()
+    if wanted:
+        return Choice(choose_devices(wanted), f"parallel.data={wanted}")
+    if jax.process_count() > 1 or len(devices) == 1:
+        return Choice(devices, "all there are")
+    batch, turns = config.train.batch_size, config.train.accumulate
+    even = [n for n in range(1, len(devices) + 1) if batch % (n * turns) == 0] or [1]
+    most = even[-1]
+    asks = most > 1 and devices[0].platform == "cpu"
+    least = least_share(config, *sizes()) if asks else 0.0
+    count = max([n for n in even if batch / n >= least], default=1)
+    if count < most:
+        return Choice(devices[:count], f"a share below {least:.1f} examples would not pay")
+    evenly = f"the most that share a batch of {batch} evenly"
+    return Choice(devices[:count], "all there are" if count == len(devices) else evenly)
+
+
+def least_share(config: Any, num_steps: int, parameters: int) -> float:
+    """Examples of a batch that a core needs to be worth what sharing costs it."""
+    layers = config.model.layers * (1 + config.model.bidirectional)
+    of_example = num_steps * min(config.cell.hidden, WIDE) ** 2 * layers
+    return (MEETING + PARAMETER * parameters) / of_example
 
 
 def choose_devices(wanted: int) -> list:
@@ -106,18 +145,19 @@ def local(tree: Any) -> Any:
     return jax.tree.map(first, tree)
 
 
-def table(config: Any) -> str:
-    """What runs where, in six lines."""
+def table(config: Any, why: str = "") -> str:
+    """What runs where, in six lines; `config.parallel.data` is the number that was chosen."""
     devices = choose_devices(config.parallel.data)
     count, processes, batch = len(devices), jax.process_count(), config.train.batch_size
     turns = config.train.accumulate
     parts = [f"{count} devices"] * (count > 1) + [f"{turns} turns"] * (turns > 1)
     share = f" = {' x '.join([*parts, str(batch // count // turns)])}" if parts else ""
     over = f" of {processes} processes" if processes > 1 else ""
+    reason = f": {why}" if why else ""
     precision = getattr(jax.config, "jax_default_matmul_precision", None) or "default"
     rows = {
         "platform": f"{devices[0].platform} ({devices[0].device_kind})",
-        "devices": f"{count} of {jax.device_count()}{over}",
+        "devices": f"{count} of {jax.device_count()}{over}{reason}",
         "mesh": f"data={count}, {config.parallel.mode}" if count > 1 else "none",
         "batch": f"{batch}{share}",
         "sharded": "batch and carry by example; parameters and optimizer whole on every device"

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from lstm_jax import guards, memory, parallel
-from lstm_jax.config import build_model, build_task
-from lstm_jax.core import Array
+from lstm_jax.config import build_model, build_task, split
+from lstm_jax.core import Array, count, lookup
 
 STREAMS = {"parameters": 0, "data": 1, "noise": 2}
 
@@ -23,6 +24,7 @@ class Program(NamedTuple):
     task: Any
     model: Any
     mesh: Any = None  # the devices that share a batch, where there are several
+    why: str = ""  # so many devices
 
     def shared(self, sums: Callable) -> Callable:
         """`sums(params, hyper, batch, carry, key) -> (sums, carry)`, by all devices together."""
@@ -45,11 +47,31 @@ class Program(NamedTuple):
 
 
 def build_program(config: Any) -> Program:
-    """The task, the model and the devices that a config asks for."""
-    task = build_task(config)
-    train = config.train
-    mesh = parallel.make_mesh(config.parallel, train.batch_size, train.accumulate)
-    return Program(config, task, build_model(config, task.spec), mesh)
+    """The task, the model and the devices that a config asks for.
+
+    The program's own config names the number of devices where `config` leaves it open.
+    """
+    lookup("parallel mode", config.parallel.mode, parallel.MODES)
+    task, train = build_task(config), config.train
+    model = build_model(config, task.spec)
+    devices, why = parallel.choose(config, partial(sizes, config, task, model))
+    mesh = parallel.make_mesh(devices, train.batch_size, train.accumulate)
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.parallel.data = len(devices)
+    return Program(config, task, model, mesh, why)
+
+
+def sizes(config: Any, task: Any, model: Any) -> tuple[int, int]:
+    """(T of a training batch, number of parameters)."""
+    hyper = split(config)[1]
+
+    def found(data):
+        inputs = task.batch(data, stream(hyper, "data"), jnp.int32(0))["inputs"]
+        return inputs, model.init(stream(hyper, "parameters"), hyper)
+
+    inputs, params = jax.eval_shape(found, task.data)
+    return inputs.shape[0], count(params)
 
 
 def stream(hyper: dict, name: str) -> Array:

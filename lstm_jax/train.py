@@ -173,7 +173,7 @@ def train(config: Any, workdir: str | Path) -> dict:
     chunk(min(options.log_every, options.num_steps), like, *shapes)  # and what does not fit
     hyper, data = place((hyper, data), whole)
     feed = feeding(program, data)
-    with Journal(config, workdir) as run:
+    with Journal(program.config, workdir, program.why) as run:
         state = run.restore(like) or place(start(), whole)
         going = run.goes_on(state)
         while going:

@@ -33,10 +33,10 @@ def keep_programs() -> None:
 
 def cache_folder() -> Path:
     """One folder per kind of processor: hosts of a cluster may share a home, not instructions."""
-    import pooch
+    import platformdirs  # what pooch.os_cache asks, without the import of pooch
 
     kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
-    return Path(pooch.os_cache("lstm_jax")) / f"programs-{kind}"
+    return Path(platformdirs.user_cache_dir("lstm_jax")) / f"programs-{kind}"
 
 
 def _processor() -> str:

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from lstm_jax.bench import layers, parts, report, rows, worker
+from lstm_jax import gates
+from lstm_jax.bench import layers, parts, report, rows, variants, worker
 from lstm_jax.bench.layers import Entry, Result
 from lstm_jax.core import UsageError
 
@@ -41,11 +42,34 @@ def test_a_row_that_cannot_run_says_why():
 
 
 def test_a_variant_by_kind_and_name():
-    for name in ("gates/cifg", "transform/projection", "transform/zoneout +key"):
-        layer = worker.variant(name, TINY._replace(H=128))
+    switch = "lstm candidate_activation=relu"
+    for name in ("gates/cifg", "transform/projection", "transform/zoneout +key", switch):
+        layer = variants.layer(name, TINY._replace(H=128))
         params = layer.params(None)
         xs = np.zeros((4, 2, 3), np.float32)
         assert jax.eval_shape(layer.apply, params, xs).shape == (4, 2, 128)
+
+
+def test_every_row_of_the_ablation_table_is_a_variant():
+    names = variants.names()
+    assert {f"gates/{row}" for row in gates.GATES} < set(names)
+    for place, own in variants.PLACES.items():
+        there = {n.partition("=")[2] for n in names if n.startswith(f"lstm {place}=")}
+        assert there | {own, "one"} == set(gates.ACTIVATIONS)
+    for name in names:
+        assert variants.cell_of(name).spec.hidden == 128
+
+
+def test_variants_above_the_limit_are_named():
+    """Full peepholes may cost what their FLOPs do, a cell clip may not."""
+    times = {"cell/lstm": 1.0, "option/peepholes_full": 1.35, "option/cell_clip": 1.3}
+    found = [
+        Result(TINY, "train", Entry("one device", row), [s] * 3, 1.0, 10, None, 0.0)
+        for row, s in times.items()
+    ]
+    lines, above = variants.table(found)
+    assert above == "option/cell_clip 1.30"
+    assert lines[3].startswith("| option/peepholes_full | 1.35e+03 | 1.35e+03 | 1.35 | 1.35 | 1.3")
 
 
 def results():

@@ -120,7 +120,7 @@ BAD = {
     "model.head_hidden": -1,
     "model.input_noise": -0.1,
     "optimizer.decay_factor": 2.0,
-    "parallel.data": 0,
+    "parallel.data": -2,
     "parallel.trials": 0,
     "parallel.remat": -2,
 }

@@ -130,6 +130,29 @@ def test_refused(changes, words):
         build_program(small(**changes))
 
 
+@pytest.mark.parametrize(
+    "changes, count, why",
+    [
+        ({}, 8, "all there are"),
+        ({"train__batch_size": 12}, 6, "the most that share a batch of 12 evenly"),
+        ({"train__batch_size": 24, "train__accumulate": 2}, 6, "a batch of 24 evenly"),
+        ({"train__batch_size": 4}, 2, "a share below 1.7 examples would not pay"),
+        ({"cell__hidden": 4}, 1, "examples would not pay"),
+        ({"parallel__data": 2, "cell__hidden": 4}, 2, "parallel.data=2"),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
+)
+def test_left_open_the_devices_that_gain_are_chosen(changes, count, why):
+    """The program's config and the table say how many, and why; the given config stays open."""
+    sizes = {"task__length": 100, "cell__hidden": 64, "train__batch_size": 32}
+    config = small(**sizes | changes)
+    program = build_program(config)
+    assert (program.mesh.size if program.mesh else 1) == program.config.parallel.data == count
+    assert config.parallel.data == changes.get("parallel__data", 0)
+    table = parallel.table(program.config, program.why)
+    assert f"{count} of 8: " in table and why in table
+
+
 def test_devices_that_share_the_trials_of_a_pack():
     assert [trial_mesh(6, wanted).size for wanted in (-1, 2, 8)] == [6, 2, 6]
     with pytest.raises(UsageError, match="parallel.trials=9, but there are 8 devices"):

@@ -14,23 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.bench import layers, report
+from lstm_jax.bench import devices, layers, report, variants
 from lstm_jax.bench.layers import Entry, Result
 from lstm_jax.bench.rows import Shape
-from lstm_jax.bench.workers import CORES, Workers
+from lstm_jax.bench.workers import CORES, Workers, busy_seconds
 from lstm_jax.core import UsageError
 
 VARIANT_SHAPE = Shape(128, 64, 256, 256)
 LONG = Shape(8192, 8, 16, 64)
-DRAWN = ("zoneout", "variational_dropout", "recurrent_dropout", "weight_drop")
 
 
 def run_layers(flags: Any, out: Path) -> None:
     """One layer at every shape, ours and theirs."""
     with Workers() as workers:
         about = workers.ask("one device", "hello", torch=False)
-        devices = CORES if about["platform"] == "cpu" else about["devices"]
-        wanted, left_out = layers.entries(about["platform"], devices)
+        count = CORES if about["platform"] == "cpu" else about["devices"]
+        wanted, left_out = layers.entries(about["platform"], count)
         wanted = chosen(wanted, flags.rows)
         default = layers.GPU_SHAPES if about["platform"] == "gpu" else layers.CPU_SHAPES
         shapes = [shape_of(text) for text in flags.shapes.split(";") if text] or list(default)
@@ -114,40 +113,31 @@ def load(found: list[Result]) -> str:
 
 def run_variants(flags: Any, out: Path) -> None:
     """Training step of every row of the ablation table over the standard cell's."""
-    from lstm_jax import catalogue
-
-    names = [f"{entry.kind}/{entry.name}" for entry in catalogue.entries()]
-    names += [f"transform/{name} +key" for name in DRAWN]
-    names = [name for name in names if not flags.rows or name in flags.rows.split(",")]
-    standard = Entry("one device", "cell/lstm")
+    names = [name for name in variants.names() if not flags.rows or name in flags.rows.split(",")]
+    standard = Entry("one device", variants.STANDARD)
     wanted = [standard, *(Entry("one device", n) for n in names if n != standard.row)]
     shapes = [shape_of(text) for text in flags.shapes.split(";") if text] or [VARIANT_SHAPE]
     with Workers() as workers:
-        about = workers.ask("one device", "hello", torch=False)
-        lines = conditions(workers, [], about)
-        seconds = 4 * flags.seconds
-        found = list(layers.measure(workers, shapes[:1], ["train"], wanted, seconds))
+        lines = conditions(workers, [], workers.ask("one device", "hello", torch=False))
+        found = list(layers.measure(workers, shapes[:1], ["train"], wanted, 4 * flags.seconds))
     lines.append(f"- training step at {shapes[0]}; others used {load(found)} of the cores")
-    table = ["| row | ms, median | min | over the standard | by minima | FLOPs over the standard |",
-             "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
-    base = found[0]
-    for r in found:
-        ratios = (
-            f"{r.median / base.median:.2f} | {r.least / base.least:.2f} | {relative_flops(r):.2f}"
-        )
-        table.append(f"| {r.entry.row} | {1e3 * r.median:.1f} | {1e3 * r.least:.1f} | {ratios} |")
+    table, above = variants.table(found)
+    limit = f"{variants.LIMIT} times the standard cell (times the FLOPs it has more)"
+    lines.append(f"- by minima above {limit}: {above}")
     write_markdown(out / "variants.md", "Every variant against the standard cell", lines, table)
     report.write_csv(found, out / "variants.csv")
 
 
-def relative_flops(r: Result) -> float:
-    """Forward FLOPs of a step over the standard cell's, D = H."""
-    from lstm_jax import catalogue
-
-    kind, _, name = r.entry.row.partition(" +")[0].rpartition("/")
-    entry = next(e for e in catalogue.find(name) if e.kind == kind)
-    standard = catalogue.find("lstm")[0]
-    return catalogue.step_flops(entry.cell()) / catalogue.step_flops(standard.cell())
+def run_devices(flags: Any, out: Path) -> None:
+    """Training steps of our configs by one device and by all."""
+    with Workers() as workers:
+        lines = conditions(workers, [], workers.ask("one device", "hello", torch=False))
+        busy, own, began = busy_seconds(), workers.cpu_seconds(), time.perf_counter()
+        pairs = list(devices.measure(workers, flags.rows, flags.seconds / 5))
+        alien = busy_seconds() - busy - (workers.cpu_seconds() - own)
+        others = max(alien, 0.0) / CORES / (time.perf_counter() - began)
+    lines.append(f"- the fastest tenth of the calls; others used {others:.0%} of the cores")
+    write_markdown(out / "devices.md", "How many devices", lines, devices.table(pairs))
 
 
 def run_chunked(flags: Any, out: Path) -> None:
@@ -237,6 +227,7 @@ def write_markdown(path: Path, title: str, lines: list[str], table: list[str]) -
 PARTS: dict[str, Callable[[Any, Path], None]] = {
     "layers": run_layers,
     "variants": run_variants,
+    "devices": run_devices,
     "chunked": run_chunked,
     "start": run_start,
     "packs": run_packs,

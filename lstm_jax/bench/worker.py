@@ -67,6 +67,19 @@ def time_row(ready: dict, key: str, last: float) -> dict:
     return {"seconds": seconds}
 
 
+def prepare_run(ready: dict, key: str, config: str, fields: dict, num_steps: int) -> dict:
+    """Whole training steps of a config."""
+    from lstm_jax.bench.devices import prepare
+
+    try:
+        call, chosen = prepare(config, fields, num_steps)
+    except ValueError as error:
+        return {"refused": str(error).splitlines()[0][:200]}
+    call()
+    ready[key] = Ready(call, None, None, list)
+    return {"chosen": chosen}
+
+
 def forget(ready: dict) -> dict:
     ready.clear()
     gc.collect()
@@ -130,7 +143,7 @@ def jax_row(row: str, shape: list, train: bool, sharded: bool) -> Ready:
     import jax
     import jax.numpy as jnp
 
-    from lstm_jax.bench import rows
+    from lstm_jax.bench import rows, variants
 
     size = rows.Shape(*shape)
     weights, xs, dys = rows.problem(size)
@@ -141,7 +154,7 @@ def jax_row(row: str, shape: list, train: bool, sharded: bool) -> Ready:
         xs = rng.standard_normal((size.T, size.B, size.D + size.H))
         dys = rng.standard_normal((size.T, size.B, 4 * size.H))
     else:
-        layer = variant(row, size) if row not in rows.LAYERS else rows.LAYERS[row](size)
+        layer = variants.layer(row, size) if row not in rows.LAYERS else rows.LAYERS[row](size)
         apply, params = layer.apply, layer.params
         grads, given = (lambda p, x, w: jax.vjp(apply, p, x)[1](w)), params(weights)
         axis = 1 if layer.time_major else 0
@@ -200,31 +213,6 @@ def floor() -> tuple[Callable, Callable]:
         return jnp.tensordot(u, z, ((0, 1), (0, 1))), (u @ K, z @ K.T)
 
     return (lambda K, u: u @ K), backward
-
-
-def variant(name: str, size: Any) -> Any:
-    """A row of the catalogue with that many units; `NAME +key` draws its noise."""
-    import jax
-
-    import lstm_jax
-    from lstm_jax import catalogue
-    from lstm_jax.bench.rows import Layer
-
-    catalogue.HIDDEN = size.H
-    name, _, drawn = name.partition(" +")
-    kind, _, name = name.rpartition("/")
-    entry = next(e for e in catalogue.find(name) if e.kind == kind)
-    cell, key = entry.cell(), jax.random.key(1) if drawn else None
-    blank = jax.numpy.zeros((1, 1, size.D))
-    width = jax.eval_shape(
-        lambda key: lstm_jax.unroll(cell, cell.init(key, size.D), blank)[1], jax.random.key(0)
-    ).shape[-1]
-
-    def apply(params, xs):
-        ys = lstm_jax.unroll(cell, params, xs, key=key)[1]
-        return jax.numpy.pad(ys, ((0, 0), (0, 0), (0, size.H - width)))
-
-    return Layer(apply, lambda weights, shift=1.0: cell.init(jax.random.key(0), size.D))
 
 
 def torch_row(row: str, shape: list, train: bool, sharded: bool) -> Ready:
@@ -291,6 +279,7 @@ def status_bytes(name: str) -> int:
 
 DO = {
     "prepare": prepare,
+    "run": prepare_run,
     "time": time_row,
     "forget": forget,
     "hello": hello,

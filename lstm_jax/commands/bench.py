@@ -3,6 +3,7 @@
 lstm-jax bench                         the layers at six shapes, forward and training step
 lstm-jax bench --quick                 the same with few repetitions
 lstm-jax bench variants chunked        every row of the ablation table; memory and time of chunked
+lstm-jax bench devices                 our configs by one device and by every core
 lstm-jax bench start packs             from the command to the first step; packs of trials
 lstm-jax bench --shapes=100,32,10,128 --rows=lstm_jax,torch --modes=train
 

@@ -18,6 +18,7 @@ def run(arguments: Arguments) -> int:
     """Print the config as flags that may be copied, then the model."""
     from lstm_jax.config import config_hash, signature, split
     from lstm_jax.overrides import load_config
+    from lstm_jax.parallel import configure_cpu_devices, table
     from lstm_jax.program import build_program
 
     no_words(arguments)
@@ -25,8 +26,10 @@ def run(arguments: Arguments) -> int:
         raise UsageError("which config? lstm-jax config --config=configs/airline.py")
     config = load_config(arguments.config, arguments.overrides)
     print_config(config, arguments)
+    configure_cpu_devices(config.parallel.data)
     program = build_program(config)
     print_model(program, split(config)[1])
+    print(f"\n{table(program.config, program.why)}")
     print(f"\nconfig hash {config_hash(config)}, program signature {signature(config)}")
     return OK
 

@@ -68,7 +68,7 @@ def build(config: Any) -> Task:
     steps = length + 2 * RECALLED
     trivial = {"no memory": {"loss": RECALLED * math.log(SYMBOLS) / steps, "accuracy": 1 / SYMBOLS}}
     return Task(
-        spec=Spec(in_features=SYMBOLS + 2, out_features=SYMBOLS + 1, example_shape=(steps,)),
+        spec=Spec(in_features=SYMBOLS + 2, out_features=SYMBOLS + 1),
         data={},
         batch=fresh_batch(one, batch_size),
         loss=loss,

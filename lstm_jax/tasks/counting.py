@@ -120,7 +120,7 @@ def build(config: Any) -> Task:
         "test": every_size(letters, test_max, batch_size),
     }
     return Task(
-        spec=Spec(letters + 1, letters + 1, example_shape=(1 + letters * train_max,)),
+        spec=Spec(letters + 1, letters + 1),
         data={},
         batch=fresh_batch(example, batch_size),
         loss=loss_of(test_max),

@@ -131,7 +131,6 @@ def build(config: Any) -> Task:
             in_features=windows.num_inputs(series, task),
             out_features=task.horizon,
             readout="last",
-            example_shape=(task.look_back,),
         ),
         data=data,
         batch=batch,

@@ -82,7 +82,7 @@ def build(config: Any) -> Task:
         del data["train"]
     splits = {name: evaluation(arrays, name, task) for name in ("valid", "test")}
     return Task(
-        spec=Spec(size, size, ids=True, stateful=True, example_shape=(steps,)),
+        spec=Spec(size, size, ids=True, stateful=True),
         data=data,
         batch=pipeline.from_window if on_host else batch,
         feed=partial(pipeline.read, turns) if on_host else None,

@@ -62,9 +62,9 @@ def build(config: Any) -> Task:
         for name in ("valid", "test")
     }
     weights = classify.class_weights(task.class_weights, train_labels, 10)
-    steps, features = (SIDE, SIDE) if task.order == "rows" else (SIDE * SIDE, 1)
+    features = SIDE if task.order == "rows" else 1
     return Task(
-        spec=Spec(features, 10, readout=task.readout, example_shape=(steps,)),
+        spec=Spec(features, 10, readout=task.readout),
         data=arrays,
         batch=batch,
         loss=classify.make_loss(weights, task.label_smoothing),

@@ -69,7 +69,7 @@ def build(config: Any) -> Task:
 
     trivial = {"chance": {"loss": math.log(2), "accuracy": 0.5}}
     return Task(
-        spec=Spec(1, 1, readout="every" if every_step else "last", example_shape=(length,)),
+        spec=Spec(1, 1, readout="every" if every_step else "last"),
         data={},
         batch=fresh_batch(one, batch_size),
         loss=loss,

@@ -50,7 +50,7 @@ def build(config: Any) -> Task:
         raise UsageError(f"task.transpose={task.transpose}, expected 0 to 12 semitones")
     packed = packing.wanted(task.packing, lengths, causal)
     arrays = {name: rows(rolls[name], packed) for name in SPLITS}
-    num_rows, num_steps = arrays["train"]["inputs"].shape[:2]
+    num_rows = arrays["train"]["inputs"].shape[0]
 
     def batch(data: Any, key: Array, step: Array) -> dict:
         order_key, shift_key = jax.random.split(key)
@@ -59,7 +59,7 @@ def build(config: Any) -> Task:
         return transposed(chosen, jax.random.fold_in(shift_key, step), task.transpose)
 
     return Task(
-        spec=Spec(KEYS, KEYS, example_shape=(num_steps,)),
+        spec=Spec(KEYS, KEYS),
         data=arrays,
         batch=batch,
         loss=loss,

@@ -78,7 +78,7 @@ def build(config: Any) -> Task:
 
     trivial = {"chance": {"loss": math.log(task.classes), "accuracy": 1 / task.classes}}
     return Task(
-        spec=Spec(task.features, task.classes, readout="last", example_shape=(task.length,)),
+        spec=Spec(task.features, task.classes, readout="last"),
         data={name: pool(seed, size, *shape) for seed, (name, size) in enumerate(sizes.items())},
         batch=batch,
         loss=loss,

@@ -23,7 +23,6 @@ class Spec(NamedTuple):
     ids: bool = False  # inputs are integer ids [T, B] instead of reals [T, B, D]
     readout: str = "every"  # every | last | mean
     stateful: bool = False  # truncated BPTT: the carry goes from batch to batch
-    example_shape: tuple = ()  # (T,) typical length, for shape inference and FLOPs
 
 
 class Mean(NamedTuple):

@@ -74,7 +74,7 @@ def build(config: Any) -> Task:
     classes = 2**places
     trivial = {"chance": {"loss": math.log(classes), "accuracy": 1 / classes}}
     return Task(
-        spec=Spec(in_features=8, out_features=classes, readout="last", example_shape=(length,)),
+        spec=Spec(in_features=8, out_features=classes, readout="last"),
         data={},
         batch=fresh_batch(one, batch_size),
         loss=loss,

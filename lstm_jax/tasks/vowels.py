@@ -43,7 +43,7 @@ def build(config: Any) -> Task:
     lengths = [len(series) for series in parts["train"][0]]
     packed = packing.wanted(task.packing, lengths, can_pack(config))
     arrays = {name: rows(series, labels, packed) for name, (series, labels) in parts.items()}
-    num_rows, steps, features = arrays["train"]["inputs"].shape
+    num_rows, _, features = arrays["train"]["inputs"].shape
 
     def batch(data: Any, key: Array, step: Array) -> dict:
         return take("train")(data, shuffled(key, step, num_rows, batch_size))
@@ -56,7 +56,7 @@ def build(config: Any) -> Task:
     readout = "every" if packed else task.readout
     report = Report(parts["test"], listed(arrays["test"], packed), names)
     return Task(
-        spec=Spec(features, len(names), readout=readout, example_shape=(steps,)),
+        spec=Spec(features, len(names), readout=readout),
         data=arrays,
         batch=batch,
         loss=classify.make_loss(weights, task.label_smoothing),

@@ -1,7 +1,6 @@
 """Sweeps on a real Ray cluster on this machine: a worker killed, the launcher killed."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +11,11 @@ import pytest
 
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import pack_folder
-from lstm_jax.sweep.worker import work
 
-from ..sweeps import digests, lines, planned
+from ..sweeps import digests, lines
 
 PROGRAM = str(Path(sys.executable).parent / "lstm-jax")
 RAY = Path(sys.executable).parent / "ray"
-TRIALS = '    yield from grid({"cell.gates": ("lstm", "cifg"), "seed": range(3)})'
-CONFIG = "config.train.num_steps = 600\nconfig.train.log_every = config.train.eval_every = 10\n"
-CONFIG += "config.train.checkpoint_every = 20"
 
 pytestmark = [
     pytest.mark.cluster,
@@ -41,22 +36,6 @@ def cluster():
     yield f"127.0.0.1:{PORT}"
     head.terminate()
     head.wait()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    root = tmp_path_factory.mktemp("undisturbed")
-    planned(root / "study", root / "w", trials=TRIALS, config=CONFIG)
-    assert work(root / "w") == 0
-    return root / "w"
-
-
-@pytest.fixture
-def workdir(undisturbed, tmp_path):
-    folder = tmp_path / "w"
-    folder.mkdir()
-    shutil.copy(undisturbed / "sweep.json", folder)
-    return folder
 
 
 def resume(workdir, address, *flags):

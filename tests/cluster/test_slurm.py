@@ -12,9 +12,8 @@ import pytest
 
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import pack_folder
-from lstm_jax.sweep.worker import work
 
-from ..sweeps import digests, held, lines, planned
+from ..sweeps import digests, held, lines
 from . import slurm
 
 pytestmark = [
@@ -22,9 +21,6 @@ pytestmark = [
     pytest.mark.skipif(not slurm.is_installed() or os.geteuid() != 0, reason="needs root, SLURM"),
 ]
 PROGRAM = str(Path(sys.executable).parent / "lstm-jax")
-TRIALS = '    yield from grid({"cell.gates": ("lstm", "cifg"), "seed": range(3)})'
-CONFIG = "config.train.num_steps = 600\nconfig.train.log_every = config.train.eval_every = 10\n"
-CONFIG += "config.train.checkpoint_every = 20"
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +29,6 @@ def cluster():
     with slurm.cluster(root) as found:
         yield found
     shutil.rmtree(root, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    root = tmp_path_factory.mktemp("undisturbed")
-    planned(root / "study", root / "w", trials=TRIALS, config=CONFIG)
-    assert work(root / "w") == 0
-    return root / "w"
-
-
-@pytest.fixture
-def workdir(undisturbed, tmp_path):
-    folder = tmp_path / "w"
-    folder.mkdir()
-    shutil.copy(undisturbed / "sweep.json", folder)
-    return folder
 
 
 def resume(cluster, workdir, *flags):

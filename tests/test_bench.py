@@ -83,7 +83,11 @@ def results():
 
 def test_promises_and_files(tmp_path):
     found = list(results())
-    assert "**0.50**" in "\n".join(report.promises(found))
+    one, minima, torch, *_ = report.promises(found)[2:]
+    assert one.endswith("| 0.50 | 0.50 | **0.50** | 0.80, none above 1.0 | met |")
+    assert minima.endswith("| **0.50** | 0.80, none above 1.0 |  |")
+    assert torch.endswith("|  |  | not measured | 0.95 |  |")
+    assert report.verdict([0.7, 1.01], 0.9, 1.0) == "missed"
     text = report.write(found, tmp_path, ["- here"], "One layer")
     assert "| keras, one device | 5e+03 (5e+03–5e+03) |" in text
     assert (tmp_path / "layers.csv").read_text().count("\n") == 7

@@ -11,6 +11,7 @@ import pytest
 
 from lstm_jax import parallel, runs, train
 from lstm_jax.cells import CELLS
+from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import config_hash, default_config, split
 from lstm_jax.core import UsageError
 from lstm_jax.program import build_program
@@ -217,3 +218,18 @@ def test_goes_on_with_other_devices(tmp_path, capsys):
         for name in ("moved", "alone")
     ]
     np.testing.assert_allclose(*curves, rtol=1e-5)
+
+
+@pytest.mark.parallel
+def test_a_resumed_run_on_as_many_devices_is_the_same_to_the_bit(tmp_path):
+    """And the number that was chosen is kept where the run can be reproduced from."""
+    sizes = {"task__length": 50, "cell__hidden": 64, "train__batch_size": 16}
+
+    def digests(name: str, *ends: int) -> dict:
+        for end in ends:
+            (tmp_path / name / "config.json").unlink(missing_ok=True)
+            train.train(small(**sizes, train__num_steps=end), tmp_path / name)
+        return {info.step: info.digest for info in Checkpoints(tmp_path / name).steps()}
+
+    assert digests("whole", 20) == digests("halves", 10, 20)
+    assert runs.saved_config(tmp_path / "whole").parallel.data == 4

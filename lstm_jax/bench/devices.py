@@ -80,7 +80,9 @@ def measure(workers: Workers, names: str, seconds: float) -> Iterator[Pair]:
         if refused := [a["refused"] for a in answers if "refused" in a]:
             print(f"  {name} left out: {refused[0]}", flush=True)
             continue
-        yield Pair(name, _times(workers, name, num_steps, seconds, order), answers[1]["chosen"])
+        pair = Pair(name, _times(workers, name, num_steps, seconds, order), answers[1]["chosen"])
+        print(row(pair), flush=True)
+        yield pair
         workers.forget()
 
 
@@ -108,9 +110,11 @@ def table(pairs: list[Pair]) -> list[str]:
     """Steps/s by the fastest tenth of the calls, for what other processes take is not ours."""
     lines = ["| config | one device, steps/s | every core | over one | medians | chosen |",
              "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
-    for pair in pairs:
-        one, each = (statistics.quantiles(pair.seconds[w], n=10)[0] for w in WORLDS)
-        middle = [statistics.median(pair.seconds[w]) for w in WORLDS]
-        rates = f"{1 / one:,.4g} | {1 / each:,.4g} | {one / each:.2f}"
-        lines.append(f"| {pair.name} | {rates} | {middle[0] / middle[1]:.2f} | {pair.chosen} |")
-    return lines
+    return lines + [row(pair) for pair in pairs]
+
+
+def row(pair: Pair) -> str:
+    one, each = (statistics.quantiles(pair.seconds[w], n=10)[0] for w in WORLDS)
+    middle = [statistics.median(pair.seconds[w]) for w in WORLDS]
+    rates = f"{1 / one:,.4g} | {1 / each:,.4g} | {one / each:.2f}"
+    return f"| {pair.name} | {rates} | {middle[0] / middle[1]:.2f} | {pair.chosen} |"

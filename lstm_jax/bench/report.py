@@ -148,6 +148,7 @@ def ratio(
 def plot(found: list[Result], path: Path) -> None:
     """Time over torch's (or our own on one device, without torch), a panel a mode."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     modes = list(dict.fromkeys(r.mode for r in found))
     shapes = list(dict.fromkeys(r.shape for r in found))
@@ -169,6 +170,11 @@ def plot(found: list[Result], path: Path) -> None:
             )  # fmt: skip
         axes.axhline(1.0, color="black", linewidth=0.8)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        for between in range(len(shapes) - 1):
+            axes.axvline(between + 0.5, color="lightgrey", linewidth=0.8)
         axes.set_xticks(range(len(shapes)), [str(shape) for shape in shapes])
         axes.set_xlabel("T,B,D,H")
         axes.set_ylabel(f"{mode}: median time over that of\n{base}")

@@ -14,6 +14,8 @@ from lstm_jax.core import UsageError
 from lstm_jax.report import build_report
 from lstm_jax.report.analysis import analyse
 from lstm_jax.report.collect import read_sweep
+from lstm_jax.report.extras import extras
+from lstm_jax.report.figures import saturation
 from lstm_jax.sweep.plan import trial_folder
 from lstm_jax.sweep.study import load_study
 
@@ -74,6 +76,7 @@ def test_the_files_of_a_report(built):
     text = (out / "report.md").read_text()
     assert "gates=nfg: worse in test/loss" in text
     assert "always &lt;0&gt; 4" in text
+    assert "- command: lstm-jax sweep launch --study=" in text
 
 
 def test_the_page_needs_nothing_else(built):
@@ -137,6 +140,8 @@ def bad(kind):
             return None
         if kind == "running" and gates == "cifg":
             return {"status": "running", "summary": False}
+        if kind == "failed" and gates == "cifg":
+            return {"status": "failed", "summary": False}
         if kind == "diverged" and gates == "nfg":
             return found | {"status": "diverged"}
         if kind == "pruned" and seed > 2:
@@ -157,6 +162,7 @@ def bad(kind):
 EXPECTED = {
     "missing": ("11 trials not counted, pending", "", "worse"),
     "running": ("15 trials not counted, running", "gates=cifg: not compared, for it has no", ""),
+    "failed": ("15 trials not counted, failed", "gates=cifg: not compared, for it has no", ""),
     "diverged": ("15 diverged, counted with", "gates=nfg: diverges", "diverges"),
     "pruned": ("means are over survivors", "", "worse"),
     "names": ("15 trials not counted, no finite test/loss", "gates=nfg: not compared", ""),
@@ -253,6 +259,75 @@ def test_sections_and_the_best_tenth(tmp_path):
     assert 'id="batch_size-8_effects"' in page
 
 
+SIZES = reports.TRIALS.replace("product(", 'product([{"train.batch_size": b} for b in (8, 16)],')
+FAR = BASE + 'REPORT = {"by": ("train.batch_size",), "solved": 0.3}\n'
+
+
+def diagnose(folder, layers=1, reach=4):
+    """A made-up diagnosis: a gradient that vanishes after `reach` steps, gates shut or open."""
+    arrays = {}
+    for layer in range(layers):
+        arrays[f"layer_{layer}/flow/carry"] = np.r_[np.nan, np.ones(reach - 1), np.zeros(20)]
+        arrays |= {f"layer_{layer}/{kind}/f": np.full(5, 0.25) for kind in ("shut", "open")}
+    (folder / "diagnostics").mkdir()
+    np.savez(folder / "diagnostics" / "step_00000001.npz", **arrays)
+
+
+def test_how_far_each_variant_solves_and_its_gradient_reaches(tmp_path):
+    """Trivial is 4.0, so 1.2 solves: `lstm` and `cifg` (1.1) do, `nfg` (1.6) does not."""
+    plan, workdir = reports.sweep(tmp_path, trials=SIZES, more=FAR)
+    page = build_report(workdir).read_text()
+    assert "Gradients were not measured" in page
+    for number, trial in enumerate(plan.trials):
+        diagnose(trial_folder(workdir, number), reach=4 if trial["cell.gates"] == "nfg" else 12)
+    sweep = read_sweep(plan, workdir)
+    (extra,) = extras(sweep, analyse(sweep))
+    table = {row[0]: row[1:] for row in extra.rows}
+    assert table["gates=nfg"] == ["none", "0 of 5", "4", "0 of 5", "4"]
+    solved, *_, reach = table["baseline (gates=lstm)"]
+    assert (solved, reach) == ("16", "12")
+    assert "gates=nfg: solves none of batch_size 8, 16; at batch_size 8 its gradient vanishes " in (
+        " ".join(extra.sentences)
+    )
+    assert any("where it does not, 2 of 4" in words for words in extra.sentences)
+    build_report(workdir)
+    assert "| gates=nfg | none | 0 of 5 | 4 |" in (workdir / "report/report.md").read_text()
+
+
+def test_pairs_and_what_was_published(tmp_path):
+    more = (
+        BASE
+        + """REPORT = {
+    "pairs": (("gates=nfg", "gates=cifg"), ("gates=nfg", "gates=nog")),
+    "published": {
+        "source": "somebody", "verdicts": {"gates=nfg": "worse", "gates=gone": "?"},
+        "importance": {"optimizer.learning_rate": "most of it"},
+    },
+}
+"""
+    )
+    _, workdir = reports.sweep(tmp_path, more=more)
+    build_report(workdir)
+    text = (workdir / "report" / "report.md").read_text()
+    assert "gates=nfg against gates=cifg: worse; difference 0.5" in text
+    assert "gates=nog" not in text
+    assert "| gates=nfg | worse | worse | 0.5" in text
+    assert "Theirs: somebody." in text
+    assert "| learning_rate | most of it | " in text
+
+
+def test_every_layer_is_shown(tmp_path):
+    plan, workdir = reports.sweep(tmp_path)
+    for number in range(len(plan.trials)):
+        diagnose(trial_folder(workdir, number), layers=2)
+    plot = saturation(read_sweep(plan, workdir), section(plan, workdir))
+    assert plot
+    titles = [axis.get_title() for axis in plot.figure.axes]
+    assert titles == ["gate f, layer 0", "gate f, layer 1"]
+    widths = {bar.get_width() for axis in plot.figure.axes for bar in axis.patches}
+    assert widths == {-0.25, 0.25}
+
+
 def test_the_largest_rate_was_the_best(tmp_path):
     trials = reports.TRIALS.replace("1e-3, 1e-2, 1e-1", "1e-4, 1e-3, 1e-2")
     plan, workdir = reports.sweep(tmp_path, trials=trials)
@@ -265,6 +340,8 @@ def test_the_largest_rate_was_the_best(tmp_path):
         ('REPORT = {"tuend": ()}', "did you mean 'tuned'"),
         ('REPORT = {"select": "best"}', "known: setting, tenth"),
         ('REPORT = {"direction": "down"}', "known: max, min"),
+        ('REPORT = {"solved": 2}', "expected a share of the trivial score"),
+        ('REPORT = {"published": {"sorce": ""}}', "did you mean 'source'"),
         ('REPORT = {"by": ("task.lenght",)}', "unknown field of REPORT 'task.lenght'"),
     ],
 )

@@ -12,6 +12,7 @@ from lstm_jax.manifest import write_text
 from lstm_jax.report import figures, page, text
 from lstm_jax.report.analysis import Row, Section, analyse
 from lstm_jax.report.collect import facts, read_sweep
+from lstm_jax.report.extras import extras
 from lstm_jax.sweep.plan import read_plan
 
 
@@ -30,11 +31,11 @@ def build_report(workdir: str | Path, out: str | Path = "") -> Path:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     sections = analyse(sweep)
     drawn = [save_plots(figures.plots(sweep, section), section, out) for section in sections]
-    origin = facts(plan, workdir)
+    origin, more = facts(plan, workdir), extras(sweep, sections)
     write_text(out / "table.csv", table(sections))
-    write_text(out / "report.md", text.markdown(sweep, sections, drawn, origin))
+    write_text(out / "report.md", text.markdown(sweep, sections, drawn, origin, more))
     path = out / "report.html"
-    write_text(path, page.html(sweep, sections, drawn, origin))
+    write_text(path, page.html(sweep, sections, drawn, origin, more))
     return path
 
 

@@ -40,6 +40,7 @@ class Trial(NamedTuple):
     seed: Any
     valid: float
     test: float
+    trivial: float  # the best trivial score that compares with `test`
     curve: list[tuple[int, float]]  # of the choosing metric on the validation split
     parameters: int | None
     seconds: float | None  # of its pack, divided by the pack's trials
@@ -123,6 +124,7 @@ def _trial(plan, reading, fields, number, folder, summary, status, size) -> Tria
         seed=_hashable(flat.get(SEED)),
         valid=valid,
         test=test,
+        trivial=min(_trivial(summary, reading.metric).values(), default=float("nan")),
         curve=_curve(folder, reading.choose.partition("/")[2]),
         parameters=summary.get("parameters"),
         seconds=None if seconds is None else seconds / max(size, 1),
@@ -202,6 +204,7 @@ def facts(plan: Plan, workdir: Path) -> dict[str, str]:
     summaries = [claims.read_json(trial_folder(workdir, pack[0]) / SUMMARY) for pack in plan.packs]
     walls = [s["wall_seconds"] for s in summaries if s.get("wall_seconds")]
     rows = {
+        "command": plan.command,
         "commit": commit,
         "device": hardware,
         "versions": ", ".join(f"{k} {versions[k]}" for k in ("jax", "lstm-jax") if k in versions),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -311,43 +312,50 @@ def flow_of(trials: list[Trial]) -> np.ndarray | None:
 
 
 def saturation(sweep: Sweep, section: Section) -> Plot | None:
-    """How much of the time each gate is shut or open, by variant."""
-    shares = {row: gate_shares(section.chosen[row.variant]) for row in section.rows}
-    shares = {row: found for row, found in shares.items() if found}
-    gates = sorted({gate for found in shares.values() for gate in found}, key="ifozrn".find)
+    """How much of the time each gate is shut or open, by variant; a row of panels a layer."""
+    shares = {row.variant: gate_shares(section.chosen[row.variant]) for row in section.rows}
+    shares = {variant: found for variant, found in shares.items() if found}
+    names = {name for found in shares.values() for name in found}
+    gates = sorted({gate for _, gate in names}, key="ifozrn".find)
+    layers = sorted({layer for layer, _ in names})
     if not gates:
         return None
-    figure, axes = canvas(4.8, 1.1 + 0.3 * len(shares), 1, len(gates), sharey=True)
-    for axis, gate in zip(axes, gates, strict=True):
-        for y, found in enumerate(reversed(shares.values())):
-            low, high = found.get(gate, (0.0, 0.0))
-            axis.barh(y, -low, color=ORANGE, height=0.6)
-            axis.barh(y, high, color=BLUE, height=0.6)
-        axis.axvline(0, color=INK, lw=0.8)
-        axis.set_xlim(-1, 1)
-        axis.set_xticks([-1, 0, 1], ["shut", "0", "open"], fontsize=8)
-        axis.set_title(f"gate {text(gate)}", fontsize=9)
-    axes[0].set_yticks(range(len(shares)), [text(row.variant, 24) for row in reversed(shares)])
+    size = 4.8, (1.1 + 0.3 * len(shares)) * len(layers)
+    figure, axes = canvas(*size, len(layers), len(gates), sharey=True)
+    for axis, (layer, gate) in zip(axes, itertools.product(layers, gates), strict=True):
+        bars(axis, [found.get((layer, gate), (0.0, 0.0)) for found in shares.values()])
+        where = f", layer {layer}" if len(layers) > 1 else ""
+        axis.set_title(f"gate {text(gate)}{where}", fontsize=9)
+    axes[0].set_yticks(range(len(shares)), [text(name, 24) for name in reversed(shares)])
     caption = (
         "Share of units and steps with the gate below 0.1 (to the left) and above 0.9 (to the "
-        "right); first layer, mean over the chosen trials that were diagnosed."
+        "right); mean over the chosen trials that were diagnosed, forward direction."
     )
     return Plot("saturation", figure, "Gate saturation", caption)
 
 
-def gate_shares(trials: list[Trial]) -> dict[str, tuple[float, float]]:
-    """{gate: (share below 0.1, share above 0.9)} of the first layer, mean over trials and time."""
-    found: dict[str, list[tuple[float, float]]] = {}
+def bars(axis: Any, shares: list[tuple[float, float]]) -> None:
+    """Shut to the left, open to the right, the first on top."""
+    for y, (low, high) in enumerate(reversed(shares)):
+        axis.barh(y, -low, color=ORANGE, height=0.6)
+        axis.barh(y, high, color=BLUE, height=0.6)
+    axis.axvline(0, color=INK, lw=0.8)
+    axis.set_xlim(-1, 1)
+    axis.set_xticks([-1, 0, 1], ["shut", "0", "open"], fontsize=8)
+
+
+def gate_shares(trials: list[Trial]) -> dict[tuple[int, str], tuple[float, float]]:
+    """{(layer, gate): (share below 0.1, share above 0.9)}, mean over trials and time."""
+    found: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for trial in trials:
         arrays = trial.flow or {}
         for name in arrays:
-            layer, _, rest = name.partition("/")
-            if layer == "layer_0" and rest.startswith("shut/"):
-                gate = rest.removeprefix("shut/")
-                opened = arrays.get(f"layer_0/open/{gate}", np.nan)
+            layer, kind, gate = (*name.split("/"), "")[:3]
+            if kind == "shut":
+                opened = arrays.get(f"{layer}/open/{gate}", np.nan)
                 pair = float(np.nanmean(arrays[name])), float(np.nanmean(opened))
-                found.setdefault(gate, []).append(pair)
-    return {gate: tuple(np.mean(pairs, axis=0)) for gate, pairs in found.items()}
+                found.setdefault((int(layer.removeprefix("layer_")), gate), []).append(pair)
+    return {name: tuple(np.mean(pairs, axis=0)) for name, pairs in found.items()}
 
 
 DRAWERS = (

@@ -11,6 +11,7 @@ from typing import Any
 from lstm_jax.report import figures, text
 from lstm_jax.report.analysis import Section, number, plain, short
 from lstm_jax.report.collect import Sweep
+from lstm_jax.report.extras import Extra
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 PAGE = """<!doctype html>
@@ -36,10 +37,14 @@ PAGE = """<!doctype html>
 
 
 def html(
-    sweep: Sweep, sections: list[Section], drawn: list[list[text.Saved]], origin: dict[str, str]
+    sweep: Sweep,
+    sections: list[Section],
+    drawn: list[list[text.Saved]],
+    origin: dict[str, str],
+    more: list[Extra],
 ) -> str:
     """The whole page."""
-    parts = [head(sweep, origin), notes(text.remarks(sweep))]
+    parts = [head(sweep, origin), notes(text.remarks(sweep)), *map(besides, more)]
     for section, saved in zip(sections, drawn, strict=True):
         parts += [variants(section), gallery(saved)]
     parts += [words(), every_trial(sweep)]
@@ -92,9 +97,22 @@ def variants(section: Section) -> str:
     )
 
 
+def besides(extra: Extra) -> str:
+    """A section of what the study asks besides."""
+    sentences = "".join(f"<li>{_sentence(s)}</li>" for s in extra.sentences)
+    rows = [[cell(shown, shown) for shown in row] for row in extra.rows]
+    found = table(f"{extra.title} table", [(head, "") for head in extra.heads], rows)
+    return (
+        f"<section><h2>{escape(extra.title)}</h2><ul class=sentences>{sentences}</ul>{found}"
+        "</section>"
+    )
+
+
 def _sentence(sentence: str) -> str:
     """The variant stands out."""
-    variant, _, rest = sentence.partition(": ")
+    variant, found, rest = sentence.partition(": ")
+    if not found:
+        return escape(sentence)
     return f"<strong>{escape(variant)}</strong>: {escape(rest)}"
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lstm_jax.report.analysis import Section, number
 from lstm_jax.report.collect import Sweep
+from lstm_jax.report.extras import Extra
 from lstm_jax.report.importance import available
 
 
@@ -143,7 +144,11 @@ def remarks(sweep: Sweep) -> list[str]:
 
 
 def markdown(
-    sweep: Sweep, sections: list[Section], drawn: list[list[Saved]], origin: dict[str, str]
+    sweep: Sweep,
+    sections: list[Section],
+    drawn: list[list[Saved]],
+    origin: dict[str, str],
+    more: list[Extra],
 ) -> str:
     """report.md."""
     lines = [f"# {_escape(sweep.plan.study)}", "", _escape(sweep.plan.question), ""]
@@ -152,6 +157,8 @@ def markdown(
     lines += [f"- note: {_escape(note)}" for note in remarks(sweep)]
     if sweep.scores:
         lines.append(f"- trivial scores, {sweep.reading.metric}: {trivial(sweep)}")
+    for extra in more:
+        lines += ["", *_extra(extra)]
     for section, saved in zip(sections, drawn, strict=True):
         lines += ["", *_section(section, saved)]
     lines += ["", "## The words", ""]
@@ -162,6 +169,13 @@ def markdown(
 
 def trivial(sweep: Sweep) -> str:
     return ", ".join(f"{_escape(who)} {number(value)}" for who, value in sweep.scores.items())
+
+
+def _extra(extra: Extra) -> list[str]:
+    lines = [f"## {_escape(extra.title)}", ""]
+    lines += [f"- {_escape(sentence)}" for sentence in extra.sentences]
+    lines += ["", _line(list(map(_escape, extra.heads))), _line(["---"] * len(extra.heads))]
+    return lines + [_line(list(map(_escape, row))) for row in extra.rows]
 
 
 def _section(section: Section, saved: list[Saved]) -> list[str]:

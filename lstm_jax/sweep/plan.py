@@ -40,6 +40,7 @@ class Plan(NamedTuple):
     launch: dict[str, Any]
     halving: dict[str, Any]
     report: dict[str, Any] = {}
+    command: str = ""
 
     def config(self, trial: int) -> ConfigDict:
         """The resolved config of a trial, from the manifest alone."""
@@ -75,6 +76,7 @@ def make_plan(study: Study, largest: int = 0, configs: Sequence[ConfigDict] = ()
         launch=study.launch,
         halving=study.halving,
         report=study.report,
+        command=study.command,
     )
 
 

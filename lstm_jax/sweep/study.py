@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,10 @@ from lstm_jax.core import UsageError, lookup
 from lstm_jax.overrides import apply_overrides, load_module, read_config, validate
 
 DIRECTIONS = ("min", "max")
-REPORT_ENTRIES = ("metric", "direction", "tuned", "by", "select")
+REPORT_ENTRIES = (
+    "metric", "direction", "tuned", "by", "select", "solved", "pairs", "published",
+)  # fmt: skip
+PUBLISHED = ("source", "verdicts", "importance")
 SELECTIONS = ("setting", "tenth")
 
 
@@ -46,6 +50,7 @@ class Study(NamedTuple):
     launch: dict[str, Any]
     halving: dict[str, Any]
     report: dict[str, Any]
+    command: str
 
 
 def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
@@ -72,9 +77,16 @@ def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
         launch=dict(getattr(module, "LAUNCH", {})),
         halving=dict(getattr(module, "HALVING", {})),
         report=dict(getattr(module, "REPORT", {})),
+        command=_command(spec, overrides or {}),
     )
     _check(study)
     return study
+
+
+def _command(spec: str, overrides: Mapping[str, Any]) -> str:
+    """What launches these trials again."""
+    given = (shlex.quote(f"--config.{name}={value}") for name, value in overrides.items())
+    return " ".join(["lstm-jax sweep launch", shlex.quote(f"--study={spec}"), *given])
 
 
 def _question(question: Any, arg: str) -> str:
@@ -146,6 +158,14 @@ def _check_report(study: Study) -> None:
         lookup(f"{study.path}: REPORT entry", name, dict.fromkeys(REPORT_ENTRIES))
     lookup("REPORT select", study.report.get("select", "setting"), dict.fromkeys(SELECTIONS))
     lookup("REPORT direction", study.report.get("direction", "min"), dict.fromkeys(DIRECTIONS))
+    for name in study.report.get("published", {}):
+        lookup("REPORT published", name, dict.fromkeys(PUBLISHED))
+    solved = study.report.get("solved")
+    if solved is not None and not (study.direction == "min" and 0 < solved < 1):
+        raise UsageError(
+            f"{study.path}: REPORT solved={solved!r}: expected a share of the trivial score, from "
+            "0 to 1; the metric must be one whose smaller values are better"
+        )
     fields = flatten(study.config)
     for name in (*study.report.get("tuned", ()), *study.report.get("by", ())):
         lookup("field of REPORT", name, fields)

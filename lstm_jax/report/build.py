@@ -15,6 +15,8 @@ from lstm_jax.report.collect import facts, read_sweep
 from lstm_jax.report.extras import extras
 from lstm_jax.sweep.plan import read_plan
 
+COORDINATES = re.compile(r'(?<= )(?:d|x|y)="[^"]*"')  # a hundredth of a point is enough
+
 
 def build_report(workdir: str | Path, out: str | Path = "") -> Path:
     """Read the sweep in `workdir`, in whatever state it is; the path of report.html.
@@ -68,11 +70,15 @@ def save_plots(plots: list[figures.Plot], section: Section, out: Path) -> list[t
             plot.figure.set_layout_engine("none")  # laid out once for both files
             plot.figure.savefig(stream, format="svg", metadata={"Date": None})
             plot.figure.savefig(out / "figures" / f"{name}.png", dpi=200, facecolor="white")
-        drawing = stream.getvalue()
+        drawing = COORDINATES.sub(_rounded, stream.getvalue())
         white = drawing.replace("<svg ", '<svg style="background: white" ', 1)
         write_text(out / "figures" / f"{name}.svg", white)
         saved.append(text.Saved(name, plot.title, plot.caption, drawing))
     return saved
+
+
+def _rounded(attribute: re.Match[str]) -> str:
+    return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
 
 
 def slug(title: str) -> str:

@@ -129,7 +129,7 @@ def panels(section: Section, draw: Any, height: float = 1.5) -> Any:
         if base is not None and base != row.variant:
             draw(axis, base, BASE, "--")
         drawn = draw(axis, row.variant, BLUE, "-") or drawn
-        axis.set_title(text(row.variant, 34), fontsize=9)
+        axis.set_title(text(row.variant, 30), fontsize=8)
     for axis in axes[len(rows) :]:
         axis.set_visible(False)
     for axis in axes[max(len(rows) - columns, 0) : len(rows)]:
@@ -341,7 +341,7 @@ def bars(axis: Any, shares: list[tuple[float, float]]) -> None:
         axis.barh(y, high, color=BLUE, height=0.6)
     axis.axvline(0, color=INK, lw=0.8)
     axis.set_xlim(-1, 1)
-    axis.set_xticks([-1, 0, 1], ["shut", "0", "open"], fontsize=8)
+    axis.set_xticks([-1, 1], ["shut", "open"], fontsize=7)
 
 
 def gate_shares(trials: list[Trial]) -> dict[tuple[int, str], tuple[float, float]]:

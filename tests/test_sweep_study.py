@@ -114,6 +114,27 @@ def test_every_question_expands(monkeypatch):
         assert len(trial_configs(found)) == 20 * len(variants)
 
 
+SMALLER = {"memory": 480, "counting": 160, "odyssey": 320, "design_rationale": 180}
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_small_study_keeps_its_variants_and_rates(name, monkeypatch):
+    """What `small` cuts are lengths, sizes, steps and draws."""
+    monkeypatch.chdir(ROOT)
+    task = ",jsb" if name == "design_rationale" else ""
+    full = load_study(f"experiments/{name}:{task.strip(',')}")
+    small = load_study(f"experiments/{name}:small{task}")
+    assert len(small.trials) == SMALLER[name]
+    assert small.config.train.num_steps <= full.config.train.num_steps
+    cut = {"seed", "task.length", "cell.t_max", "cell.hidden", *full.report.get("tuned", ())}
+
+    def variants(study):
+        return {tuple((k, v) for k, v in t.items() if k not in cut) for t in study.trials}
+
+    assert variants(small) == variants(full)
+    assert len({t["seed"] for t in small.trials}) >= 5
+
+
 def test_numbers_share_a_program_and_all_else_does_not(tmp_path):
     trials = """
     yield from product(

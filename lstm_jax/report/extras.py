@@ -74,8 +74,8 @@ def how_far(sweep: Sweep, sections: list[Section]) -> Extra | None:
     words = [f"{name}: {told(found, field)}" for name, found in tried.items()]
     rule = (
         f"A seed has solved a {field} when {sweep.reading.metric} is at most {share:g} of the best "
-        f"trivial score, a variant with more than half of its seeds. Reach: steps back from the "
-        f"loss from which on the gradient stays below {FLOOR:g} of its value one step back."
+        f"trivial score, a variant with more than half of its seeds. Reach counts the steps back "
+        f"from the loss until the gradient stays below {FLOOR:g} of its value one step back."
     )
     return Extra("How far", [*words, *agreement(tried), rule], heads, rows)
 
@@ -223,5 +223,5 @@ def shares(sweep: Sweep, section: Section) -> Extra | None:
         for name, said in theirs.items()
         if name in ours
     ]
-    words = ["Share of the explained variance, fANOVA; ours of ranks, main effects alone."]
+    words = ["Share of the explained variance, fANOVA; ours on ranks, main effects alone."]
     return Extra("Importance, theirs beside ours", words, ["field", "theirs", "ours"], rows)

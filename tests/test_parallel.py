@@ -143,8 +143,9 @@ def test_refused(changes, words):
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
 )
-def test_left_open_the_devices_that_gain_are_chosen(changes, count, why):
+def test_left_open_the_devices_that_gain_are_chosen(changes, count, why, monkeypatch):
     """The program's config and the table say how many, and why; the given config stays open."""
+    monkeypatch.setattr(parallel, "cores", lambda: 8)
     sizes = {"task__length": 100, "cell__hidden": 64, "train__batch_size": 32}
     config = small(**sizes | changes)
     program = build_program(config)
@@ -152,6 +153,13 @@ def test_left_open_the_devices_that_gain_are_chosen(changes, count, why):
     assert config.parallel.data == changes.get("parallel__data", 0)
     table = parallel.table(program.config, program.why)
     assert f"{count} of 8: " in table and why in table
+
+
+def test_simulated_devices_are_for_who_asks(monkeypatch):
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    config = small(task__length=100, cell__hidden=64, train__batch_size=32)
+    program = build_program(config)
+    assert (program.config.parallel.data, program.why) == (2, "one a core")
 
 
 def test_devices_that_share_the_trials_of_a_pack():
@@ -221,8 +229,9 @@ def test_goes_on_with_other_devices(tmp_path, capsys):
 
 
 @pytest.mark.parallel
-def test_a_resumed_run_on_as_many_devices_is_the_same_to_the_bit(tmp_path):
+def test_a_resumed_run_on_as_many_devices_is_the_same_to_the_bit(tmp_path, monkeypatch):
     """And the number that was chosen is kept where the run can be reproduced from."""
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
     sizes: Any = {"task__length": 50, "cell__hidden": 64, "train__batch_size": 16}
 
     def digests(name: str, *ends: int) -> dict:
@@ -232,4 +241,4 @@ def test_a_resumed_run_on_as_many_devices_is_the_same_to_the_bit(tmp_path):
         return {info.step: info.digest for info in Checkpoints(tmp_path / name).steps()}
 
     assert digests("whole", 20) == digests("halves", 10, 20)
-    assert runs.saved_config(tmp_path / "whole").parallel.data == 4
+    assert runs.saved_config(tmp_path / "whole").parallel.data == 2

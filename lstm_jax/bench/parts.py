@@ -83,10 +83,17 @@ def conditions(workers: Workers, wanted: list[Entry], about: dict) -> list[str]:
         torch = workers.ask("torch", "hello", torch=True)
         flags += f", torch on {torch['on']} with {torch['threads']} threads"
     return [
-        f"- command: `lstm-jax {' '.join(sys.argv[1:])}`, commit {commit()}, {time.strftime('%F')}",
-        f"- machine: {cpu_name()}, {CORES} cores; JAX on {about['platform']} ({about['on']})",
+        *provenance(f"JAX on {about['platform']} ({about['on']})"),
         f"- {', '.join(names)}, Python {platform.python_version()}; {flags}",
         "- float32; seeds of all inputs and weights 0; error: largest, relative, against float64",
+    ]
+
+
+def provenance(more: str) -> list[str]:
+    """Command, commit, day and machine."""
+    return [
+        f"- command: `lstm-jax {' '.join(sys.argv[1:])}`, commit {commit()}, {time.strftime('%F')}",
+        f"- machine: {cpu_name()}, {CORES} cores; {more}",
     ]
 
 
@@ -121,6 +128,7 @@ def run_variants(flags: Any, out: Path) -> None:
         lines = conditions(workers, [], workers.ask("one device", "hello", torch=False))
         found = list(layers.measure(workers, shapes[:1], ["train"], wanted, 4 * flags.seconds))
     lines.append(f"- training step at {shapes[0]}; others used {load(found)} of the cores")
+    lines.append("- gates/lstm is the standard cell once more: how far it is from 1.00 is noise")
     table, above = variants.table(found)
     limit = f"{variants.LIMIT} times the standard cell (times the FLOPs it has more)"
     lines.append(f"- by minima above {limit}: {above}")
@@ -171,7 +179,8 @@ def run_start(flags: Any, out: Path) -> None:
         f"| `lstm-jax train --config=configs/airline.py`, to its first line of the log "
         f"| {cold:.1f} s | {statistics.median(warm):.1f} s | {min(warm):.1f} s |"
     )
-    write_markdown(out / "start.md", "From the command to the first training step", [], table)
+    lines = provenance(f"load {os.getloadavg()[0]:.1f} at the end")
+    write_markdown(out / "start.md", "From the command to the first training step", lines, table)
 
 
 def first_step(config: str, folder: Path, number: int) -> float:
@@ -198,7 +207,9 @@ def run_packs(flags: Any, out: Path) -> None:
     import jax
 
     from lstm_jax.bench.packs import trial_steps_per_second
+    from lstm_jax.parallel import configure_cpu_devices
 
+    configure_cpu_devices()
     accelerated = jax.default_backend() != "cpu"
     sizes = [2**n for n in range(12 if accelerated else 7)]
     table = ["| H | trials | trial-steps/s | against one trial |", "|---:|---:|---:|---:|"]
@@ -211,7 +222,8 @@ def run_packs(flags: Any, out: Path) -> None:
             rows.append((hidden, trials, rate))
             table.append(f"| {hidden} | {trials} | {rate:,.0f} | {rate / base:.2f} |")
             print(table[-1], flush=True)
-    write_markdown(out / "packs.md", "Packs of trials (airline)", [f"- {jax.devices()[0]}"], table)
+    lines = provenance(f"JAX on {jax.devices()[0].device_kind}")
+    write_markdown(out / "packs.md", "Packs of trials (airline)", lines, table)
     with (out / "packs.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("H", "trials", "trial_steps_per_second"), *rows])
 

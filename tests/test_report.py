@@ -328,6 +328,19 @@ def test_every_layer_is_shown(tmp_path):
     assert widths == {-0.25, 0.25}
 
 
+def test_validation_says_the_opposite(tmp_path):
+    def results(plan, trial):
+        found = reports.outcome(plan, trial)
+        if plan.trials[trial]["cell.gates"] == "nfg":
+            found["valid"] = {"loss": found["valid"]["loss"] - 1.0}
+        return found
+
+    plan, workdir = reports.sweep(tmp_path, results=results)
+    assert rows(plan, workdir)["gates=nfg"].verdict == "worse"
+    (note,) = section(plan, workdir).notes
+    assert note.startswith("valid/loss says the opposite of test/loss for: gates=nfg.")
+
+
 def test_the_largest_rate_was_the_best(tmp_path):
     trials = reports.TRIALS.replace("1e-3, 1e-2, 1e-1", "1e-4, 1e-3, 1e-2")
     plan, workdir = reports.sweep(tmp_path, trials=trials)

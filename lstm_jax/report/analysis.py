@@ -280,7 +280,7 @@ def sentence(sweep: Sweep, row: Row) -> str:
 
 def remarks(sweep: Sweep, rows: list[Row], chosen: dict, groups: dict) -> list[str]:
     """What a reader must know before believing a row."""
-    found = [*_missing(groups), *_choices(sweep, chosen, groups)]
+    found = [*_missing(groups), *_choices(sweep, chosen, groups), *_opposite(sweep, rows)]
     if not any(row.is_baseline for row in rows):
         found.append("No trial of the baseline: no variant is compared, no difference is claimed.")
     few = [row.variant for row in rows if 1 < row.seeds < 5]
@@ -323,6 +323,25 @@ def _missing(groups: dict[str, list[Trial]]) -> list[str]:
 def listed(numbers: list[int], most: int = 12) -> str:
     more = f", and {len(numbers) - most} more" if len(numbers) > most else ""
     return "trial " + ", ".join(map(str, sorted(numbers)[:most])) + more
+
+
+def _opposite(sweep: Sweep, rows: list[Row]) -> list[str]:
+    """Variants that validation ranks the other way than the verdict does."""
+    base = next((row for row in rows if row.is_baseline), None)
+    sign = -1.0 if sweep.reading.choose_direction == "max" else 1.0
+    against = {"worse": -1.0, "better": 1.0}
+    names = [
+        row.variant
+        for row in rows
+        if base and sign * (row.valid - base.valid) * against.get(row.verdict, 0.0) > 0
+    ]
+    if not names:
+        return []
+    return [
+        f"{sweep.reading.choose} says the opposite of {sweep.reading.metric} for: "
+        f"{'; '.join(names)}. The verdict may be one of these test data, or of how little the "
+        "validation data say."
+    ]
 
 
 def _choices(sweep: Sweep, chosen: dict, groups: dict) -> list[str]:

@@ -9,6 +9,7 @@ in which the gates are listed. `*` is elementwise, s the logistic sigmoid, ' mar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,16 +23,22 @@ from lstm_jax.gates import (
     GATE_ACTIVATIONS,
     UPDATES,
     GateTable,
+    early,
     gate_table,
+    gate_values,
+    opening,
 )
 from lstm_jax.parts import (
     LAYER_NORMS,
     PEEPHOLES,
+    Recurrent,
     bias,
     check_clip,
     check_forget_bias,
     check_hidden,
     check_peepholes,
+    from_parts,
+    held,
     hidden_carry,
     kernels,
     notes_of,
@@ -92,6 +99,7 @@ def lstm(
 
     learned, recurrent = table.learned(), table.recurrent()
     see = PEEPHOLES[peepholes](table, hidden, dtype)
+    split = partial(jnp.split, indices_or_sections=len(learned), axis=-1)
     update, output = UPDATES[table.update], ACTIVATIONS[table.output]
     clip = (lambda c: jnp.clip(c, -cell_clip, cell_clip)) if cell_clip else (lambda c: c)
     fresh = jnp.ones if table.update == "multiply" else jnp.zeros
@@ -113,30 +121,43 @@ def lstm(
         return norm.kernel(params, dot(xs, params["kernel"], dtype)) + params["bias"]
 
     def recur(params, carry):
-        r = norm.recurrent(params, dot(carry.h, params["recurrent_kernel"], dtype))
-        return see.recur(params, carry.c, spread(r, recurrent, learned))
+        r = dot(carry.h, params["recurrent_kernel"], dtype)
+        return Recurrent(r, see.wide(params, carry.c))
 
-    def opened(params, carry, step, r):
-        z, keep, weights = notes_of(step)
+    def merge(params, step, r):
+        z, _, weights = notes_of(step)
+        z = z + spread(norm.recurrent(params, r.h), recurrent, learned)
+        return (weigh(z if r.c is None else z + r.c, weights),)
 
-        def remember(i, f, g):
-            return norm.carried(params, clip(update(f, carry.c, i, keep * g)))
+    def settle(params, carry, step, blocks):
+        _, keep, weights = notes_of(step)
+        z, rows = dict(zip(learned, blocks, strict=True)), see.rows(params)
+        weight = dict(zip(learned, [None] * 4 if weights is None else split(weights), strict=False))
 
-        return see.opened(params, carry.c, z + r, weights, remember)
+        def gates(names, c):
+            seen = {k: z[k] + weigh(rows[k] * c, weight[k]) for k in names if k in rows}
+            return gate_values(table, names, z | seen, see.late)
 
-    def advance(params, carry, step, r):
-        gates, c = opened(params, carry, step, r)
+        opened = gates("ifg", carry.c)
+        c = update(opened["f"], carry.c, opened["i"], keep * opened["g"])
+        c = held(norm.carried(params, clip(c)))
+        return opened | gates("o", c), c
+
+    def close(params, carry, step, blocks):
+        gates, c = settle(params, carry, step, blocks)
         h = gates["o"] * output(norm.branch(params, c))
         return Carry(c, h), h
 
-    def gates_(params, carry, step, r):
-        gates, c = opened(params, carry, step, r)
+    def gates_(params, carry, step, blocks):
+        gates, c = settle(params, carry, step, blocks)
         return {name: jnp.broadcast_to(gate, c.shape) for name, gate in gates.items()}
 
+    parts = from_parts(merge, (opening(table, see.late),), close, gates_, norm.own)
     plain = (peepholes, layer_norm, cell_clip, dtype) == ("none", "none", 0.0, None)
     plain = plain and recurrent == learned
     spec = Spec("lstm", hidden, ("c", "h"), learned, table, plain, dtype=dtype)
-    return Cell(init, initial_carry, project, recur, advance, gates_, spec=spec)
+    advance, opened, apart = parts
+    return Cell(init, initial_carry, project, recur, advance, opened, spec=spec, apart=apart)
 
 
 class FullGateCarry(NamedTuple):
@@ -161,7 +182,8 @@ def lstm_fgr(hidden: int, *, recurrent_init: str = "per_gate", **options: Any) -
     Source: Greff et al. (2017), section III, FGR; the first LSTM, Hochreiter & Schmidhuber (1997).
     """
     cell = lstm(hidden, recurrent_init=recurrent_init, **options)
-    if cell.spec.table is None or cell.spec.learned != ("i", "f", "g", "o"):
+    inner, learned = cell.apart, cell.spec.learned
+    if inner is None or cell.spec.table is None or learned != ("i", "f", "g", "o"):
         raise UsageError(
             f"lstm_fgr with gates={options.get('gates', 'lstm')!r}: full gate recurrence feeds "
             "learned i, f and o back, without exp; choose gates='lstm' or cell 'lstm'"
@@ -179,18 +201,18 @@ def lstm_fgr(hidden: int, *, recurrent_init: str = "per_gate", **options: Any) -
 
     def recur(params, carry):
         gates = jnp.concatenate([carry.i, carry.f, carry.o], axis=-1)
-        fed = dot(gates, params["gate_kernel"], options.get("dtype"))
-        return cell.recur(params, carry) + spread(fed, feeds, cell.spec.learned)
+        fed = spread(dot(gates, params["gate_kernel"], options.get("dtype")), feeds, learned)
+        r = cell.recur(params, carry)
+        return r._replace(c=fed if r.c is None else fed + r.c)
 
-    def advance(params, carry, step, r):
-        (c, h), y = cell.advance(params, carry, step, r)
-        gates = cell.gates(params, carry, step, r)
+    def close(params, carry, step, blocks):
+        (c, h), y = inner.close(params, carry, step, blocks)
+        gates = inner.gates(params, carry, step, blocks)
         return FullGateCarry(c, h, gates["i"], gates["f"], gates["o"]), y
 
+    advance, opened, apart = from_parts(inner.merge, inner.opens, close, inner.gates, inner.own)
     spec = cell.spec._replace(name="lstm_fgr", carry=FullGateCarry._fields, table=None, plain=False)
-    return cell._replace(
-        init=init, initial_carry=initial_carry, recur=recur, advance=advance, spec=spec
-    )
+    return Cell(init, initial_carry, cell.project, recur, advance, opened, spec=spec, apart=apart)
 
 
 def gru(
@@ -231,47 +253,58 @@ def gru(
     def recur(params, carry):
         return dot(carry.h, params["recurrent_kernel"][:, :split], dtype)
 
-    def reset_after(params, h, z_n, r_n, reset):
-        return z_n + reset * (r_n + params["recurrent_bias"])
+    def reset_after(params, h, r_n, reset):
+        return reset * (r_n + params["recurrent_bias"])
 
-    def reset_before(params, h, z_n, r_n, reset):
-        return z_n + dot(reset * h, params["recurrent_kernel"][:, split:], dtype)
+    def reset_before(params, h, r_n, reset):
+        return dot(reset * h, params["recurrent_kernel"][:, split:], dtype)
 
     see = {"after": reset_after, "before": reset_before}[reset]
 
-    def opened(params, carry, step, r):
-        z, keep, weights = notes_of(step)
+    def merge(params, step, r):
+        z, _, weights = notes_of(step)
         z_gates, z_n = jnp.split(z, [2 * hidden], axis=-1)
         r_gates, r_n = jnp.split(r, [2 * hidden], axis=-1)
-        w_gates, w_n = (None, None) if weights is None else jnp.split(weights, [2 * hidden], -1)
-        gates = squash.gates(weigh(z_gates + r_gates, w_gates))
-        reset, update = jnp.split(gates, 2, axis=-1)
-        n = squash.candidate(weigh(see(params, carry.h, z_n, r_n, reset), w_n))
+        w_gates = None if weights is None else weights[..., : 2 * hidden]
+        return weigh(z_gates + r_gates, w_gates), z_n, r_n
+
+    def settle(params, carry, step, blocks):
+        _, keep, weights = notes_of(step)
+        reset, update, z_n, r_n = blocks
+        reset, update = squash.late(reset), squash.late(update)
+        w_n = None if weights is None else weights[..., 2 * hidden :]
+        n = squash.candidate(weigh(z_n + see(params, carry.h, r_n, reset), w_n))
         return {"r": reset, "z": update, "n": n}, keep
 
-    def advance(params, carry, step, r):
-        gates, keep = opened(params, carry, step, r)
+    def close(params, carry, step, blocks):
+        gates, keep = settle(params, carry, step, blocks)
         h = (1.0 - gates["z"]) * keep * gates["n"] + gates["z"] * carry.h
         return Hidden(h), h
 
-    def gates_(params, carry, step, r):
-        return opened(params, carry, step, r)[0]
+    def gates_(params, carry, step, blocks):
+        return settle(params, carry, step, blocks)[0]
 
+    opens = ((squash.early, squash.early), ("identity",), ("identity",))
+    advance, opened, apart = from_parts(merge, opens, close, gates_)
     spec = Spec("gru", hidden, ("h",), names, pointwise=reset == "after")
-    return Cell(init, hidden_carry(hidden), project, recur, advance, gates_, spec=spec)
+    init_h = hidden_carry(hidden)
+    return Cell(init, init_h, project, recur, advance, opened, spec=spec, apart=apart)
 
 
 class Squash(NamedTuple):
-    """A cell's two kinds of activation: of its gates, and of its candidate."""
+    """A cell's activations: of its gates, early and what is left for late; of its candidate."""
 
-    gates: Callable[[Array], Array]
+    early: str
+    late: Callable[[Array], Array]
     candidate: Callable[[Array], Array]
 
 
 def _squash(gate: str, candidate: str) -> Squash:
     choices = {name: ACTIVATIONS[name] for name in GATE_ACTIVATIONS}
+    late = lookup("gate activation", gate, choices)
     return Squash(
-        lookup("gate activation", gate, choices),
+        early(gate),
+        (lambda a: a) if early(gate) == gate else late,
         lookup("candidate activation", candidate, choices),
     )
 
@@ -307,24 +340,31 @@ def mgu(
     def recur(params, carry):
         return dot(carry.h, params["recurrent_kernel"][:, :hidden], dtype)
 
-    def opened(params, carry, step, r):
-        z, keep, weights = notes_of(step)
+    def merge(params, step, r):
+        z, _, weights = notes_of(step)
         z_f, z_n = jnp.split(z, 2, axis=-1)
-        w_f, w_n = (None, None) if weights is None else jnp.split(weights, 2, axis=-1)
-        f = squash.gates(weigh(z_f + r, w_f))
+        return weigh(z_f + r, None if weights is None else weights[..., :hidden]), z_n
+
+    def settle(params, carry, step, blocks):
+        _, keep, weights = notes_of(step)
+        f, z_n = squash.late(blocks[0]), blocks[1]
+        w_n = None if weights is None else weights[..., hidden:]
         r_n = dot(f * carry.h, params["recurrent_kernel"][:, hidden:], dtype)
         return {"f": f, "n": squash.candidate(weigh(z_n + r_n, w_n))}, keep
 
-    def advance(params, carry, step, r):
-        gates, keep = opened(params, carry, step, r)
+    def close(params, carry, step, blocks):
+        gates, keep = settle(params, carry, step, blocks)
         h = (1.0 - gates["f"]) * carry.h + gates["f"] * keep * gates["n"]
         return Hidden(h), h
 
-    def gates_(params, carry, step, r):
-        return opened(params, carry, step, r)[0]
+    def gates_(params, carry, step, blocks):
+        return settle(params, carry, step, blocks)[0]
 
+    opens = ((squash.early,), ("identity",))
+    advance, opened, apart = from_parts(merge, opens, close, gates_)
     spec = Spec("mgu", hidden, ("h",), names, pointwise=False)
-    return Cell(init, hidden_carry(hidden), project, recur, advance, gates_, spec=spec)
+    init_h = hidden_carry(hidden)
+    return Cell(init, init_h, project, recur, advance, opened, spec=spec, apart=apart)
 
 
 def rnn(
@@ -345,6 +385,7 @@ def rnn(
     """
     check_hidden(hidden, kernel_init, recurrent_init)
     squash = lookup("activation", activation, ACTIVATIONS)
+    late = (lambda a: a) if early(activation) == activation else squash
 
     def init(key, in_features):
         names = ("h",)
@@ -357,16 +398,19 @@ def rnn(
     def recur(params, carry):
         return dot(carry.h, params["recurrent_kernel"], dtype)
 
-    def advance(params, carry, step, r):
-        z, keep, weights = notes_of(step)
-        h = keep * squash(weigh(z + r, weights))
+    def merge(params, step, r):
+        z, _, weights = notes_of(step)
+        return (weigh(z + r, weights),)
+
+    def close(params, carry, step, blocks):
+        h = notes_of(step)[1] * late(blocks[0])
         return Hidden(h), h
 
-    def gates_(params, carry, step, r):
-        return {}
-
+    opens = ((early(activation),),)
+    advance, opened, apart = from_parts(merge, opens, close, lambda params, carry, step, blocks: {})
     spec = Spec("rnn", hidden, ("h",), ("h",))
-    return Cell(init, hidden_carry(hidden), project, recur, advance, gates_, spec=spec)
+    init_h = hidden_carry(hidden)
+    return Cell(init, init_h, project, recur, advance, opened, spec=spec, apart=apart)
 
 
 def indrnn(

@@ -69,6 +69,26 @@ def _prepare(params: Params, keys: Keys | None) -> Params:
     return params
 
 
+class Apart(NamedTuple):
+    """`advance` taken apart, so that an engine can open all gates at once and keep one array each.
+
+        wides = merge(params, step, r)         pre-activations [B, n*H]
+        blocks = split(activate(opens, wides))     one array a gate [B, H]
+        carry, y = close(params, carry, step, blocks)      and `gates`, as the cell's, from blocks
+
+    `opens` names the activation of every block, wide by wide: "identity" for what `close` squashes
+    itself, and nothing at all where the wides are the blocks. `own` are the parameters that `merge`
+    reads. `advance` is the function this stands for: a cell whose advance was replaced is whole.
+    """
+
+    merge: Callable[..., tuple[Array, ...]]
+    opens: tuple[tuple[str, ...], ...]
+    close: Callable[..., Any]
+    gates: Callable[..., dict[str, Array]]
+    advance: Callable[..., Any]
+    own: tuple[str, ...] = ()
+
+
 class Cell(NamedTuple):
     """A recurrent cell: pure functions, nothing else.
 
@@ -81,6 +101,7 @@ class Cell(NamedTuple):
     `recur(params, carry) -> r`: the carry's part, the step's one matmul.
     `advance(params, carry, z, r) -> (carry, y)`: gates and update.
     `gates(params, carry, z, r) -> {name: [B, H]}`: the opened gates, for traces.
+    `apart`: `advance` in its parts, where the cell tells them; engines are faster for it.
     `prepare(params, keys) -> params`: what is drawn once a sequence (dropout masks, dropped
         weights); the identity for most cells.
 
@@ -101,6 +122,25 @@ class Cell(NamedTuple):
     gates: Callable[..., dict[str, Array]]
     prepare: Callable[..., Params] = _prepare
     spec: Spec = Spec("custom", 0)
+    apart: Apart | None = None
+
+
+def parts_of(cell: Cell) -> Apart | None:
+    """The parts of the cell's advance, if it tells them and they are still its own."""
+    return cell.apart if cell.apart and cell.apart.advance is cell.advance else None
+
+
+def around(cell: Cell, wrap: Callable[[Callable], Callable]) -> Cell:
+    """The cell with `wrap` about its advance, in one piece or taken apart.
+
+    What is wrapped is (params, carry, step, x) -> (carry, y), where x is r or the blocks.
+    """
+    advance = wrap(cell.advance)
+    apart = parts_of(cell)
+    return cell._replace(
+        advance=advance,
+        apart=apart and apart._replace(close=wrap(apart.close), advance=advance),
+    )
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UsageError:
@@ -125,6 +165,9 @@ def off(value: Any) -> bool:
 
 def dot(x: Array, w: Array, dtype: Any = None) -> Array:
     """`x @ w`; with `dtype`, operands are cast to it and products summed in `w`'s own type."""
+    if x.ndim > 2 and jax.default_backend() == "cpu":
+        # Of two axes to sum over, the gradient of w would make XLA:CPU transpose a copy.
+        return dot(x.reshape(-1, x.shape[-1]), w, dtype).reshape(*x.shape[:-1], -1)
     if dtype is None:
         return jnp.matmul(x, w)
     return jnp.matmul(x.astype(dtype), w.astype(dtype), preferred_element_type=w.dtype)

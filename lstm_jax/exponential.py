@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.core import Array, Cell, Spec, UsageError, dot
-from lstm_jax.gates import ACTIVATIONS, gate_table, open_gates
+from lstm_jax.gates import ACTIVATIONS, gate_table, gate_values, opening
 from lstm_jax.parts import (
     bias,
     check_apart,
     check_bias,
     check_hidden,
+    from_parts,
+    held,
     kernels,
     notes_of,
     spread,
@@ -80,7 +82,7 @@ def stabilised(name, hidden, table, forget_bias, kernel_init, recurrent_init, dt
             )
     check_apart(table, "exp gating")
     log_i, log_f = LOG_GATES[table.i.activation], LOG_GATES[table.f.activation]
-    output = ACTIVATIONS[table.output]
+    output, late = ACTIVATIONS[table.output], ("i", "f")
 
     def init(key, in_features):
         k_kernels, k_bias = jax.random.split(key)
@@ -99,24 +101,27 @@ def stabilised(name, hidden, table, forget_bias, kernel_init, recurrent_init, dt
     def recur(params, carry):
         return spread(dot(carry.h, params["recurrent_kernel"], dtype), recurrent, learned)
 
-    def opened(params, carry, step, r):
-        z, keep, weights = notes_of(step)
-        z_i, z_f, z_go = jnp.split(weigh(z + r, weights), [hidden, 2 * hidden], axis=-1)
-        rest = open_gates(table, "go", z_go)
-        m = jnp.maximum(log_f(z_f) + carry.m, log_i(z_i))
-        i, f = jnp.exp(log_i(z_i) - m), jnp.exp(log_f(z_f) + carry.m - m)
-        return {"i": i, "f": f, **rest}, keep, m
+    def merge(params, step, r):
+        z, _, weights = notes_of(step)
+        return (weigh(z + r, weights),)
 
-    def advance(params, carry, step, r):
-        gates, keep, m = opened(params, carry, step, r)
-        c = gates["f"] * carry.c + gates["i"] * keep * gates["g"]
-        n = gates["f"] * carry.n + gates["i"]
+    def settle(params, carry, step, blocks):
+        z = dict(zip(learned, blocks, strict=True))
+        m = held(jnp.maximum(log_f(z["f"]) + carry.m, log_i(z["i"])))
+        i, f = jnp.exp(log_i(z["i"]) - m), jnp.exp(log_f(z["f"]) + carry.m - m)
+        return {"i": i, "f": f, **gate_values(table, "go", z, late)}, m
+
+    def close(params, carry, step, blocks):
+        gates, m = settle(params, carry, step, blocks)
+        c = held(gates["f"] * carry.c + gates["i"] * notes_of(step)[1] * gates["g"])
+        n = held(gates["f"] * carry.n + gates["i"])
         h = gates["o"] * output(c / n)
         return Stabilised(c, n, m, h), h
 
-    def gates_(params, carry, step, r):
-        gates, _, m = opened(params, carry, step, r)
+    def gates_(params, carry, step, blocks):
+        gates, m = settle(params, carry, step, blocks)
         return {name: jnp.broadcast_to(gate, m.shape) for name, gate in gates.items()}
 
+    advance, opened, apart = from_parts(merge, (opening(table, late),), close, gates_)
     spec = Spec(name, hidden, Stabilised._fields, learned)
-    return Cell(init, initial_carry, project, recur, advance, gates_, spec=spec)
+    return Cell(init, initial_carry, project, recur, advance, opened, spec=spec, apart=apart)

@@ -109,6 +109,17 @@ ACTIVATIONS = {
 }
 GATE_ACTIVATIONS = tuple(name for name in ACTIVATIONS if name != "one")
 
+# act'(z) written in a = act(z); at a corner, the slope JAX takes there.
+SLOPES = {
+    "sigmoid": lambda a: a * (1.0 - a),
+    "hard_sigmoid": lambda a: jnp.where((a > 0.0) & (a < 1.0), 1.0 / 6.0, 0.0),
+    "tanh": lambda a: 1.0 - a * a,
+    "relu": lambda a: jnp.where(a > 0.0, 1.0, 0.0),
+    "relu1": lambda a: jnp.where((a > 0.0) & (a < 1.0), 1.0, 0.0),
+    "softsign": lambda a: (1.0 - jnp.abs(a)) ** 2,
+    "identity": jnp.ones_like,
+}
+
 # The two that are one tanh away from each other: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2.
 _HALF = {"sigmoid": 0.5, "tanh": 1.0}
 
@@ -141,29 +152,60 @@ def columns(values: list, z: Array) -> Array:
     return jnp.repeat(jnp.array(values, dtype), z.shape[-1] // len(values))
 
 
-def open_gates(table: GateTable, names: str, z: Array) -> dict[str, Array | float]:
-    """The gates `names` ("ifgo" or part of it) from z, the blocks of those that are learned."""
-    learned = tuple(k for k in names if isinstance(getattr(table, k), Learned))
-    a = activate(tuple(getattr(table, k).activation for k in learned), z)
-    return split_gates(table, names, learned, z, a)
+def opening(table: GateTable, late: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """What the learned gates open with, all at once: "identity" for those that have to wait.
+
+    Those are the gates `late`, those followed at a distance, and those whose slope no value tells.
+    """
+    waiting = {*late, *(g.to for g in table if isinstance(g, Coupled) and g.shift)}
+    if len(waiting) > 1:  # one pass over all of them is worth it only for most of them
+        waiting = set(ORDER)
+    return tuple(
+        "identity" if k in waiting else early(getattr(table, k).activation) for k in table.learned()
+    )
 
 
-def split_gates(
-    table: GateTable, names: str, learned: tuple[str, ...], z: Array, a: Array
+def early(activation: str) -> str:
+    """The activation, or "identity" if its slope cannot be told from its value."""
+    return activation if activation in SLOPES else "identity"
+
+
+def gate_values(
+    table: GateTable, names: str, blocks: dict[str, Array], late: tuple[str, ...] = ()
 ) -> dict[str, Array | float]:
-    """The gates by name from the learned ones' pre-activations z and values a."""
-    blocks = dict(zip(learned, jnp.split(z, max(len(learned), 1), axis=-1), strict=False))
-    opened = dict(zip(learned, jnp.split(a, max(len(learned), 1), axis=-1), strict=False))
-    return {k: _value(getattr(table, k), k, opened, blocks, table) for k in names}
+    """The gates `names` ("ifgo" or part of it) from the learned ones' blocks after `opening`."""
+    opened = dict(zip(table.learned(), opening(table, late), strict=True))
+
+    def follow(name: str, shift: float = 0.0) -> Array:
+        activation = getattr(table, name).activation
+        if opened[name] == activation:
+            return blocks[name]
+        return ACTIVATIONS[activation](blocks[name] + shift if shift else blocks[name])
+
+    def value(name: str) -> Array | float:
+        gate = getattr(table, name)
+        if isinstance(gate, Constant):
+            return gate.value
+        return follow(name) if isinstance(gate, Learned) else 1.0 - follow(gate.to, gate.shift)
+
+    return {name: value(name) for name in names}
 
 
-def _value(gate: Gate, name: str, opened: dict, blocks: dict, table: GateTable) -> Array | float:
-    if isinstance(gate, Learned):
-        return opened[name]
-    if isinstance(gate, Constant):
-        return gate.value
-    squash = ACTIVATIONS[getattr(table, gate.to).activation]
-    return 1.0 - (squash(blocks[gate.to] + gate.shift) if gate.shift else opened[gate.to])
+def open_blocks(opens: tuple, wides: tuple) -> tuple[Array, ...]:
+    """One array a gate [B, H] from wide pre-activations [B, n*H], each squashed in one pass."""
+    if not opens:
+        return wides
+    split = [jnp.split(activate(n, w), len(n), -1) for n, w in zip(opens, wides, strict=True)]
+    return tuple(block for blocks in split for block in blocks)
+
+
+def shut_blocks(opens: tuple, blocks: tuple, cotangents: tuple) -> tuple[Array, ...]:
+    """Cotangents of the wide pre-activations from those of the blocks: dz = da * act'."""
+    if not opens:
+        return cotangents
+    names = [name for group in opens for name in group]
+    dz = iter([d * SLOPES[k](a) for k, a, d in zip(names, blocks, cotangents, strict=True)])
+    return tuple(jnp.concatenate([next(dz) for _ in group], axis=-1) for group in opens)
 
 
 def check_table(table: GateTable) -> None:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.core import Array, Hidden, Params, UsageError, dot, lookup
-from lstm_jax.gates import NAMES, Coupled, GateTable, Learned, open_gates
+from lstm_jax.core import Apart, Array, Hidden, Params, UsageError, dot, lookup
+from lstm_jax.gates import NAMES, Coupled, GateTable, Learned, open_blocks
 from lstm_jax.initializers import KERNELS, bias_vector, constant
 
 
@@ -22,8 +22,20 @@ class Annotated(NamedTuple):
 
 
 def noted(step: Any) -> Annotated:
-    """The projected step with room for notes."""
+    """The projected step with room for notes, out of whatever transforms wrapped it in."""
+    while hasattr(step, "z") and not isinstance(step, Annotated):
+        step = step.z
     return step if isinstance(step, Annotated) else Annotated(step)
+
+
+def bare(step: Any) -> Any:
+    """The projected step's pre-activations."""
+    return noted(step).z
+
+
+def refill(step: Any, z: Any) -> Any:
+    """The projected step with other pre-activations; notes and wrapping stay."""
+    return step._replace(z=refill(step.z, z)) if hasattr(step, "z") else z
 
 
 def notes_of(step: Any) -> tuple[Any, Any, Any]:
@@ -37,6 +49,30 @@ def weigh(z: Array, weights: Any) -> Array:
     if weights is None:
         return z
     return z + (weights - 1.0) * (z - jax.lax.stop_gradient(z))
+
+
+def held(c: Array) -> Array:
+    """c, bit for bit, as a value that the compiler computes once: not again for every reader."""
+    kind = jnp.finfo(c.dtype)
+    return jax.lax.reduce_precision(c, kind.nexp, kind.nmant)
+
+
+def from_parts(merge, opens, close, gates, own: tuple[str, ...] = ()) -> tuple:
+    """(advance, gates, apart) of a cell from its parts; `gates` takes the blocks, as `close` does.
+
+    See `core.Apart`.
+    """
+
+    def blocks(params, step, r):
+        return open_blocks(opens, merge(params, step, r))
+
+    def advance(params, carry, step, r):
+        return close(params, carry, step, blocks(params, step, r))
+
+    def opened(params, carry, step, r):
+        return gates(params, carry, step, blocks(params, step, r))
+
+    return advance, opened, Apart(merge, opens, close, gates, advance, own)
 
 
 def kernels(
@@ -82,53 +118,38 @@ def hidden_carry(hidden: int) -> Callable:
 # Peepholes -------------------------------------------------------------------------------------
 
 
+class Recurrent(NamedTuple):
+    """The carry's part of an LSTM's step: h R of the gates that see h, and what they see of c."""
+
+    h: Array
+    c: Array | None = None
+
+
 class Peepholes(NamedTuple):
-    """How the gates see the cell: parameters, a share of r, and the order of opening."""
+    """How the gates see the cell."""
 
     init: Callable[[Array], Params]
-    recur: Callable[..., Array]  # (params, c, r) -> r
-    opened: Callable[..., tuple[dict, Array]]  # (params, c, z, weights, remember) -> gates, c'
-
-
-def _blind_init(key: Array) -> Params:
-    return {}
-
-
-def _blind_recur(params: Params, c: Array, r: Array) -> Array:
-    return r
+    wide: Callable[..., Array | None]  # (params, c) -> [B, N*H] of the old c, None for nothing
+    rows: Callable[..., dict[str, Array]]  # params -> a weight [H] of every gate that sees its c
+    late: tuple[str, ...] = ()  # the gates that `rows` has
 
 
 def no_peepholes(table: GateTable, hidden: int, dtype: Any) -> Peepholes:
     """All gates open at once; none sees c."""
-
-    def opened(params, c, z, weights, remember):
-        gates = open_gates(table, "ifgo", weigh(z, weights))
-        return gates, remember(gates["i"], gates["f"], gates["g"])
-
-    return Peepholes(_blind_init, _blind_recur, opened)
+    return Peepholes(lambda key: {}, lambda params, c: None, lambda params: {})
 
 
 def diagonal(table: GateTable, hidden: int, dtype: Any) -> Peepholes:
     """z_i += p_i * c, z_f += p_f * c, z_o += p_o * c'. Gers & Schmidhuber (2000), eq. 2-5."""
-    learned = table.learned()
-    seeing = tuple(k for k in learned if k != "g")
-    early = tuple(k for k in learned if k != "o")
-    cut = len(early) * hidden
+    seeing = tuple(k for k in table.learned() if k != "g")
 
     def init(key):
         return {"peephole_kernel": 0.1 * jax.random.normal(key, (len(seeing), hidden))}
 
-    def opened(params, c, z, weights, remember):
-        p = dict(zip(seeing, params["peephole_kernel"], strict=True))
-        zero = jnp.zeros_like(c)
-        seen = jnp.concatenate([p[k] * c if k in p else zero for k in early], axis=-1)
-        before, after = (None, None) if weights is None else jnp.split(weights, [cut], axis=-1)
-        gates = open_gates(table, "ifg", weigh(z[..., :cut] + seen, before))
-        c = remember(gates["i"], gates["f"], gates["g"])
-        late = z[..., cut:] + p["o"] * c if "o" in p else z[..., cut:]
-        return gates | open_gates(table, "o", weigh(late, after)), c
+    def rows(params):
+        return dict(zip(seeing, params["peephole_kernel"], strict=True))
 
-    return Peepholes(init, _blind_recur, opened)
+    return Peepholes(init, lambda params, c: None, rows, seeing)
 
 
 def full(table: GateTable, hidden: int, dtype: Any) -> Peepholes:
@@ -140,10 +161,10 @@ def full(table: GateTable, hidden: int, dtype: Any) -> Peepholes:
         draw = KERNELS["glorot"](key, (hidden, len(seeing) * hidden), len(seeing))
         return {"peephole_kernel": draw}
 
-    def recur(params, c, r):
-        return r + spread(dot(c, params["peephole_kernel"], dtype), seeing, learned)
+    def wide(params, c):
+        return spread(dot(c, params["peephole_kernel"], dtype), seeing, learned)
 
-    return Peepholes(init, recur, no_peepholes(table, hidden, dtype).opened)
+    return Peepholes(init, wide, lambda params: {})
 
 
 PEEPHOLES: dict[str, Callable[[GateTable, int, Any], Peepholes]] = {
@@ -165,15 +186,30 @@ class Norm(NamedTuple):
     recurrent: Callable[[Params, Array], Array]
     carried: Callable[[Params, Array], Array]  # c' before it is carried on
     branch: Callable[[Params, Array], Array]  # c' on its way to h
+    own: tuple[str, ...] = ()  # the parameters that `recurrent` reads
 
 
 def _keep(params: Params, x: Array) -> Array:
     return x
 
 
+@jax.custom_jvp
 def _standard(x: Array) -> Array:
+    """x of mean 0 and variance 1 along the last axis."""
+    return _standardise(x)[0]
+
+
+def _standardise(x: Array) -> tuple[Array, Array]:
     centred = x - x.mean(-1, keepdims=True)
-    return centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    scale = jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return centred * scale, scale
+
+
+@_standard.defjvp
+def _standard_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """dy = scale * (dx - mean(dx) - y * mean(y * dx)): two sums on the way back, too."""
+    (y, scale), (dx,) = _standardise(*primals), tangents
+    return y, scale * (dx - dx.mean(-1, keepdims=True) - y * (y * dx).mean(-1, keepdims=True))
 
 
 def _norm_init(kernel: int, recurrent: int, cell: int) -> Params:
@@ -199,8 +235,12 @@ def _norm_cell(params: Params, c: Array) -> Array:
 
 LAYER_NORMS: dict[str, Norm] = {
     "none": Norm(lambda kernel, recurrent, cell: {}, _keep, _keep, _keep, _keep),
-    "branch": Norm(_norm_init, _norm_kernel, _norm_recurrent, _keep, _norm_cell),
-    "recirculated": Norm(_norm_init, _norm_kernel, _norm_recurrent, _norm_cell, _keep),
+    "branch": Norm(
+        _norm_init, _norm_kernel, _norm_recurrent, _keep, _norm_cell, ("recurrent_scale",)
+    ),
+    "recirculated": Norm(
+        _norm_init, _norm_kernel, _norm_recurrent, _norm_cell, _keep, ("recurrent_scale",)
+    ),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.core import Array, Cell
+from lstm_jax.core import Array, Cell, around
 
 
 class Step(NamedTuple):
@@ -37,16 +37,19 @@ def stepping(cell: Cell) -> Cell:
         x = jnp.where(step.valid[..., None], step.x, 0)
         return Masked(cell.project(params, x, step.keys), step.valid, step.restart)
 
-    def advance(params, carry, step, r):
-        if not isinstance(step, Masked):
-            return cell.advance(params, carry, step, r)
-        new, y = cell.advance(params, carry, step.z, r)
-        new = select(step.valid, new, carry)
-        if step.restart is not None:
-            new = select(step.restart, cell.initial_carry(params, step.valid.shape), new)
-        return new, jax.tree.map(lambda leaf: jnp.where(step.valid[:, None], leaf, 0), y)
+    def marked(inner):
+        def advance(params, carry, step, x):
+            if not isinstance(step, Masked):
+                return inner(params, carry, step, x)
+            new, y = inner(params, carry, step.z, x)
+            new = select(step.valid, new, carry)
+            if step.restart is not None:
+                new = select(step.restart, cell.initial_carry(params, step.valid.shape), new)
+            return new, jax.tree.map(lambda leaf: jnp.where(step.valid[:, None], leaf, 0), y)
 
-    return cell._replace(project=project, advance=advance)
+        return advance
+
+    return around(cell, marked)._replace(project=project)
 
 
 def select(where: Array, yes: Any, no: Any) -> Any:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lstm_jax.core import Array, Cell, Params, Spec, UsageError, dot, lookup, off
-from lstm_jax.parts import noted
+from lstm_jax.core import Array, Cell, Params, Spec, UsageError, around, dot, lookup, off
+from lstm_jax.parts import bare, noted
 
 MEMORY = ("c", "h")
 
@@ -104,14 +104,16 @@ def zoneout(cell: Cell, rate_c: Any = 0.0, rate_h: Any = 0.0) -> Cell:
 
         return Held(zs, hold(1, rate_c, size.get("c", 1)), hold(2, rate_h, size["h"]))
 
-    def advance(params, carry, step, r):
-        new, _ = cell.advance(params, carry, step.z, r)
-        kept = {k: _mix(getattr(step, k), getattr(carry, k), v) for k, v in new._asdict().items()}
-        return new._replace(**kept), kept["h"]
+    def held(inner):
+        def advance(params, carry, step, x):
+            new = inner(params, carry, step.z, x)[0]._asdict()
+            kept = {k: _mix(getattr(step, k), getattr(carry, k), v) for k, v in new.items()}
+            return type(carry)(**kept), kept["h"]
 
-    return cell._replace(
+        return advance
+
+    return around(cell, held)._replace(
         project=project,
-        advance=advance,
         gates=lambda params, carry, step, r: cell.gates(params, carry, step.z, r),
         spec=_named(cell, "zoneout"),
     )
@@ -153,13 +155,16 @@ def projection(cell: Cell, size: int) -> Cell:
         carry = cell.initial_carry(params, batch_shape)
         return carry._replace(h=carry.h[..., :size])
 
-    def advance(params, carry, step, r):
-        new, y = cell.advance(params, carry, step, r)
-        h = dot(y, params["projection_kernel"], cell.spec.dtype)
-        return new._replace(h=h), h
+    def projected(inner):
+        def advance(params, carry, step, x):
+            new, y = inner(params, carry, step, x)
+            h = dot(y, params["projection_kernel"], cell.spec.dtype)
+            return new._replace(h=h), h
+
+        return advance
 
     spec = _named(cell, "projection", pointwise=False)
-    return cell._replace(init=init, initial_carry=initial_carry, advance=advance, spec=spec)
+    return around(cell, projected)._replace(init=init, initial_carry=initial_carry, spec=spec)
 
 
 def variational_dropout(cell: Cell, input_rate: Any = 0.0, hidden_rate: Any = 0.0) -> Cell:
@@ -289,17 +294,19 @@ def activity_weighting(cell: Cell) -> Cell:
     learned, gates = cell.spec.learned, _true_gates(cell)
 
     def advance(params, carry, step, r):
-        z = bare(step)
-        blocks = jnp.split(z if isinstance(r, tuple) else _wide(z, r), len(learned), axis=-1)
-        opened = cell.gates(params, carry, step, r)
-        weights = [
-            opened[k] * u if k in gates else jnp.ones_like(u)
-            for k, u in zip(learned, blocks, strict=True)
-        ]
+        opened, ones = cell.gates(params, carry, step, r), jnp.ones_like(carry.h)
+        us = dict(zip(learned, _pre_activations(cell, params, step, r), strict=False))
+        weights = [opened[k] * us[k] if k in gates else ones for k in learned]
         noted = annotate(step, weights=jax.lax.stop_gradient(jnp.concatenate(weights, axis=-1)))
         return cell.advance(params, carry, noted, r)
 
     return cell._replace(advance=advance, spec=_named(cell, "activity_weighting"))
+
+
+def _pre_activations(cell: Cell, params: Params, step: Any, r: Any) -> list[Array]:
+    """u of every gate [B, H], gate by gate, before a late peephole."""
+    wides = cell.apart.merge(params, step, r) if cell.apart else (bare(step),)
+    return [u for wide in wides for u in jnp.split(wide, wide.shape[-1] // cell.spec.hidden, -1)]
 
 
 def _true_gates(cell: Cell) -> tuple[str, ...]:
@@ -313,22 +320,11 @@ def _true_gates(cell: Cell) -> tuple[str, ...]:
     return gates
 
 
-def _wide(z: Array, r: Array) -> Array:
-    """z + r, where r may lack the columns of a candidate formed inside the step."""
-    missing = z.shape[-1] - r.shape[-1] if r.ndim else 0
-    return z + jnp.pad(r, [(0, 0)] * (r.ndim - 1) + [(0, missing)]) if missing else z + r
-
-
 def annotate(step: Any, **notes: Any) -> Any:
     """The projected step with notes on its innermost part."""
     if isinstance(step, Held):
         return step._replace(z=annotate(step.z, **notes))
     return noted(step)._replace(**notes)
-
-
-def bare(step: Any) -> Array:
-    """The projected step's pre-activations."""
-    return bare(step.z) if isinstance(step, Held) else noted(step).z
 
 
 def learned_carry(cell: Cell) -> Cell:
@@ -384,11 +380,14 @@ def recurrent_gradient_clipping(cell: Cell, limit: float) -> Cell:
     if limit <= 0:
         raise UsageError(f"recurrent gradient limit={limit}: expected a bound above 0")
 
-    def advance(params, carry, step, r):
-        new, y = cell.advance(params, carry, step, r)
-        return jax.tree.map(lambda leaf: clip_gradient(leaf, limit), new), y
+    def clipped(inner):
+        def advance(params, carry, step, x):
+            new, y = inner(params, carry, step, x)
+            return jax.tree.map(lambda leaf: clip_gradient(leaf, limit), new), y
 
-    return cell._replace(advance=advance, spec=_named(cell, "recurrent_gradient_clipping"))
+        return advance
+
+    return around(cell, clipped)._replace(spec=_named(cell, "recurrent_gradient_clipping"))
 
 
 TRANSFORMS: dict[str, Callable[..., Cell]] = {

@@ -20,6 +20,7 @@ import numpy as np
 from lstm_jax import transforms, unroll
 from lstm_jax.cells import gru, lstm, rnn
 from lstm_jax.core import Carry, Hidden
+from lstm_jax.parts import from_parts
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -124,10 +125,14 @@ def onnx_ways(w, *, cells, params, carry: Any = Carry, directions=("forward",), 
 def bounded(cell, limit):
     """The cell with pre-activations held within [-limit, limit]: ONNX's `clip`."""
 
-    def advance(params, carry, z, r):
-        return cell.advance(params, carry, jnp.clip(z + r, -limit, limit), jnp.zeros_like(r))
+    inner, opens, close, gates, *_ = cell.apart
 
-    return cell._replace(advance=advance, spec=cell.spec._replace(plain=False))
+    def merge(params, step, r):
+        return tuple(jnp.clip(z, -limit, limit) for z in inner(params, step, r))
+
+    advance, opened, apart = from_parts(merge, opens, close, gates)
+    spec = cell.spec._replace(plain=False)
+    return cell._replace(advance=advance, gates=opened, apart=apart, spec=spec)
 
 
 BOTH_WAYS = ("forward", "reverse")

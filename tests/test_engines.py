@@ -7,9 +7,10 @@ import pytest
 
 import lstm_jax
 from lstm_jax.cells import gru, lstm, minlstm
-from lstm_jax.core import UsageError
-from lstm_jax.engines import ENGINES, choose, closed_form, pick
+from lstm_jax.core import UsageError, around
+from lstm_jax.engines import ENGINES, choose, deferred, pick
 from lstm_jax.steps import even_size
+from lstm_jax.transforms import activity_weighting
 
 T, B, D, H = 12, 3, 4, 5
 
@@ -35,20 +36,36 @@ def assert_same(ours, theirs):
 
 def test_auto_says_why():
     assert choose(lstm(H))[0] == "deferred"
-    assert "closed-form" in choose(lstm(H))[1]
-    assert "closed-form" not in choose(gru(H))[1]
+    assert "gate by gate" in choose(lstm(H))[1]
+    assert "gate by gate" in choose(gru(H))[1]
+    assert "in one piece" in choose(activity_weighting(lstm(H)))[1]
     assert choose(minlstm(H))[0] == "associative"
 
 
 @pytest.mark.parametrize("block", [1, 2, 5, 7, 100])
-def test_closed_form_in_blocks_of_any_size(monkeypatch, block):
-    monkeypatch.setattr(closed_form, "BLOCK", block * B * 4 * H)
+def test_deferred_in_blocks_of_any_size(monkeypatch, block):
+    monkeypatch.setattr(deferred, "BLOCK", block * B * 4 * H)
     lengths = jnp.array([T, 0, 5])
     assert_same(value_and_gradients(lstm(H), "deferred"), value_and_gradients(lstm(H), "scan"))
     assert_same(
         value_and_gradients(lstm(H), "deferred", lengths=lengths, reverse=True),
         value_and_gradients(lstm(H), "scan", lengths=lengths, reverse=True),
     )
+
+
+def test_an_advance_of_ones_own_is_what_runs():
+    """A cell told in parts, given another `advance`, is no longer what its parts say."""
+    cell = lstm(H)
+
+    def louder(params, carry, step, r):
+        new, y = cell.advance(params, carry, step, r)
+        return new, 2.0 * y
+
+    changed = cell._replace(advance=louder)
+    assert_same(value_and_gradients(changed, "deferred"), value_and_gradients(changed, "scan"))
+    twice = around(cell, lambda inner: lambda *a: (inner(*a)[0], 2.0 * inner(*a)[1]))
+    assert twice.apart is not None
+    assert_same(value_and_gradients(twice, "deferred"), value_and_gradients(changed, "scan"))
 
 
 @pytest.mark.parametrize("engine", ["chunked", "chunked:1", "chunked:5", "chunked:12"])

@@ -116,7 +116,8 @@ def test_open_gates_of_a_custom_table():
     """A coupling with a shift to a gate that has another activation, beside a constant."""
     table = GateTable(i=Coupled("f", -0.5), f=Learned("hard_sigmoid"), o=Constant(0.25))
     z = np.linspace(-2, 2, 6, dtype=np.float32).reshape(1, 6)
-    opened = gates.open_gates(table, "ifgo", jnp.asarray(z))
+    blocks = gates.open_blocks((gates.opening(table),), (jnp.asarray(z),))
+    opened = gates.gate_values(table, "ifgo", dict(zip(table.learned(), blocks, strict=True)))
     f = reference.ACTIVATIONS["hard_sigmoid"]
     np.testing.assert_allclose(opened["f"], f(z[:, :3]), 1e-6)
     np.testing.assert_allclose(opened["i"], 1 - f(z[:, :3] - 0.5), 1e-6)

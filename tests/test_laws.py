@@ -13,7 +13,7 @@ import registry
 
 import lstm_jax
 from lstm_jax.core import Keys, UsageError
-from lstm_jax.engines import closed_form
+from lstm_jax.engines import deferred
 
 reference, B, T, QUICK = registry.reference, registry.B, registry.T, registry.QUICK
 
@@ -126,7 +126,7 @@ def test_laws(case, subtests):
         law_rows(lab, run)
     for engine in registry.engines(case):
         with subtests.test(f"law 7: {engine} agrees with scan"):
-            law_engine(lab, engine, out, grads, run)
+            law_engine(lab, engine, out, grads)
 
 
 def law_values(lab, out, reverse):
@@ -248,29 +248,20 @@ def law_rows(lab, run):
         close((jax.tree.map(lambda a: a[row], carry), ys[:, row]), alone)  # noqa: B023
 
 
-def law_engine(lab, engine, out, grads, run):
+def law_engine(lab, engine, out, grads):
     refused = engine == "cudnn" or (engine == "associative" and lab.cell.spec.linear is None)
     if refused:
         with pytest.raises(UsageError, match=f"engine '{engine}' cannot"):
             lab.graded(engine)(*lab.data)
-    elif engine == "deferred" and lab.cell.spec.plain:
-        law_closed_form(lab, run)
     else:
         close(lab.graded(engine)(*poisoned(lab.data)), (out, grads), 1e-9)
-
-
-def law_closed_form(lab, run):
-    """It serves marks, but no resets; `run` is the scan."""
-    without = lab.data._replace(resets=np.zeros((T, B), bool))
-    closed = lab.graded("deferred", marks=("lengths", "mask"))
-    close(closed(*poisoned(without)[:-1]), run(*without), 1e-9)
 
 
 EVERY_MARK = ("lengths", "mask", "resets")
 BACKWARDS = [
     ("lstm", ()),
     ("lstm", EVERY_MARK),
-    ("lstm-gates=janet", ("lengths",)),  # the closed form knows no resets
+    ("lstm-gates=janet", ("lengths",)),
     ("slstm", EVERY_MARK),
     ("minlstm", ()),
     ("minlstm", EVERY_MARK),
@@ -279,7 +270,7 @@ BACKWARDS = [
 
 @pytest.mark.parametrize(("name", "marks"), BACKWARDS, ids=str)
 def test_engines_agree_in_reverse(name, marks, subtests, monkeypatch):
-    monkeypatch.setattr(closed_form, "BLOCK", 2 * B * 3 * registry.H)  # two or three steps a block
+    monkeypatch.setattr(deferred, "BLOCK", 2 * B * 3 * registry.H)  # two or three steps a block
     lab = Lab(registry.by_name[name])
     given = [getattr(lab.data, mark) for mark in marks]
     expected = lab.graded("scan", marks, reverse=True)(*lab.data[:3], *given)

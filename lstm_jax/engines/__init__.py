@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from lstm_jax.core import Cell, UsageError, lookup
+from lstm_jax.core import Cell, UsageError, parts_of, lookup
 from lstm_jax.engines import associative, chunked, cudnn, deferred, scan
 
 ENGINES: dict[str, Callable] = {
@@ -27,9 +27,9 @@ def choose(cell: Cell) -> tuple[str, str]:
     """The engine `auto` stands for, and why."""
     if cell.spec.linear is not None:
         return "associative", "the gates do not see h, so all steps run at once"
-    if cell.spec.plain:
-        return "deferred", "the gate-table LSTM has a closed-form backward pass"
-    return "deferred", "parameter gradients as one matmul after the reverse scan"
+    if parts_of(cell):
+        return "deferred", "backward gate by gate, parameter gradients as matmuls after it"
+    return "deferred", "backward of the step in one piece, parameter gradients after it"
 
 
 def pick(engine: str, cell: Cell) -> Callable:

@@ -1,11 +1,15 @@
 """The parameter gradient deferred: the reverse scan carries only the carry's own cotangents.
 
 Autodiff of `lax.scan` reads and writes every parameter's gradient at every step. Here the reverse
-scan emits the cotangents of z and r, and each parameter's gradient is one large matmul after it.
+scan emits the cotangents of what enters the step, and each parameter's gradient is one matmul a
+block of steps. What is saved is one array a gate: slices of a wider one would keep the backward
+loop from vectorising. Time runs in blocks, so that on a CPU neither a block's input projection nor
+its share of the gradients leaves the cache.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,82 +17,130 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from lstm_jax.core import Cell, Params
-from lstm_jax.engines import closed_form
+from lstm_jax.core import Apart, Cell, Params, parts_of
+from lstm_jax.gates import open_blocks, shut_blocks
+from lstm_jax.parts import bare, refill
+from lstm_jax.steps import even_size, join_steps, split_steps
+
+BLOCK = 2**17  # pre-activations a block on a CPU: 512 KiB in float32
 
 
 def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
     """(carry, ys) with `scan`'s values, and gradients by a reverse scan of the step's own VJP.
 
-    The gate-table LSTM takes its closed form. Second derivatives work reverse over reverse;
-    forward mode does not pass a custom VJP, use engine `scan` for it.
+    Second derivatives work reverse over reverse; forward mode does not pass a custom VJP, use
+    engine `scan` for it.
     """
-    if closed_form.serves(cell, steps):
-        return closed_form.run(cell, params, carry, steps, reverse)
-    return _loop(cell, reverse)(params, carry, cell.project(params, steps))
+    length, batch = steps.x.shape[:2]
+    size = block_size(length, batch * params["bias"].size)
+    loop = _loop(cell, reverse)
+
+    def block(carry, part):
+        zs = cell.project(params, part)
+        return loop(params, carry, bare(zs), refill(zs, ()))
+
+    last, ys = lax.scan(block, carry, split_steps(steps, size), reverse=reverse)
+    return last, join_steps(ys, length)
+
+
+def block_size(length: int, width: int) -> int:
+    """Steps a block: all of them but on a CPU, where a block's pre-activations stay in cache."""
+    if jax.default_backend() != "cpu":
+        return max(length, 1)
+    return even_size(length, BLOCK // width)
+
+
+def whole(cell: Cell) -> Apart:
+    """A cell that does not tell its parts: z and r as they are, and all of the step in `close`."""
+
+    def merge(params, step, r):
+        return bare(step), *jax.tree.leaves(r)
+
+    def close(params, carry, step, blocks):
+        z, *r = blocks
+        shape = jax.eval_shape(cell.recur, params, carry)
+        return cell.advance(
+            params, carry, refill(step, z), jax.tree.unflatten(jax.tree.structure(shape), r)
+        )
+
+    return Apart(merge, (), close, cell.gates, cell.advance)
 
 
 def _loop(cell: Cell, reverse: bool) -> Any:
-    """`lax.scan` of the cell's step over zs, with the deferred VJP."""
+    """`lax.scan` of the cell's step over z and the notes on it, with the deferred VJP."""
+    apart = parts_of(cell) or whole(cell)
 
-    def forward(params, carry, zs):
-        def step(carry, z):
-            r = cell.recur(params, carry)
-            new, y = cell.advance(params, carry, z, r)
-            return new, (y, carry, r)
+    def forward(params, carry, z, notes):
+        own = {k: params[k] for k in apart.own}
 
-        last, (ys, carries, rs) = lax.scan(step, carry, zs, reverse=reverse)
-        return (last, ys), (params, carries, zs, rs)
+        def step(carry, now):
+            z, note = now
+            merge = lambda own, z, r: apart.merge(params | own, refill(note, z), r)  # noqa: E731
+            wides, pull = jax.vjp(merge, own, z, cell.recur(params, carry))
+            blocks = open_blocks(apart.opens, wides)
+            new, y = apart.close(params, carry, note, blocks)
+            return new, (y, (carry, blocks, pull))
+
+        last, (ys, saved) = lax.scan(step, carry, (z, notes), reverse=reverse)
+        return (last, ys), (params, notes, saved)
 
     @jax.custom_vjp
-    def loop(params, carry, zs):
-        return forward(params, carry, zs)[0]
+    def loop(params, carry, z, notes):
+        return forward(params, carry, z, notes)[0]
 
-    def backward(saved, cotangents):
-        params, carries, zs, rs = saved
+    def backward(residuals, cotangents):
+        params, notes, (carries, blocks, pulls) = residuals
         dlast, dys = cotangents
+        # Matrices transposed once, not at every step.
+        flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if jnp.ndim(w) == 2}
 
         def step(dcarry, now):
-            carry, z, r, dy = now
-            _, pull = jax.vjp(lambda c, z, r: cell.advance(params, c, z, r), carry, z, r)
-            direct, dz, dr = pull((dcarry, dy))
-            _, pull_recur = jax.vjp(lambda c: cell.recur(params, c), carry)
-            before = jax.tree.map(jnp.add, direct, pull_recur(dr)[0])
-            return before, (_smooth(dz), dr, dcarry)
+            carry, note, blocks, pull, dy = now
+            _, back = jax.vjp(partial(apart.close, params), carry, note, blocks)
+            direct, dnote, dblocks = back((dcarry, dy))
+            dwides = shut_blocks(apart.opens, blocks, dblocks)
+            upright = params | {k: w.T for k, w in flat.items()}
+            (through,) = jax.vjp(partial(cell.recur, upright), carry)[1](pull(dwides)[2])
+            return jax.tree.map(jnp.add, direct, through), (dwides, _smooth(dnote), dcarry)
 
-        back = (carries, zs, rs, dys)
-        dfirst, (dzs, drs, dcarries) = lax.scan(step, dlast, back, reverse=not reverse)
-        dparams = _parameters(cell, params, (carries, zs, rs), (drs, dcarries, dys))
-        return dparams, dfirst, _whole(zs, dzs)
+        given = (carries, notes, blocks, pulls, dys)
+        dfirst, (dwides, dnotes, dcarries) = lax.scan(step, dlast, given, reverse=not reverse)
+        down, dzs, drs = jax.vmap(lambda pull, dwide: pull(dwide))(pulls, dwides)
+        dparams = _parameters(cell, apart, params, (carries, notes, blocks), (drs, dcarries, dys))
+        dparams |= {k: dparams[k] + d.sum(0) for k, d in down.items()}
+        return dparams, dfirst, dzs, _filled(notes, dnotes)
 
     loop.defvjp(forward, backward)
     return loop
 
 
-def _parameters(cell: Cell, params: Params, now: tuple, cotangents: tuple) -> Params:
-    """Every parameter's gradient from all T steps at once."""
-    carries, zs, rs = now
+def _parameters(cell: Cell, apart: Apart, params: Params, now: tuple, cotangents: tuple) -> Params:
+    """Every parameter's gradient from all steps of the block at once."""
+    carries, notes, blocks = now
     drs, dcarries, dys = cotangents
 
+    recur = cell.recur if parts_of(cell) else jax.vmap(cell.recur, (None, 0))
+
     def all_steps(params):
-        r = jax.vmap(cell.recur, (None, 0))(params, carries)
-        return r, jax.vmap(cell.advance, (None, 0, 0, 0))(params, carries, zs, rs)
+        r = recur(params, carries)
+        return r, jax.vmap(apart.close, (None, 0, 0, 0))(params, carries, notes, blocks)
 
     return jax.vjp(all_steps, params)[1]((drs, (dcarries, dys)))[0]
 
 
-def _smooth(dz: Any) -> list:
+def _smooth(cotangents: Any) -> list:
     """The cotangents that are numbers: those of masks and marks are not."""
-    return [leaf for leaf in jax.tree.leaves(dz) if leaf.dtype != jax.dtypes.float0]
+    return [leaf for leaf in jax.tree.leaves(cotangents) if leaf.dtype != jax.dtypes.float0]
 
 
-def _whole(zs: Any, dzs: list) -> Any:
-    """dzs put back among the places of zs that have none."""
-    given = iter(dzs)
-    leaves, tree = jax.tree.flatten(zs)
-    return tree.unflatten(
-        next(given)
-        if jnp.issubdtype(leaf.dtype, jnp.inexact)
-        else np.zeros(leaf.shape, jax.dtypes.float0)
-        for leaf in leaves
+def _filled(notes: Any, cotangents: list) -> Any:
+    """Cotangents put back among the places of notes that have none."""
+    given = iter(cotangents)
+    return jax.tree.map(
+        lambda leaf: (
+            next(given)
+            if jnp.issubdtype(leaf.dtype, jnp.inexact)
+            else np.zeros(leaf.shape, jax.dtypes.float0)
+        ),
+        notes,
     )

@@ -306,7 +306,8 @@ def activity_weighting(cell: Cell) -> Cell:
 def _pre_activations(cell: Cell, params: Params, step: Any, r: Any) -> list[Array]:
     """u of every gate [B, H], gate by gate, before a late peephole."""
     wides = cell.apart.merge(params, step, r) if cell.apart else (bare(step),)
-    return [u for wide in wides for u in jnp.split(wide, wide.shape[-1] // cell.spec.hidden, -1)]
+    hidden = cell.spec.hidden
+    return [w[..., n : n + hidden] for w in wides for n in range(0, w.shape[-1], hidden)]
 
 
 def _true_gates(cell: Cell) -> tuple[str, ...]:

@@ -270,7 +270,7 @@ def test_projection_shapes_and_carry():
 def test_projection_computes_in_the_type_of_the_cell():
     wide, half = (transforms.projection(lstm(H, dtype=d), 2) for d in (None, jnp.bfloat16))
     params, carry, _ = narrow(registry.data_of(wide)[:3])
-    z, r = jnp.zeros((B, 4 * H)), jnp.zeros(())
+    z, r = jnp.zeros((B, 4 * H)), wide.recur(params, jax.tree.map(jnp.zeros_like, carry))
     gap = wide.advance(params, carry, z, r)[1] - half.advance(params, carry, z, r)[1]
     assert 1e-5 < jnp.abs(gap).max() < 0.05
 

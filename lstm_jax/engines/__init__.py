@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from lstm_jax.core import Cell, UsageError, parts_of, lookup
+from lstm_jax.core import Cell, UsageError, lookup, parts_of
 from lstm_jax.engines import associative, chunked, cudnn, deferred, scan
 
 ENGINES: dict[str, Callable] = {

@@ -70,7 +70,7 @@ def _loop(cell: Cell, reverse: bool) -> Any:
     """`lax.scan` of the cell's step over z and the notes on it, with the deferred VJP."""
     apart = parts_of(cell) or whole(cell)
 
-    def forward(params, carry, z, notes):
+    def forward(params, carry, z, notes, keep=True):
         own = {k: params[k] for k in apart.own}
 
         def step(carry, now):
@@ -79,14 +79,14 @@ def _loop(cell: Cell, reverse: bool) -> Any:
             wides, pull = jax.vjp(merge, own, z, cell.recur(params, carry))
             blocks = open_blocks(apart.opens, wides)
             new, y = apart.close(params, carry, note, blocks)
-            return new, (y, (carry, blocks, pull))
+            return new, (y, (carry, blocks, pull) if keep else ())
 
         last, (ys, saved) = lax.scan(step, carry, (z, notes), reverse=reverse)
         return (last, ys), (params, notes, saved)
 
     @jax.custom_vjp
     def loop(params, carry, z, notes):
-        return forward(params, carry, z, notes)[0]
+        return forward(params, carry, z, notes, keep=False)[0]
 
     def backward(residuals, cotangents):
         params, notes, (carries, blocks, pulls) = residuals

@@ -17,8 +17,8 @@ FREE = frozenset({
     "broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "concatenate",
     "slice", "dynamic_slice", "dynamic_update_slice", "gather", "copy", "copy_p", "pad", "rev",
     "iota", "convert_element_type", "bitcast_convert_type", "stop_gradient", "select_n",
-    "split", "device_put", "sharding_constraint", "random_bits", "random_wrap", "random_unwrap",
-    "random_fold_in", "random_seed", "random_split", "threefry2x32", "shift_left",
+    "reduce_precision", "split", "device_put", "sharding_constraint", "random_bits", "random_wrap",
+    "random_unwrap", "random_fold_in", "random_seed", "random_split", "threefry2x32", "shift_left",
     "shift_right_logical", "or", "and", "xor", "not", "eq", "ne", "lt", "le", "gt", "ge",
 })  # fmt: skip
 

@@ -79,6 +79,7 @@ class Apart(NamedTuple):
     `opens` names the activation of every block, wide by wide: "identity" for what `close` squashes
     itself, and nothing at all where the wides are the blocks. `own` are the parameters that `merge`
     reads. `advance` is the function this stands for: a cell whose advance was replaced is whole.
+    The `recur` of such a cell takes carries with any leading axes.
     """
 
     merge: Callable[..., tuple[Array, ...]]
@@ -96,8 +97,8 @@ class Cell(NamedTuple):
 
     `init(key, in_features) -> params`, a dict of arrays.
     `initial_carry(params, batch_shape) -> carry`, what a fresh sequence starts from.
-    `project(params, xs, keys=None) -> zs`: the input's part of the step, for all T at once; `xs`
-        [T, B, D], `keys` [T, B] typed PRNG keys or None (deterministic).
+    `project(params, xs, keys=None) -> zs`: the input's part of the step, for as many steps at once
+        as an engine likes; `xs` [T, B, D], `keys` [T, B] typed PRNG keys or None (deterministic).
     `recur(params, carry) -> r`: the carry's part, the step's one matmul.
     `advance(params, carry, z, r) -> (carry, y)`: gates and update.
     `gates(params, carry, z, r) -> {name: [B, H]}`: the opened gates, for traces.

@@ -39,6 +39,8 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
         zs = cell.project(params, part)
         return loop(params, carry, bare(zs), refill(zs, ()))
 
+    if size == length:
+        return block(carry, steps)
     last, ys = lax.scan(block, carry, split_steps(steps, size), reverse=reverse)
     return last, join_steps(ys, length)
 

@@ -54,14 +54,15 @@ def block_size(length: int, width: int) -> int:
 
 def whole(cell: Cell) -> Apart:
     """A cell that does not tell its parts: z and r as they are, and all of the step in `close`."""
+    full, recur = cell.advance, cell.recur
 
     def merge(params, step, r):
         return bare(step), *jax.tree.leaves(r)
 
     def close(params, carry, step, blocks):
         z, *r = blocks
-        shape = jax.eval_shape(cell.recur, params, carry)
-        return cell.advance(
+        shape = jax.eval_shape(recur, params, carry)
+        return full(
             params, carry, refill(step, z), jax.tree.unflatten(jax.tree.structure(shape), r)
         )
 
@@ -70,7 +71,9 @@ def whole(cell: Cell) -> Apart:
 
 def _loop(cell: Cell, reverse: bool) -> Any:
     """`lax.scan` of the cell's step over z and the notes on it, with the deferred VJP."""
-    apart = parts_of(cell) or whole(cell)
+    # Not the cell itself: its `init` may hold a traced forget bias, which must not outlive its trace.
+    apart, recur = parts_of(cell) or whole(cell), cell.recur
+    of_all = recur if parts_of(cell) else jax.vmap(recur, (None, 0))
 
     def forward(params, carry, z, notes, keep=True):
         own = {k: params[k] for k in apart.own}
@@ -78,7 +81,7 @@ def _loop(cell: Cell, reverse: bool) -> Any:
         def step(carry, now):
             z, note = now
             merge = lambda own, z, r: apart.merge(params | own, refill(note, z), r)  # noqa: E731
-            wides, pull = jax.vjp(merge, own, z, cell.recur(params, carry))
+            wides, pull = jax.vjp(merge, own, z, recur(params, carry))
             blocks = open_blocks(apart.opens, wides)
             new, y = apart.close(params, carry, note, blocks)
             return new, (y, (carry, blocks, pull) if keep else ())
@@ -102,13 +105,13 @@ def _loop(cell: Cell, reverse: bool) -> Any:
             direct, dnote, dblocks = back((dcarry, dy))
             dwides = shut_blocks(apart.opens, blocks, dblocks)
             upright = params | {k: w.T for k, w in flat.items()}
-            (through,) = jax.vjp(partial(cell.recur, upright), carry)[1](pull(dwides)[2])
+            (through,) = jax.vjp(partial(recur, upright), carry)[1](pull(dwides)[2])
             return jax.tree.map(jnp.add, direct, through), (dwides, _smooth(dnote), dcarry)
 
         given = (carries, notes, blocks, pulls, dys)
         dfirst, (dwides, dnotes, dcarries) = lax.scan(step, dlast, given, reverse=not reverse)
         down, dzs, drs = jax.vmap(lambda pull, dwide: pull(dwide))(pulls, dwides)
-        dparams = _parameters(cell, apart, params, (carries, notes, blocks), (drs, dcarries, dys))
+        dparams = _parameters(of_all, apart, params, (carries, notes, blocks), (drs, dcarries, dys))
         dparams |= {k: dparams[k] + d.sum(0) for k, d in down.items()}
         return dparams, dfirst, dzs, _filled(notes, dnotes)
 
@@ -116,12 +119,10 @@ def _loop(cell: Cell, reverse: bool) -> Any:
     return loop
 
 
-def _parameters(cell: Cell, apart: Apart, params: Params, now: tuple, cotangents: tuple) -> Params:
+def _parameters(recur: Any, apart: Apart, params: Params, now: tuple, cotangents: tuple) -> Params:
     """Every parameter's gradient from all steps of the block at once."""
     carries, notes, blocks = now
     drs, dcarries, dys = cotangents
-
-    recur = cell.recur if parts_of(cell) else jax.vmap(cell.recur, (None, 0))
 
     def all_steps(params):
         r = recur(params, carries)

@@ -37,6 +37,8 @@ def stepping(cell: Cell) -> Cell:
         x = jnp.where(step.valid[..., None], step.x, 0)
         return Masked(cell.project(params, x, step.keys), step.valid, step.restart)
 
+    fresh = cell.initial_carry
+
     def marked(inner):
         def advance(params, carry, step, x):
             if not isinstance(step, Masked):
@@ -44,7 +46,7 @@ def stepping(cell: Cell) -> Cell:
             new, y = inner(params, carry, step.z, x)
             new = select(step.valid, new, carry)
             if step.restart is not None:
-                new = select(step.restart, cell.initial_carry(params, step.valid.shape), new)
+                new = select(step.restart, fresh(params, step.valid.shape), new)
             return new, jax.tree.map(lambda leaf: jnp.where(step.valid[:, None], leaf, 0), y)
 
         return advance

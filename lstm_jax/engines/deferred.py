@@ -71,7 +71,7 @@ def whole(cell: Cell) -> Apart:
 
 def _loop(cell: Cell, reverse: bool) -> Any:
     """`lax.scan` of the cell's step over z and the notes on it, with the deferred VJP."""
-    # Not the cell itself: its `init` may hold a traced forget bias, which must not outlive its trace.
+    # Not the cell: its `init` may hold a traced forget bias, which must not outlive its trace.
     apart, recur = parts_of(cell) or whole(cell), cell.recur
     of_all = recur if parts_of(cell) else jax.vmap(recur, (None, 0))
 

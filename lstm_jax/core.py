@@ -168,7 +168,7 @@ def dot(x: Array, w: Array, dtype: Any = None) -> Array:
     """`x @ w`; with `dtype`, operands are cast to it and products summed in `w`'s own type."""
     if x.ndim > 2 and jax.default_backend() == "cpu":
         # Of two axes to sum over, the gradient of w would make XLA:CPU transpose a copy.
-        return dot(x.reshape(-1, x.shape[-1]), w, dtype).reshape(*x.shape[:-1], -1)
+        return dot(x.reshape(-1, x.shape[-1]), w, dtype).reshape(*x.shape[:-1], w.shape[-1])
     if dtype is None:
         return jnp.matmul(x, w)
     return jnp.matmul(x.astype(dtype), w.astype(dtype), preferred_element_type=w.dtype)

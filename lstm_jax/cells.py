@@ -26,6 +26,7 @@ from lstm_jax.gates import (
     early,
     gate_table,
     gate_values,
+    late,
     opening,
 )
 from lstm_jax.parts import (
@@ -232,8 +233,8 @@ def rnn(
     Source: Elman (1990).
     """
     check_hidden(hidden, kernel_init, recurrent_init)
-    squash = lookup("activation", activation, ACTIVATIONS)
-    late = (lambda a: a) if early(activation) == activation else squash
+    lookup("activation", activation, ACTIVATIONS)
+    squash = late(activation)
 
     def init(key, in_features):
         names = ("h",)
@@ -251,7 +252,7 @@ def rnn(
         return (weigh(z + r, weights),)
 
     def close(params, carry, step, blocks):
-        h = notes_of(step)[1] * late(blocks[0])
+        h = notes_of(step)[1] * squash(blocks[0])
         return Hidden(h), h
 
     opens = ((early(activation),),)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from lstm_jax.core import Array, Cell, Hidden, Spec, dot, lookup
-from lstm_jax.gates import ACTIVATIONS, GATE_ACTIVATIONS, early
+from lstm_jax.gates import ACTIVATIONS, GATE_ACTIVATIONS, early, late
 from lstm_jax.parts import check_hidden, from_parts, hidden_carry, kernels, notes_of, weigh
 
 
@@ -101,10 +101,10 @@ class Squash(NamedTuple):
 
 def _squash(gate: str, candidate: str) -> Squash:
     choices = {name: ACTIVATIONS[name] for name in GATE_ACTIVATIONS}
-    late = lookup("gate activation", gate, choices)
+    lookup("gate activation", gate, choices)
     return Squash(
         early(gate),
-        (lambda a: a) if early(gate) == gate else late,
+        late(gate),
         lookup("candidate activation", candidate, choices),
     )
 

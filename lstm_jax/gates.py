@@ -6,7 +6,7 @@ row costs what the standard row costs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -168,6 +168,11 @@ def opening(table: GateTable, late: tuple[str, ...] = ()) -> tuple[str, ...]:
 def early(activation: str) -> str:
     """The activation, or "identity" if its slope cannot be told from its value."""
     return activation if activation in SLOPES else "identity"
+
+
+def late(activation: str) -> Callable[[Array], Array]:
+    """What is left of the activation after `early`."""
+    return ACTIVATIONS["identity" if early(activation) == activation else activation]
 
 
 def gate_values(

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.cli import is_out_of_memory
-from lstm_jax.core import UsageError
+from lstm_jax.core import INTERRUPTED, OK, UsageError
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import Plan, pack_folder, read_plan, trial_folder
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 CANCELLED = "cancelled"
 WAIT_SECONDS = 0.5
-DONE, INTERRUPTED = 0, 4
 
 
 class Stop:
@@ -57,7 +56,7 @@ def work(workdir: Path, packs: list[int] | None = None, stop: Stop | None = None
             return INTERRUPTED
         if not any(run_next(plan, workdir, number, watcher, stop) for number in left):
             time.sleep(WAIT_SECONDS)
-    return DONE
+    return OK
 
 
 def run_next(plan: Plan, workdir: Path, number: int, watcher: Any, stop: Stop) -> bool:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax import distributed, parallel
-from lstm_jax.core import UsageError
+from lstm_jax.core import INTERRUPTED, OK, UsageError
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import Plan, pack_folder, read_plan, trial_folder
 from lstm_jax.sweep.trials import STATUS
-from lstm_jax.sweep.worker import DONE, INTERRUPTED, WAIT_SECONDS, Stop, fail, say
+from lstm_jax.sweep.worker import WAIT_SECONDS, Stop, fail, say
 
 
 def work(workdir: Path, number: int, stop: Stop) -> int:
@@ -27,7 +27,7 @@ def work(workdir: Path, number: int, stop: Stop) -> int:
         first = place is None or place.index == 0
         claim = wait_for(pack_folder(workdir, number)) if first else None
         if not parallel.any_process(claim is not None):
-            return DONE
+            return OK
         with claim or contextlib.nullcontext():
             return run(plan, workdir, number, claim, stop)
 
@@ -54,7 +54,7 @@ def run(plan: Plan, workdir: Path, number: int, claim: Any, stop: Stop) -> int:
         raise
     if claim is not None:
         claim.end("completed")
-    return DONE
+    return OK
 
 
 def train(plan: Plan, workdir: Path, number: int, trial: int, claim: Any) -> str:

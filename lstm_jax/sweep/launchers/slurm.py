@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.core import UsageError
+from lstm_jax.core import INTERRUPTED, OK, UsageError
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import pack_folder
 
@@ -177,11 +177,11 @@ class Task:
         from lstm_jax.sweep import worker
 
         if number < 0:
-            return worker.DONE
+            return OK
         code = worker.main([self.workdir, str(number)])
         first = os.environ.get("SLURM_PROCID", "0") == "0"  # of a job's tasks, one asks
         cancelled = Path(self.workdir, worker.CANCELLED).exists()
-        if code == worker.INTERRUPTED and first and not cancelled:
+        if code == INTERRUPTED and first and not cancelled:
             requeue()
         return code
 

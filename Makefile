@@ -28,8 +28,11 @@ help:
 airline: $(VENV)/.run
 	$(BIN)/lstm-jax train --config=configs/airline.py
 
+# Here programs are compiled more than run: half the time, at the price of slower ones. The other
+# targets compile as users do.
+QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n $(JOBS) --ignore=tests/oracles
+	XLA_FLAGS="$(QUICK) $$XLA_FLAGS" $(BIN)/python -m pytest -q -n $(JOBS) --ignore=tests/oracles
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n $(JOBS) -m slow --ignore=tests/oracles

@@ -45,10 +45,19 @@ def notes_of(step: Any) -> tuple[Any, Any, Any]:
 
 
 def weigh(z: Array, weights: Any) -> Array:
-    """z, bit for bit, with its gradient multiplied by `weights`."""
-    if weights is None:
-        return z
-    return z + (weights - 1.0) * (z - jax.lax.stop_gradient(z))
+    """z with its gradient multiplied by `weights`, None for 1."""
+    return z if weights is None else _weigh(z, weights)
+
+
+@jax.custom_jvp
+def _weigh(z: Array, weights: Array) -> Array:
+    return z
+
+
+@_weigh.defjvp
+def _weigh_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (z, weights), (dz, _) = primals, tangents
+    return z, weights * dz
 
 
 def held(c: Array) -> Array:

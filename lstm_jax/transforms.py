@@ -16,8 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lstm_jax.core import Array, Cell, Params, Spec, UsageError, around, dot, lookup, off
-from lstm_jax.parts import bare, noted
+from lstm_jax.core import (
+    Apart,
+    Array,
+    Cell,
+    Params,
+    Spec,
+    UsageError,
+    around,
+    dot,
+    lookup,
+    off,
+    parts_of,
+)
+from lstm_jax.gates import activate, columns
+from lstm_jax.parts import bare, noted, weigh
 
 MEMORY = ("c", "h")
 
@@ -294,13 +307,41 @@ def activity_weighting(cell: Cell) -> Cell:
     learned, gates = cell.spec.learned, _true_gates(cell)
 
     def advance(params, carry, step, r):
-        opened, ones = cell.gates(params, carry, step, r), jnp.ones_like(carry.h)
+        opened = cell.gates(params, carry, step, r)
         us = dict(zip(learned, _pre_activations(cell, params, step, r), strict=False))
-        weights = [opened[k] * us[k] if k in gates else ones for k in learned]
+        weights = [opened[k] * u if k in gates else jnp.ones_like(u) for k, u in us.items()]
         noted = annotate(step, weights=jax.lax.stop_gradient(jnp.concatenate(weights, axis=-1)))
         return cell.advance(params, carry, noted, r)
 
-    return cell._replace(advance=advance, spec=_named(cell, "activity_weighting"))
+    apart = parts_of(cell)
+    if apart and _open_early(apart, learned, gates):
+        apart = apart._replace(merge=_active(apart, learned, gates), advance=advance)
+    spec = _named(cell, "activity_weighting")
+    return cell._replace(advance=advance, spec=spec, apart=apart)
+
+
+def _open_early(apart: Apart, learned: tuple[str, ...], gates: tuple[str, ...]) -> bool:
+    """Whether the gates open where their pre-activations are still side by side."""
+    names = dict(zip(learned, (n for group in apart.opens for n in group), strict=False))
+    return all(names[k] != "identity" for k in gates)
+
+
+def _active(apart: Apart, learned: tuple[str, ...], gates: tuple[str, ...]) -> Callable:
+    """`merge` with the gradient through each gate's u times a * u."""
+    weighted = iter([k in gates for k in learned])
+    rows = [[next(weighted, False) for _ in group] for group in apart.opens]
+
+    def times(u: Array, names: tuple[str, ...], chosen: list[bool]) -> Array:
+        if not any(chosen):
+            return u
+        active = jnp.where(columns(chosen, u), activate(names, u) * u, 1.0)
+        return weigh(u, jax.lax.stop_gradient(active))
+
+    def merge(params, step, r):
+        wides = apart.merge(params, step, r)
+        return tuple(map(times, wides, apart.opens, rows))
+
+    return merge
 
 
 def _pre_activations(cell: Cell, params: Params, step: Any, r: Any) -> list[Array]:

@@ -38,7 +38,7 @@ def test_auto_says_why():
     assert choose(lstm(H))[0] == "deferred"
     assert "gate by gate" in choose(lstm(H))[1]
     assert "gate by gate" in choose(gru(H))[1]
-    assert "in one piece" in choose(activity_weighting(lstm(H)))[1]
+    assert "in one piece" in choose(activity_weighting(lstm(H, peepholes="diagonal")))[1]
     assert choose(minlstm(H))[0] == "associative"
 
 

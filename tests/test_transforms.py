@@ -289,6 +289,23 @@ def test_learned_carry_is_learned_and_comes_back_at_resets():
     assert isinstance(cell.initial_carry(params, (2,)), Hidden) and (slope != 0).all()
 
 
+@pytest.mark.parametrize("peepholes", ["none", "diagonal"])
+def test_activity_weighting_of_what_is_projected(peepholes):
+    """h is narrower than the gates; all engines agree."""
+    cell = transforms.activity_weighting(transforms.projection(lstm(H, peepholes=peepholes), 2))
+    params = cell.init(jax.random.key(0), D)
+    xs = jax.random.normal(jax.random.key(1), (T, B, D))
+
+    def gradient(engine):
+        loss = lambda p: jnp.sin(lstm_jax.unroll(cell, p, xs, engine=engine)[1]).sum()  # noqa: E731
+        return jax.jit(jax.grad(loss))(params)
+
+    for got, wanted in zip(
+        *map(jax.tree.leaves, (gradient("deferred"), gradient("scan"))), strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, 1e-5, 1e-6)
+
+
 def test_activity_weighting_without_any_recurrence():
     """r is a scalar there."""
     blind = GATES["no_gate_recurrence"]

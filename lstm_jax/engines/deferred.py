@@ -14,8 +14,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from lstm_jax.core import Apart, Cell, Params, parts_of
 from lstm_jax.gates import open_blocks, shut_blocks
@@ -87,35 +87,42 @@ def _loop(cell: Cell, reverse: bool) -> Any:
             return new, (y, (carry, blocks, pull) if keep else ())
 
         last, (ys, saved) = lax.scan(step, carry, (z, notes), reverse=reverse)
-        return (last, ys), (params, notes, saved)
+        return (last, ys), saved
 
     @jax.custom_vjp
     def loop(params, carry, z, notes):
         return forward(params, carry, z, notes, keep=False)[0]
 
+    def remembering(*given):
+        params, carry, z, notes = custom_vjp_primal_tree_values(given)
+        wanted = jax.tree.map(lambda leaf: leaf.perturbed, given[3])
+        out, saved = forward(params, carry, z, notes)
+        return out, (params, *_parted(notes, wanted), saved)
+
     def backward(residuals, cotangents):
-        params, notes, (carries, blocks, pulls) = residuals
-        dlast, dys = cotangents
+        params, asked, fixed, (carries, blocks, pulls) = residuals
+        dlast, dys = jax.tree.map(_dense, cotangents)
         # Matrices transposed once, not at every step.
         flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if jnp.ndim(w) == 2}
 
         def step(dcarry, now):
-            carry, note, blocks, pull, dy = now
-            _, back = jax.vjp(partial(apart.close, params), carry, note, blocks)
-            direct, dnote, dblocks = back((dcarry, dy))
+            carry, note, rest, blocks, pull, dy = now
+            close = lambda c, n, b: apart.close(params, c, _joined(n, rest), b)  # noqa: E731
+            direct, dnote, dblocks = jax.vjp(close, carry, note, blocks)[1]((dcarry, dy))
             dwides = shut_blocks(apart.opens, blocks, dblocks)
             upright = params | {k: w.T for k, w in flat.items()}
             (through,) = jax.vjp(partial(recur, upright), carry)[1](pull(dwides)[2])
-            return jax.tree.map(jnp.add, direct, through), (dwides, _smooth(dnote), dcarry)
+            return jax.tree.map(jnp.add, direct, through), (dwides, dnote, dcarry)
 
-        given = (carries, notes, blocks, pulls, dys)
+        given = (carries, asked, fixed, blocks, pulls, dys)
         dfirst, (dwides, dnotes, dcarries) = lax.scan(step, dlast, given, reverse=not reverse)
         down, dzs, drs = jax.vmap(lambda pull, dwide: pull(dwide))(pulls, dwides)
-        dparams = _parameters(of_all, apart, params, (carries, notes, blocks), (drs, dcarries, dys))
+        now = (carries, _joined(asked, fixed), blocks)
+        dparams = _parameters(of_all, apart, params, now, (drs, dcarries, dys))
         dparams |= {k: dparams[k] + d.sum(0) for k, d in down.items()}
-        return dparams, dfirst, dzs, _filled(notes, dnotes)
+        return dparams, dfirst, dzs, dnotes
 
-    loop.defvjp(forward, backward)
+    loop.defvjp(remembering, backward, symbolic_zeros=True)
     return loop
 
 
@@ -131,19 +138,21 @@ def _parameters(recur: Any, apart: Apart, params: Params, now: tuple, cotangents
     return jax.vjp(all_steps, params)[1]((drs, (dcarries, dys)))[0]
 
 
-def _smooth(cotangents: Any) -> list:
-    """The cotangents that are numbers: those of masks and marks are not."""
-    return [leaf for leaf in jax.tree.leaves(cotangents) if leaf.dtype != jax.dtypes.float0]
+def _dense(cotangent: Any) -> Any:
+    """A cotangent as an array, where JAX only says that it is zero."""
+    known: Any = getattr(cotangent, "aval", None)
+    return jnp.zeros_like(known) if isinstance(cotangent, SymbolicZero) else cotangent
 
 
-def _filled(notes: Any, cotangents: list) -> Any:
-    """Cotangents put back among the places of notes that have none."""
-    given = iter(cotangents)
+def _parted(tree: Any, wanted: Any) -> tuple[Any, Any]:
+    """(the wanted leaves, the others), None in the place of what the other has."""
+    some = jax.tree.map(lambda leaf, take: leaf if take else None, tree, wanted)
+    others = jax.tree.map(lambda leaf, take: None if take else leaf, tree, wanted)
+    return some, others
+
+
+def _joined(some: Any, others: Any) -> Any:
+    """What `_parted` took apart."""
     return jax.tree.map(
-        lambda leaf: (
-            next(given)
-            if jnp.issubdtype(leaf.dtype, jnp.inexact)
-            else np.zeros(leaf.shape, jax.dtypes.float0)
-        ),
-        notes,
+        lambda a, b: b if a is None else a, some, others, is_leaf=lambda leaf: leaf is None
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lstm_jax.bench import rows
-from lstm_jax.bench.workers import CORES, Workers, busy_seconds
+from lstm_jax.bench.workers import Workers, meter
 
 CPU_SHAPES = (
     rows.Shape(128, 64, 256, 256),
@@ -145,7 +145,7 @@ def _rounds(
     last = dict.fromkeys(entries, 1.0)
     order = random.Random(0)
     turns, began, rounds = list(entries), time.perf_counter(), 0
-    busy, own = busy_seconds(), workers.cpu_seconds()
+    others = meter(workers)
     while rounds < LEAST_ROUNDS or time.perf_counter() - began < seconds:
         order.shuffle(turns)
         for entry in turns:
@@ -154,6 +154,4 @@ def _rounds(
             # The first round tells how long a call takes; it warms up and is not counted.
             times[entry] += answer["seconds"] if rounds else []
         rounds += 1
-    wall = time.perf_counter() - began
-    alien = (busy_seconds() - busy) - (workers.cpu_seconds() - own)
-    return times, max(alien, 0.0) / (wall * CORES)
+    return times, others()

@@ -17,7 +17,7 @@ from typing import Any
 from lstm_jax.bench import devices, layers, report, variants
 from lstm_jax.bench.layers import Entry, Result
 from lstm_jax.bench.rows import Shape
-from lstm_jax.bench.workers import CORES, Workers, busy_seconds
+from lstm_jax.bench.workers import CORES, Workers, meter
 from lstm_jax.core import UsageError
 
 VARIANT_SHAPE = Shape(128, 64, 256, 256)
@@ -140,11 +140,10 @@ def run_devices(flags: Any, out: Path) -> None:
     """Training steps of our configs by one device and by all."""
     with Workers() as workers:
         lines = conditions(workers, [], workers.ask("one device", "hello", torch=False))
-        busy, own, began = busy_seconds(), workers.cpu_seconds(), time.perf_counter()
+        others = meter(workers)
         pairs = list(devices.measure(workers, flags.rows, flags.seconds / 5))
-        alien = busy_seconds() - busy - (workers.cpu_seconds() - own)
-        others = max(alien, 0.0) / CORES / (time.perf_counter() - began)
-    lines.append(f"- the fastest tenth of the calls; others used {others:.0%} of the cores")
+        share = others()
+    lines.append(f"- the fastest tenth of the calls; others used {share:.0%} of the cores")
     write_markdown(out / "devices.md", "How many devices", lines, devices.table(pairs))
 
 

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -76,7 +78,18 @@ class Workers:
         return used
 
 
-def busy_seconds() -> float:
+def meter(workers: Workers) -> Callable[[], float]:
+    """The share of the cores that other processes have used since, whenever it is asked."""
+    began, busy, own = time.perf_counter(), _busy_seconds(), workers.cpu_seconds()
+
+    def others() -> float:
+        alien = (_busy_seconds() - busy) - (workers.cpu_seconds() - own)
+        return max(alien, 0.0) / CORES / (time.perf_counter() - began)
+
+    return others
+
+
+def _busy_seconds() -> float:
     """What all processes of the machine have used so far."""
     stat = Path("/proc/stat")
     if not stat.exists():

@@ -104,7 +104,7 @@ def forest(sweep: Sweep, section: Section) -> Plot | None:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.locator_params(axis="x", nbins=5)
     good = "left" if sweep.reading.direction == "min" else "right"
-    axes.set_xlabel(f"difference in {text(sweep.reading.metric)}; {good} of 0 is better")
+    axes.set_xlabel(f"difference in {text(sweep.reading.metric)}\n{good} of 0 is better")
     caption = (
         "Mean over seeds at the chosen setting, less the baseline's; bars: 95 % bootstrap "
         "intervals. Red: worse, green: better, purple: diverges, "

@@ -323,7 +323,7 @@ def activity_weighting(cell: Cell) -> Cell:
 def _open_early(apart: Apart, learned: tuple[str, ...], gates: tuple[str, ...]) -> bool:
     """Whether the gates open where their pre-activations are still side by side."""
     names = dict(zip(learned, (n for group in apart.opens for n in group), strict=False))
-    return all(names[k] != "identity" for k in gates)
+    return all(names.get(k, "identity") != "identity" for k in gates)
 
 
 def _active(apart: Apart, learned: tuple[str, ...], gates: tuple[str, ...]) -> Callable:

@@ -16,6 +16,7 @@ from lstm_jax.report.analysis import analyse
 from lstm_jax.report.collect import read_sweep
 from lstm_jax.report.extras import extras
 from lstm_jax.report.figures import saturation
+from lstm_jax.report.importance import _evaluate
 from lstm_jax.sweep.plan import trial_folder
 from lstm_jax.sweep.study import load_study
 
@@ -292,6 +293,15 @@ def test_how_far_each_variant_solves_and_its_gradient_reaches(tmp_path):
     assert any("where it does not, 2 of 4" in words for words in extra.sentences)
     build_report(workdir)
     assert "| gates=nfg | none | 0 of 5 | 4 |" in (workdir / "report/report.md").read_text()
+
+
+def test_importance_of_many_variants():
+    """As columns of their own, thirty names would take 2^30 boxes a tree."""
+    pytest.importorskip("optuna")
+    names = [f"v{7 * n % 30:02}" for n in range(240)]
+    columns = {"variant": names, "rate": [10.0 ** (n // 30 % 4) for n in range(240)]}
+    found = _evaluate(columns, [float(name[1:]) + n % 3 for n, name in enumerate(names)])
+    assert found["variant"] > 0.9 and sum(found.values()) == pytest.approx(1.0)
 
 
 def test_pairs_and_what_was_published(tmp_path):

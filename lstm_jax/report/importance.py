@@ -49,10 +49,11 @@ def _evaluate(columns: dict[str, list[Any]], ranks: list[float]) -> dict[str, fl
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    kinds = {name: _distribution(optuna.distributions, v) for name, v in columns.items()}
+    numbers = {name: _numbers(values, ranks) for name, values in columns.items()}
+    kinds = {name: _distribution(optuna.distributions, v) for name, v in numbers.items()}
     study = optuna.create_study()
     for row, rank in enumerate(ranks):
-        values = {name: _value(column[row], kinds[name]) for name, column in columns.items()}
+        values = {name: column[row] for name, column in numbers.items()}
         study.add_trial(optuna.create_trial(params=values, distributions=kinds, value=rank))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -61,13 +62,23 @@ def _evaluate(columns: dict[str, list[Any]], ranks: list[float]) -> dict[str, fl
     return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
-def _distribution(kinds: Any, values: list[Any]) -> Any:
-    """A range for numbers, on a logarithmic scale where they span a factor of ten."""
+def _numbers(values: list[Any], ranks: list[float]) -> list[Any]:
+    """Numbers as they are; names as whole numbers in the order of their mean rank.
+
+    A tree's best splits of names are among those of that order (Breiman et al. 1984, section 9.4),
+    and one column a name would take time exponential in their number.
+    """
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        low, high = float(min(values)), float(max(values))
-        return kinds.FloatDistribution(low, high, log=low > 0 and high / low >= 10)
-    return kinds.CategoricalDistribution(sorted({str(v) for v in values}))
+        return [float(v) for v in values]
+    names = [str(v) for v in values]
+    of = {name: [r for n, r in zip(names, ranks, strict=True) if n == name] for name in names}
+    order = sorted(of, key=lambda name: (sum(of[name]) / len(of[name]), name))
+    return [order.index(name) for name in names]
 
 
-def _value(value: Any, kind: Any) -> Any:
-    return str(value) if hasattr(kind, "choices") else float(value)
+def _distribution(kinds: Any, values: list[Any]) -> Any:
+    """A range, on a logarithmic scale where it spans a factor of ten; whole numbers weigh alike."""
+    low, high = min(values), max(values)
+    if isinstance(low, int):
+        return kinds.IntDistribution(low, high)
+    return kinds.FloatDistribution(low, high, log=low > 0 and high / low >= 10)

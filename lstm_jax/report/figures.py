@@ -68,8 +68,12 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **optio
 
 
 def text(label: str, most: int = 40) -> str:
-    """A label as matplotlib may have it: no mathematics in a name that holds a dollar."""
-    label = label if len(label) <= most else label[: most - 1] + "…"
+    """A label as matplotlib may have it: no mathematics in a name that holds a dollar.
+
+    What is too long loses its middle: names differ at their ends, gate=relu from gate=relu1.
+    """
+    half = most // 2
+    label = label if len(label) <= most else f"{label[: most - half - 1]}…{label[-half:]}"
     return label.replace("$", r"\$")
 
 

@@ -13,6 +13,7 @@ learned owns no columns.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -162,6 +163,13 @@ def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
 def off(value: Any) -> bool:
     """Whether a number is absent from the program: a Python 0, never an array."""
     return isinstance(value, (int, float)) and value == 0
+
+
+def cores() -> int:
+    """The CPU's cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def dot(x: Array, w: Array, dtype: Any = None) -> Array:

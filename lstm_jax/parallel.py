@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lstm_jax.core import UsageError
+from lstm_jax.core import UsageError, cores
 
 TIME_MAJOR = ("inputs", "mask", "resets")
 # What sharing costs a CPU's core, in examples x T x H^2 x layers (docs/performance.md, "How many
@@ -46,13 +46,6 @@ def configure_cpu_devices(num_devices: int = -1) -> None:
     if "JAX_NUM_CPU_DEVICES" in os.environ:
         return
     jax.config.update("jax_num_cpu_devices", cores() if num_devices < 1 else num_devices)
-
-
-def cores() -> int:
-    """The CPU's cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def make_mesh(devices: list, batch_size: int, accumulate: int = 1) -> Mesh | None:

@@ -44,7 +44,8 @@ def test_auto_says_why():
 
 @pytest.mark.parametrize("block", [1, 2, 5, 7, 100])
 def test_deferred_in_blocks_of_any_size(monkeypatch, block):
-    monkeypatch.setattr(deferred, "BLOCK", block * B * 4 * H)
+    monkeypatch.setattr(deferred, "room", lambda: block * B * 4 * H)
+    monkeypatch.setattr(deferred, "WHOLE", 1)
     lengths = jnp.array([T, 0, 5])
     assert_same(value_and_gradients(lstm(H), "deferred"), value_and_gradients(lstm(H), "scan"))
     assert_same(

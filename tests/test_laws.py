@@ -270,7 +270,9 @@ BACKWARDS = [
 
 @pytest.mark.parametrize(("name", "marks"), BACKWARDS, ids=str)
 def test_engines_agree_in_reverse(name, marks, subtests, monkeypatch):
-    monkeypatch.setattr(deferred, "BLOCK", 2 * B * 3 * registry.H)  # two or three steps a block
+    steps = 2 * B * 3 * registry.H  # two or three steps a block
+    monkeypatch.setattr(deferred, "room", lambda: steps)
+    monkeypatch.setattr(deferred, "WHOLE", 1)
     lab = Lab(registry.by_name[name])
     given = [getattr(lab.data, mark) for mark in marks]
     expected = lab.graded("scan", marks, reverse=True)(*lab.data[:3], *given)

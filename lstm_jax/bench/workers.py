@@ -13,7 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from lstm_jax.core import cores
+
+CORES = cores()
 # Set before the libraries start. Compiled programs are not kept: compile times are real.
 ENVIRONMENT = {
     "KERAS_BACKEND": "jax",

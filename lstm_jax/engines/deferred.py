@@ -17,12 +17,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
-from lstm_jax.core import Apart, Cell, Params, parts_of
+from lstm_jax.core import Apart, Cell, Params, cores, parts_of
 from lstm_jax.gates import open_blocks, shut_blocks
 from lstm_jax.parts import bare, refill
 from lstm_jax.steps import even_size, join_steps, split_steps
 
-BLOCK = 2**17  # pre-activations a block on a CPU: 512 KiB in float32
+WHOLE = 4  # a sequence of so many blocks is run as one
 
 
 def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
@@ -46,10 +46,18 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
 
 
 def block_size(length: int, width: int) -> int:
-    """Steps a block: all of them but on a CPU, where a block's pre-activations stay in cache."""
-    if jax.default_backend() != "cpu":
+    """Steps a block: all of them but for long sequences on a CPU."""
+    if jax.default_backend() != "cpu" or length * width <= WHOLE * room():
         return max(length, 1)
-    return even_size(length, BLOCK // width)
+    return even_size(length, room() // width)
+
+
+def room() -> int:
+    """Pre-activations a block on a CPU: what stays in a core's cache, 512 KiB in float32.
+
+    A device with cores to spare multiplies on all of them, and gains more by larger products.
+    """
+    return 2**20 if cores() > jax.local_device_count() else 2**17
 
 
 def whole(cell: Cell) -> Apart:

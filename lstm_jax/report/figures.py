@@ -274,8 +274,8 @@ def importances(sweep: Sweep, section: Section) -> Plot | None:
     axes.set_xlabel("share of explained variance")
     caption = (
         "fANOVA (Hutter et al. 2014; optuna's evaluator, 64 trees) of the rank of the validation "
-        "score over all trials that have one, variants in the order of their mean rank: main effects "
-        "alone, scaled to sum to 1."
+        "score over all trials that have one, variants in the order of their mean rank: main "
+        "effects alone, scaled to sum to 1."
     )
     return Plot("importance", figure, "Importance of the hyper-parameters", caption)
 

@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lstm_jax.core import cores
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import pack_folder
 
@@ -55,8 +56,7 @@ class Launcher:
         if self.devices:
             env["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         elif self.count > 1:
-            cores = len(os.sched_getaffinity(0)) // self.count
-            env.setdefault("JAX_NUM_CPU_DEVICES", str(max(cores, 1)))
+            env.setdefault("JAX_NUM_CPU_DEVICES", str(max(cores() // self.count, 1)))
         return env
 
     def poll(self) -> list[str]:

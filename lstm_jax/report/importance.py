@@ -71,9 +71,12 @@ def _numbers(values: list[Any], ranks: list[float]) -> list[Any]:
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return [float(v) for v in values]
     names = [str(v) for v in values]
-    of = {name: [r for n, r in zip(names, ranks, strict=True) if n == name] for name in names}
+    of: dict[str, list[float]] = {name: [] for name in names}
+    for name, rank in zip(names, ranks, strict=True):
+        of[name].append(rank)
     order = sorted(of, key=lambda name: (sum(of[name]) / len(of[name]), name))
-    return [order.index(name) for name in names]
+    place = {name: number for number, name in enumerate(order)}
+    return [place[name] for name in names]
 
 
 def _distribution(kinds: Any, values: list[Any]) -> Any:

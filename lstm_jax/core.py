@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -80,7 +81,7 @@ class Apart(NamedTuple):
     `opens` names the activation of every block, wide by wide: "identity" for what `close` squashes
     itself, and nothing at all where the wides are the blocks. `own` are the parameters that `merge`
     reads. `advance` is the function this stands for: a cell whose advance was replaced is whole.
-    The `recur` of such a cell takes carries with any leading axes.
+    The `recur` of such a cell takes carries with any leading axes, and multiplies with `dot`.
     """
 
     merge: Callable[..., tuple[Array, ...]]
@@ -172,8 +173,27 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def dot(x: Array, w: Array, dtype: Any = None) -> Array:
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Turned:
+    """A matrix w [K, N] that `dot` multiplies features first, `(w^T x^T)^T`, given as `t` = w^T.
+
+    XLA:CPU lays the second operand of a product out anew every time; so that is x, not w.
+    """
+
+    t: Array
+
+    def __getitem__(self, at: tuple) -> Turned:
+        rows, columns = at
+        return Turned(self.t[columns, rows])
+
+
+def dot(x: Array, w: Array | Turned, dtype: Any = None) -> Array:
     """`x @ w`; with `dtype`, operands are cast to it and products summed in `w`'s own type."""
+    if isinstance(w, Turned):
+        # The barriers keep the compiler from turning the product back.
+        turned = jax.lax.optimization_barrier(x.T)
+        return jax.lax.optimization_barrier(dot(w.t, turned, dtype)).T
     if x.ndim > 2 and jax.default_backend() == "cpu":
         # Of two axes to sum over, the gradient of w would make XLA:CPU transpose a copy.
         return dot(x.reshape(-1, x.shape[-1]), w, dtype).reshape(*x.shape[:-1], w.shape[-1])

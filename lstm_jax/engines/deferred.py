@@ -17,12 +17,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
-from lstm_jax.core import Apart, Cell, Params, cores, parts_of
+from lstm_jax.core import Apart, Cell, Params, Turned, cores, parts_of
 from lstm_jax.gates import open_blocks, shut_blocks
 from lstm_jax.parts import bare, refill
-from lstm_jax.steps import even_size, join_steps, split_steps
+from lstm_jax.steps import Step, even_size, join_steps, split_steps
 
 WHOLE = 4  # a sequence of so many blocks is run as one
+LARGE, ROWS = 2**20, 32  # a matrix of so many numbers times so few rows goes features first
 
 
 def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
@@ -33,11 +34,12 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
     """
     length, batch = steps.x.shape[:2]
     size = block_size(length, batch * params["bias"].size)
-    loop = _loop(cell, reverse)
+    entering = _narrow(steps)
+    loop = _loop(cell, reverse, entering)
 
     def block(carry, part):
         zs = cell.project(params, part)
-        return loop(params, carry, bare(zs), refill(zs, ()))
+        return loop(params, carry, part.x if entering else bare(zs), refill(zs, ()))
 
     if size == length:
         return block(carry, steps)
@@ -77,19 +79,33 @@ def whole(cell: Cell) -> Apart:
     return Apart(merge, (), close, cell.gates, cell.advance)
 
 
-def _loop(cell: Cell, reverse: bool) -> Any:
-    """`lax.scan` of the cell's step over z and the notes on it, with the deferred VJP."""
+def _narrow(steps: Any) -> bool:
+    """Whether each step projects its own input: sooner on a CPU than reading z, for one feature."""
+    plain = len(jax.tree.leaves(steps)) == 1
+    return jax.default_backend() == "cpu" and plain and steps.x.shape[-1] == 1
+
+
+def _loop(cell: Cell, reverse: bool, entering: bool) -> Any:
+    """`lax.scan` of the cell's step over z and the notes on it, with the deferred VJP.
+
+    With `entering`, over x in the place of z: steps project it themselves.
+    """
     # Not the cell: its `init` may hold a traced forget bias, which must not outlive its trace.
     apart, recur = parts_of(cell) or whole(cell), cell.recur
     of_all = recur if parts_of(cell) else jax.vmap(recur, (None, 0))
 
+    def project(params, x):
+        return bare(cell.project(params, Step(x)))
+
     def forward(params, carry, z, notes, keep=True):
         own = {k: params[k] for k in apart.own}
+        turned = {k: Turned(lax.optimization_barrier(w.T)) for k, w in _wide(params, carry)}
 
         def step(carry, now):
             z, note = now
+            z = project(params, z[None])[0] if entering else z
             merge = lambda own, z, r: apart.merge(params | own, refill(note, z), r)  # noqa: E731
-            wides, pull = jax.vjp(merge, own, z, recur(params, carry))
+            wides, pull = jax.vjp(merge, own, z, recur(params | turned, carry))
             blocks = open_blocks(apart.opens, wides)
             new, y = apart.close(params, carry, note, blocks)
             return new, (y, (carry, blocks, pull) if keep else ())
@@ -105,13 +121,14 @@ def _loop(cell: Cell, reverse: bool) -> Any:
         params, carry, z, notes = custom_vjp_primal_tree_values(given)
         wanted = jax.tree.map(lambda leaf: leaf.perturbed, given[3])
         out, saved = forward(params, carry, z, notes)
-        return out, (params, *_parted(notes, wanted), saved)
+        return out, (params, z if entering else (), *_parted(notes, wanted), saved)
 
     def backward(residuals, cotangents):
-        params, asked, fixed, (carries, blocks, pulls) = residuals
+        params, xs, asked, fixed, (carries, blocks, pulls) = residuals
         dlast, dys = jax.tree.map(_dense, cotangents)
-        # Matrices transposed once, not at every step.
+        # Matrices transposed once, not at every step; the product with a turned one needs none.
         flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if jnp.ndim(w) == 2}
+        large = _wide(params, dlast)
 
         def step(dcarry, now):
             carry, note, rest, blocks, pull, dy = now
@@ -119,6 +136,7 @@ def _loop(cell: Cell, reverse: bool) -> Any:
             direct, dnote, dblocks = jax.vjp(close, carry, note, blocks)[1]((dcarry, dy))
             dwides = shut_blocks(apart.opens, blocks, dblocks)
             upright = params | {k: w.T for k, w in flat.items()}
+            upright |= {k: Turned(w.T) for k, w in large}
             (through,) = jax.vjp(partial(recur, upright), carry)[1](pull(dwides)[2])
             return jax.tree.map(jnp.add, direct, through), (dwides, dnote, dcarry)
 
@@ -128,10 +146,21 @@ def _loop(cell: Cell, reverse: bool) -> Any:
         now = (carries, _joined(asked, fixed), blocks)
         dparams = _parameters(of_all, apart, params, now, (drs, dcarries, dys))
         dparams |= {k: dparams[k] + d.sum(0) for k, d in down.items()}
+        if entering:
+            dprojected, dzs = jax.vjp(project, params, xs)[1](dzs)
+            dparams = jax.tree.map(jnp.add, dparams, dprojected)
         return dparams, dfirst, dzs, dnotes
 
     loop.defvjp(remembering, backward, symbolic_zeros=True)
     return loop
+
+
+def _wide(params: Params, carry: Any) -> list[tuple[str, Any]]:
+    """The matrices that a CPU multiplies sooner features first: large ones, by few rows."""
+    rows = jax.tree.leaves(carry)[0].shape[0]
+    if jax.default_backend() != "cpu" or rows > ROWS:
+        return []
+    return [(k, w) for k, w in params.items() if jnp.ndim(w) == 2 and w.size >= LARGE]
 
 
 def _parameters(recur: Any, apart: Apart, params: Params, now: tuple, cotangents: tuple) -> Params:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import lstm_jax
-from lstm_jax.cells import gru, lstm, minlstm
+from lstm_jax.cells import gru, lstm, mgu, minlstm, slstm
 from lstm_jax.core import UsageError, around
 from lstm_jax.engines import ENGINES, choose, deferred, pick
 from lstm_jax.steps import even_size
-from lstm_jax.transforms import activity_weighting
+from lstm_jax.transforms import activity_weighting, projection, recurrent_dropout
 
 T, B, D, H = 12, 3, 4, 5
 
@@ -51,6 +51,45 @@ def test_deferred_in_blocks_of_any_size(monkeypatch, block):
     assert_same(
         value_and_gradients(lstm(H), "deferred", lengths=lengths, reverse=True),
         value_and_gradients(lstm(H), "scan", lengths=lengths, reverse=True),
+    )
+
+
+CELLS = {
+    "lstm": lstm(H),
+    "full peepholes": lstm(H, peepholes="full"),
+    "layer norm": lstm(H, layer_norm="branch"),
+    "gru": gru(H),
+    "gru before": gru(H, reset="before"),
+    "mgu": mgu(H),
+    "slstm": slstm(H),
+    "projected": projection(lstm(H), 3),
+    "dropout": recurrent_dropout(lstm(H), 0.5),
+}
+
+
+@pytest.mark.parametrize("setting", ["LARGE", "NARROW"])
+@pytest.mark.parametrize("name", CELLS)
+def test_products_another_way_round_are_the_same(monkeypatch, name, setting):
+    """Large matrices features first; many features projected before the loop."""
+    monkeypatch.setattr(deferred, setting, 1)
+    cell = CELLS[name]
+    options = {"lengths": jnp.array([T, 0, 5])}
+    if name == "dropout":
+        options["key"] = jax.random.key(2)
+    assert_same(
+        value_and_gradients(cell, "deferred", **options),
+        value_and_gradients(cell, "scan", **options),
+    )
+
+
+@pytest.mark.parametrize("spare", [True, False])
+def test_a_forward_pass_with_and_without_cores_to_spare(monkeypatch, spare):
+    monkeypatch.setattr(deferred, "NARROW", 0)
+    monkeypatch.setattr(deferred, "spare", lambda: spare)
+    params, xs = problem(lstm(H))
+    assert_same(
+        lstm_jax.unroll(lstm(H), params, xs, engine="deferred"),
+        lstm_jax.unroll(lstm(H), params, xs, engine="scan"),
     )
 
 

@@ -20,9 +20,10 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from lstm_jax.core import Apart, Cell, Params, Turned, cores, parts_of
 from lstm_jax.gates import open_blocks, shut_blocks
 from lstm_jax.parts import bare, refill
-from lstm_jax.steps import Step, even_size, join_steps, split_steps
+from lstm_jax.steps import even_size, join_steps, split_steps
 
 WHOLE = 4  # a sequence of so many blocks is run as one
+NARROW = 16  # so few input features are projected step by step
 LARGE, ROWS = 2**20, 32  # a matrix of so many numbers times so few rows goes features first
 
 
@@ -34,12 +35,10 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
     """
     length, batch = steps.x.shape[:2]
     size = block_size(length, batch * params["bias"].size)
-    entering = _narrow(steps)
-    loop = _loop(cell, reverse, entering)
+    loop = _loop(cell, reverse)
 
     def block(carry, part):
-        zs = cell.project(params, part)
-        return loop(params, carry, part.x if entering else bare(zs), refill(zs, ()))
+        return loop(params, carry, part, refill(cell.project(params, part), ()))
 
     if size == length:
         return block(carry, steps)
@@ -59,7 +58,12 @@ def room() -> int:
 
     A device with cores to spare multiplies on all of them, and gains more by larger products.
     """
-    return 2**20 if cores() > jax.local_device_count() else 2**17
+    return 2**20 if spare() else 2**17
+
+
+def spare() -> bool:
+    """Whether a device has more than one of the CPU's cores."""
+    return cores() > jax.local_device_count()
 
 
 def whole(cell: Cell) -> Apart:
@@ -79,56 +83,50 @@ def whole(cell: Cell) -> Apart:
     return Apart(merge, (), close, cell.gates, cell.advance)
 
 
-def _narrow(steps: Any) -> bool:
-    """Whether each step projects its own input: sooner on a CPU than reading z, for one feature."""
-    plain = len(jax.tree.leaves(steps)) == 1
-    return jax.default_backend() == "cpu" and plain and steps.x.shape[-1] == 1
-
-
-def _loop(cell: Cell, reverse: bool, entering: bool) -> Any:
-    """`lax.scan` of the cell's step over z and the notes on it, with the deferred VJP.
-
-    With `entering`, over x in the place of z: steps project it themselves.
-    """
-    # Not the cell: its `init` may hold a traced forget bias, which must not outlive its trace.
+def _loop(cell: Cell, reverse: bool) -> Any:
+    """`lax.scan` of the cell's step over inputs and the notes on them, with the deferred VJP."""
     apart, recur = parts_of(cell) or whole(cell), cell.recur
     of_all = recur if parts_of(cell) else jax.vmap(recur, (None, 0))
+    wide = _wide if parts_of(cell) else lambda params, carry: ()
 
-    def project(params, x):
-        return bare(cell.project(params, Step(x)))
+    def project(params, part):
+        return bare(cell.project(params, part))
 
-    def forward(params, carry, z, notes, keep=True):
+    def forward(params, carry, part, notes, keep=True):
+        entering = _entering(part.x.shape[-1], keep)
         own = {k: params[k] for k in apart.own}
-        turned = {k: Turned(lax.optimization_barrier(w.T)) for k, w in _wide(params, carry)}
+        turned = {k: Turned(lax.optimization_barrier(w.T)) for k, w in wide(params, carry)}
 
         def step(carry, now):
             z, note = now
-            z = project(params, z[None])[0] if entering else z
+            if entering:
+                z = jax.tree.map(partial(jnp.squeeze, axis=0), project(params, _alone(z)))
             merge = lambda own, z, r: apart.merge(params | own, refill(note, z), r)  # noqa: E731
             wides, pull = jax.vjp(merge, own, z, recur(params | turned, carry))
             blocks = open_blocks(apart.opens, wides)
             new, y = apart.close(params, carry, note, blocks)
             return new, (y, (carry, blocks, pull) if keep else ())
 
-        last, (ys, saved) = lax.scan(step, carry, (z, notes), reverse=reverse)
+        source = part if entering else project(params, part)
+        last, (ys, saved) = lax.scan(step, carry, (source, notes), reverse=reverse)
         return (last, ys), saved
 
     @jax.custom_vjp
-    def loop(params, carry, z, notes):
-        return forward(params, carry, z, notes, keep=False)[0]
+    def loop(params, carry, part, notes):
+        return forward(params, carry, part, notes, keep=False)[0]
 
     def remembering(*given):
-        params, carry, z, notes = custom_vjp_primal_tree_values(given)
+        params, carry, part, notes = custom_vjp_primal_tree_values(given)
         wanted = jax.tree.map(lambda leaf: leaf.perturbed, given[3])
-        out, saved = forward(params, carry, z, notes)
-        return out, (params, z if entering else (), *_parted(notes, wanted), saved)
+        out, saved = forward(params, carry, part, notes)
+        return out, (params, part, *_parted(notes, wanted), saved)
 
     def backward(residuals, cotangents):
-        params, xs, asked, fixed, (carries, blocks, pulls) = residuals
+        params, part, asked, fixed, (carries, blocks, pulls) = residuals
         dlast, dys = jax.tree.map(_dense, cotangents)
         # Matrices transposed once, not at every step; the product with a turned one needs none.
         flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if jnp.ndim(w) == 2}
-        large = _wide(params, dlast)
+        large = wide(params, dlast)
 
         def step(dcarry, now):
             carry, note, rest, blocks, pull, dy = now
@@ -146,13 +144,29 @@ def _loop(cell: Cell, reverse: bool, entering: bool) -> Any:
         now = (carries, _joined(asked, fixed), blocks)
         dparams = _parameters(of_all, apart, params, now, (drs, dcarries, dys))
         dparams |= {k: dparams[k] + d.sum(0) for k, d in down.items()}
-        if entering:
-            dprojected, dzs = jax.vjp(project, params, xs)[1](dzs)
-            dparams = jax.tree.map(jnp.add, dparams, dprojected)
-        return dparams, dfirst, dzs, dnotes
+        of_x = lambda params, x: project(params, part._replace(x=x))  # noqa: E731
+        dprojected, dx = jax.vjp(of_x, params, part.x)[1](dzs)
+        dpart = jax.tree.map(lambda _: None, part)._replace(x=dx)
+        return jax.tree.map(jnp.add, dparams, dprojected), dfirst, dpart, dnotes
 
     loop.defvjp(remembering, backward, symbolic_zeros=True)
     return loop
+
+
+def _entering(features: int, keep: bool) -> bool:
+    """Whether steps project their own input, in one loop without z.
+
+    On a CPU that is sooner for few features, and for a forward pass with no core to spare, which
+    is then a single loop of products too small to be shared out.
+    """
+    if jax.default_backend() != "cpu":
+        return False
+    return features <= NARROW or not (keep or spare())
+
+
+def _alone(step: Any) -> Any:
+    """One step as a sequence of one."""
+    return jax.tree.map(lambda leaf: leaf[None], step)
 
 
 def _wide(params: Params, carry: Any) -> list[tuple[str, Any]]:

@@ -1,5 +1,7 @@
 """Engines: what `auto` picks, what is refused, blocks and chunks of every size, memory."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +75,7 @@ def test_products_another_way_round_are_the_same(monkeypatch, name, setting):
     """Large matrices features first; many features projected before the loop."""
     monkeypatch.setattr(deferred, setting, 1)
     cell = CELLS[name]
-    options = {"lengths": jnp.array([T, 0, 5])}
+    options: dict[str, Any] = {"lengths": jnp.array([T, 0, 5])}
     if name == "dropout":
         options["key"] = jax.random.key(2)
     assert_same(

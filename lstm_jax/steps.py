@@ -30,14 +30,15 @@ class Masked(NamedTuple):
 def stepping(cell: Cell) -> Cell:
     """The cell over `Step`s: it projects their x, and holds or restarts where they say so."""
 
+    # Not the cell, for the reason `deferred` gives.
+    of_inputs, fresh = cell.project, cell.initial_carry
+
     def project(params, step):
         if step.valid is None:
-            return cell.project(params, step.x, step.keys)
+            return of_inputs(params, step.x, step.keys)
         # Whatever stands in the padding, NaN included, must not reach a gradient: 0 * NaN is NaN.
         x = jnp.where(step.valid[..., None], step.x, 0)
-        return Masked(cell.project(params, x, step.keys), step.valid, step.restart)
-
-    fresh = cell.initial_carry
+        return Masked(of_inputs(params, x, step.keys), step.valid, step.restart)
 
     def marked(inner):
         def advance(params, carry, step, x):

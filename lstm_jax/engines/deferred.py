@@ -85,12 +85,13 @@ def whole(cell: Cell) -> Apart:
 
 def _loop(cell: Cell, reverse: bool) -> Any:
     """`lax.scan` of the cell's step over inputs and the notes on them, with the deferred VJP."""
-    apart, recur = parts_of(cell) or whole(cell), cell.recur
+    # Not the cell: its `init` may hold a traced forget bias, which must not outlive its trace.
+    apart, recur, of_inputs = parts_of(cell) or whole(cell), cell.recur, cell.project
     of_all = recur if parts_of(cell) else jax.vmap(recur, (None, 0))
     wide = _wide if parts_of(cell) else lambda params, carry: ()
 
     def project(params, part):
-        return bare(cell.project(params, part))
+        return bare(of_inputs(params, part))
 
     def forward(params, carry, part, notes, keep=True):
         entering = _entering(part.x.shape[-1], keep)

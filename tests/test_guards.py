@@ -294,8 +294,12 @@ def test_a_save_that_fails_last_is_no_completed_run(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- strict, memory
 
 
-def test_strict_training_runs_clean(tmp_path):
-    assert train.train(small(strict=True), tmp_path)["status"] == "completed"
+@pytest.mark.parametrize("field", ["", "recurrent_dropout", "zoneout_h"])
+def test_strict_training_runs_clean(tmp_path, field):
+    config = small(strict=True)
+    if field:
+        config.cell[field] = 0.1
+    assert train.train(config, tmp_path)["status"] == "completed"
 
 
 def test_strict_refuses_hidden_transfers_and_second_compilations():

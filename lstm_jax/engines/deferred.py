@@ -35,10 +35,13 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
     """
     length, batch = steps.x.shape[:2]
     size = block_size(length, batch * params["bias"].size)
-    loop = _loop(cell, reverse)
+    # A transform's `project` may close over traced rates, which a custom VJP must not.
+    inside = parts_of(cell) is not None and not cell.spec.transforms
+    loop = _loop(cell, reverse, inside)
 
     def block(carry, part):
-        return loop(params, carry, part, refill(cell.project(params, part), ()))
+        zs = cell.project(params, part)
+        return loop(params, carry, part if inside else bare(zs), refill(zs, ()))
 
     if size == length:
         return block(carry, steps)
@@ -83,18 +86,22 @@ def whole(cell: Cell) -> Apart:
     return Apart(merge, (), close, cell.gates, cell.advance)
 
 
-def _loop(cell: Cell, reverse: bool) -> Any:
-    """`lax.scan` of the cell's step over inputs and the notes on them, with the deferred VJP."""
+def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
+    """`lax.scan` of the cell's step over a source and the notes on it, with the deferred VJP.
+
+    The source is the inputs where they are projected `inside`, else the projected sequence.
+    """
     # Not the cell: its `init` may hold a traced forget bias, which must not outlive its trace.
-    apart, recur, of_inputs = parts_of(cell) or whole(cell), cell.recur, cell.project
+    apart, recur = parts_of(cell) or whole(cell), cell.recur
+    of_inputs = cell.project if inside else None
     of_all = recur if parts_of(cell) else jax.vmap(recur, (None, 0))
     wide = _wide if parts_of(cell) else lambda params, carry: ()
 
-    def project(params, part):
-        return bare(of_inputs(params, part))
+    def project(params, source):
+        return bare(of_inputs(params, source)) if of_inputs else source
 
-    def forward(params, carry, part, notes, keep=True):
-        entering = _entering(part.x.shape[-1], keep)
+    def forward(params, carry, source, notes, keep=True):
+        entering = inside and _entering(source.x.shape[-1], keep)
         own = {k: params[k] for k in apart.own}
         turned = {k: Turned(lax.optimization_barrier(w.T)) for k, w in wide(params, carry)}
 
@@ -108,22 +115,22 @@ def _loop(cell: Cell, reverse: bool) -> Any:
             new, y = apart.close(params, carry, note, blocks)
             return new, (y, (carry, blocks, pull) if keep else ())
 
-        source = part if entering else project(params, part)
+        source = source if entering else project(params, source)
         last, (ys, saved) = lax.scan(step, carry, (source, notes), reverse=reverse)
         return (last, ys), saved
 
     @jax.custom_vjp
-    def loop(params, carry, part, notes):
-        return forward(params, carry, part, notes, keep=False)[0]
+    def loop(params, carry, source, notes):
+        return forward(params, carry, source, notes, keep=False)[0]
 
     def remembering(*given):
-        params, carry, part, notes = custom_vjp_primal_tree_values(given)
+        params, carry, source, notes = custom_vjp_primal_tree_values(given)
         wanted = jax.tree.map(lambda leaf: leaf.perturbed, given[3])
-        out, saved = forward(params, carry, part, notes)
-        return out, (params, part, *_parted(notes, wanted), saved)
+        out, saved = forward(params, carry, source, notes)
+        return out, (params, source if inside else (), *_parted(notes, wanted), saved)
 
     def backward(residuals, cotangents):
-        params, part, asked, fixed, (carries, blocks, pulls) = residuals
+        params, source, asked, fixed, (carries, blocks, pulls) = residuals
         dlast, dys = jax.tree.map(_dense, cotangents)
         # Matrices transposed once, not at every step; the product with a turned one needs none.
         flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if jnp.ndim(w) == 2}
@@ -145,10 +152,12 @@ def _loop(cell: Cell, reverse: bool) -> Any:
         now = (carries, _joined(asked, fixed), blocks)
         dparams = _parameters(of_all, apart, params, now, (drs, dcarries, dys))
         dparams |= {k: dparams[k] + d.sum(0) for k, d in down.items()}
-        of_x = lambda params, x: project(params, part._replace(x=x))  # noqa: E731
-        dprojected, dx = jax.vjp(of_x, params, part.x)[1](dzs)
-        dpart = jax.tree.map(lambda _: None, part)._replace(x=dx)
-        return jax.tree.map(jnp.add, dparams, dprojected), dfirst, dpart, dnotes
+        if not inside:
+            return dparams, dfirst, dzs, dnotes
+        of_x = lambda params, x: project(params, source._replace(x=x))  # noqa: E731
+        dprojected, dx = jax.vjp(of_x, params, source.x)[1](dzs)
+        dsource = jax.tree.map(lambda _: None, source)._replace(x=dx)
+        return jax.tree.map(jnp.add, dparams, dprojected), dfirst, dsource, dnotes
 
     loop.defvjp(remembering, backward, symbolic_zeros=True)
     return loop

@@ -82,7 +82,7 @@ class Apart(NamedTuple):
     itself, and nothing at all where the wides are the blocks. `own` are the parameters that `merge`
     reads. `advance` is the function this stands for: a cell whose advance was replaced is whole.
     The `recur` of such a cell takes carries with any leading axes, and multiplies with `dot`;
-    its `project`, untransformed, closes over no traced value.
+    its `project`, untransformed, takes any leading axes and closes over no traced value.
     """
 
     merge: Callable[..., tuple[Array, ...]]

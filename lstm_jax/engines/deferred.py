@@ -95,7 +95,7 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
     apart, recur = parts_of(cell) or whole(cell), cell.recur
     of_inputs = cell.project if inside else None
     of_all = recur if parts_of(cell) else jax.vmap(recur, (None, 0))
-    wide = _wide if parts_of(cell) else lambda params, carry: ()
+    large = _large if parts_of(cell) else lambda params, carry: ()
 
     def project(params, source):
         return bare(of_inputs(params, source)) if of_inputs else source
@@ -103,12 +103,12 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
     def forward(params, carry, source, notes, keep=True):
         entering = inside and _entering(source.x.shape[-1], keep)
         own = {k: params[k] for k in apart.own}
-        turned = {k: Turned(lax.optimization_barrier(w.T)) for k, w in wide(params, carry)}
+        turned = {k: Turned(lax.optimization_barrier(w.T)) for k, w in large(params, carry)}
 
         def step(carry, now):
             z, note = now
             if entering:
-                z = jax.tree.map(partial(jnp.squeeze, axis=0), project(params, _alone(z)))
+                z = project(params, z)
             merge = lambda own, z, r: apart.merge(params | own, refill(note, z), r)  # noqa: E731
             wides, pull = jax.vjp(merge, own, z, recur(params | turned, carry))
             blocks = open_blocks(apart.opens, wides)
@@ -134,7 +134,7 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
         dlast, dys = jax.tree.map(_dense, cotangents)
         # Matrices transposed once, not at every step; the product with a turned one needs none.
         flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if jnp.ndim(w) == 2}
-        large = wide(params, dlast)
+        few = large(params, dlast)
 
         def step(dcarry, now):
             carry, note, rest, blocks, pull, dy = now
@@ -142,7 +142,7 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
             direct, dnote, dblocks = jax.vjp(close, carry, note, blocks)[1]((dcarry, dy))
             dwides = shut_blocks(apart.opens, blocks, dblocks)
             upright = params | {k: w.T for k, w in flat.items()}
-            upright |= {k: Turned(w.T) for k, w in large}
+            upright |= {k: Turned(w.T) for k, w in few}
             (through,) = jax.vjp(partial(recur, upright), carry)[1](pull(dwides)[2])
             return jax.tree.map(jnp.add, direct, through), (dwides, dnote, dcarry)
 
@@ -174,12 +174,7 @@ def _entering(features: int, keep: bool) -> bool:
     return features <= NARROW or not (keep or spare())
 
 
-def _alone(step: Any) -> Any:
-    """One step as a sequence of one."""
-    return jax.tree.map(lambda leaf: leaf[None], step)
-
-
-def _wide(params: Params, carry: Any) -> list[tuple[str, Any]]:
+def _large(params: Params, carry: Any) -> list[tuple[str, Any]]:
     """The matrices that a CPU multiplies sooner features first: large ones, by few rows."""
     rows = jax.tree.leaves(carry)[0].shape[0]
     if jax.default_backend() != "cpu" or rows > ROWS:

@@ -81,8 +81,8 @@ class Apart(NamedTuple):
     `opens` names the activation of every block, wide by wide: "identity" for what `close` squashes
     itself, and nothing at all where the wides are the blocks. `own` are the parameters that `merge`
     reads. `advance` is the function this stands for: a cell whose advance was replaced is whole.
-    The `recur` of such a cell takes carries with any leading axes, and multiplies with `dot`;
-    its `project`, untransformed, takes any leading axes and closes over no traced value.
+    The `recur` of such a cell takes carries with any leading axes, and so does its `project`
+    inputs, untransformed; both multiply with `dot`, and neither closes over a traced value.
     """
 
     merge: Callable[..., tuple[Array, ...]]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lstm_jax.core import Array, UsageError, lookup
 
@@ -148,8 +149,8 @@ def activate(names: tuple[str, ...], z: Array) -> Array:
 
 def columns(values: list, z: Array) -> Array:
     """One value a block of z [..., N*H], repeated over the block's columns."""
-    dtype = None if isinstance(values[0], bool) else z.dtype
-    return jnp.repeat(jnp.array(values, dtype), z.shape[-1] // len(values))
+    dtype = bool if isinstance(values[0], bool) else z.dtype
+    return jnp.asarray(np.repeat(np.array(values, dtype), z.shape[-1] // len(values)))
 
 
 def opening(table: GateTable, late: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -202,6 +203,22 @@ def open_blocks(opens: tuple, wides: tuple) -> tuple[Array, ...]:
         return wides
     split = [jnp.split(activate(n, w), len(n), -1) for n, w in zip(opens, wides, strict=True)]
     return tuple(block for blocks in split for block in blocks)
+
+
+def open_each(opens: tuple, wides: tuple) -> tuple[Array, ...]:
+    """`open_blocks` with a pass a gate: as soon, where the features are not the last axis."""
+    if not opens:
+        return wides
+    return tuple(
+        _open(name, block)
+        for names, wide in zip(opens, wides, strict=True)
+        for name, block in zip(names, jnp.split(wide, len(names), -1), strict=True)
+    )
+
+
+def _open(name: str, z: Array) -> Array:
+    half = _HALF.get(name)
+    return jnp.tanh(z * half) * half + (1.0 - half) if half else ACTIVATIONS[name](z)
 
 
 def shut_blocks(opens: tuple, blocks: tuple, cotangents: tuple) -> tuple[Array, ...]:

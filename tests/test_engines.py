@@ -95,6 +95,29 @@ def test_a_forward_pass_with_and_without_cores_to_spare(monkeypatch, spare):
     )
 
 
+@pytest.mark.parametrize("gates", ["lstm", "cifg", "multiplicative", "noaf"])
+def test_a_forward_pass_with_the_batch_last(monkeypatch, gates):
+    monkeypatch.setattr(deferred, "_last", lambda batch, units: True)
+    cell = lstm(H, gates=gates, gate_activation="hard_sigmoid")
+    params, xs = problem(cell)
+    lengths = jnp.array([T, 0, 5])
+    for options in ({}, {"reverse": True}, {"key": jax.random.key(2)}, {"lengths": lengths}):
+        assert_same(
+            lstm_jax.unroll(cell, params, xs, engine="deferred", **options),
+            lstm_jax.unroll(cell, params, xs, engine="scan", **options),
+        )
+    assert_same(value_and_gradients(cell, "deferred"), value_and_gradients(cell, "scan"))
+
+
+@pytest.mark.parametrize("spare", [True, False])
+def test_who_takes_the_batch_last(monkeypatch, spare):
+    monkeypatch.setattr(deferred, "spare", lambda: spare)
+    assert deferred._last(32, 256)
+    assert not deferred._last(33, 256)
+    assert not deferred._last(16, 128)
+    assert deferred._last(128, 512) == spare
+
+
 def test_an_advance_of_ones_own_is_what_runs():
     """A cell told in parts, given another `advance`, is no longer what its parts say."""
     cell = lstm(H)

@@ -18,13 +18,14 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from lstm_jax.core import Apart, Cell, Params, Turned, cores, parts_of
-from lstm_jax.gates import open_blocks, shut_blocks
+from lstm_jax.gates import open_blocks, open_each, shut_blocks
 from lstm_jax.parts import bare, refill
 from lstm_jax.steps import even_size, join_steps, split_steps
 
 WHOLE = 4  # a sequence of so many blocks is run as one
 NARROW = 16  # so few input features are projected step by step
 LARGE, ROWS = 2**20, 32  # a matrix of so many numbers times so few rows goes features first
+LANES = 16  # float32 numbers in a CPU's vector: batches of whole ones may be the last axis
 
 
 def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
@@ -95,10 +96,30 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
     apart, recur = parts_of(cell) or whole(cell), cell.recur
     of_inputs = cell.project if inside else None
     of_all = recur if parts_of(cell) else jax.vmap(recur, (None, 0))
+    plain = inside and cell.spec.plain
     large = _large if parts_of(cell) else lambda params, carry: ()
 
     def project(params, source):
         return bare(of_inputs(params, source)) if of_inputs else source
+
+    def batch_last(params, carry, source):
+        """A forward pass of arrays [F, B] where steps have [B, F]."""
+        matrices = ("kernel", "recurrent_kernel")
+        turned = {k: Turned(lax.optimization_barrier(params[k].T)) for k in matrices}
+        shape = (params["bias"].size, source.x.shape[1])
+        bias = lax.optimization_barrier(jnp.broadcast_to(params["bias"][:, None], shape))
+
+        def example(bias, carry, now):
+            own = turned | {"bias": bias}
+            wides = apart.merge(own, project(own, now), recur(own, carry))
+            return apart.close(own, carry, (), open_each(apart.opens, wides))
+
+        def step(carry, now):
+            new, y = jax.vmap(example, -1, -1)(bias, carry, jax.tree.map(jnp.transpose, now))
+            return new, y.T
+
+        last, ys = lax.scan(step, jax.tree.map(jnp.transpose, carry), source, reverse=reverse)
+        return jax.tree.map(jnp.transpose, last), ys
 
     def forward(params, carry, source, notes, keep=True):
         entering = inside and _entering(source.x.shape[-1], keep)
@@ -121,6 +142,8 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
 
     @jax.custom_vjp
     def loop(params, carry, source, notes):
+        if plain and not jax.tree.leaves(notes) and _last(*carry.h.shape):
+            return batch_last(params, carry, source)
         return forward(params, carry, source, notes, keep=False)[0]
 
     def remembering(*given):
@@ -172,6 +195,17 @@ def _entering(features: int, keep: bool) -> bool:
     if jax.default_backend() != "cpu":
         return False
     return features <= NARROW or not (keep or spare())
+
+
+def _last(batch: int, units: int) -> bool:
+    """Whether a forward pass takes the batch as the last axis.
+
+    On a CPU that saves laying h R out anew, and gates are whole rows. With cores to spare it pays
+    for products worth sharing out, without them only up to where XLA shares them out all the same.
+    """
+    if jax.default_backend() != "cpu" or batch % LANES:
+        return False
+    return batch * units >= 2**13 if spare() else batch == 2 * LANES and 128 <= units < 512
 
 
 def _large(params: Params, carry: Any) -> list[tuple[str, Any]]:

@@ -36,7 +36,12 @@ class Stabilised(NamedTuple):
     h: Array
 
 
-LOG_GATES = {"exp": lambda z: z, "sigmoid": jax.nn.log_sigmoid}
+def _log_sigmoid(z: Array) -> Array:
+    """log s(z); its error is absolute, as that of an exponent may be, and log is a cheap log1p."""
+    return jnp.minimum(z, 0.0) - jnp.log(1.0 + jnp.exp(-jnp.abs(z)))
+
+
+LOG_GATES = {"exp": lambda z: z, "sigmoid": _log_sigmoid}
 
 
 def slstm(
@@ -107,8 +112,13 @@ def stabilised(name, hidden, table, forget_bias, kernel_init, recurrent_init, dt
 
     def settle(params, carry, step, blocks):
         z = dict(zip(learned, blocks, strict=True))
-        m = held(jnp.maximum(log_f(z["f"]) + carry.m, log_i(z["i"])))
-        i, f = jnp.exp(log_i(z["i"]) - m), jnp.exp(log_f(z["f"]) + carry.m - m)
+        log_new, log_old = log_i(z["i"]), log_f(z["f"]) + carry.m
+        # Less their maximum m', one of the two is 0 and the other what they are apart.
+        ahead = log_new - log_old
+        behind = ahead < 0
+        smaller = jnp.exp(jnp.where(behind, ahead, -ahead))
+        i, f = jnp.where(behind, smaller, 1.0), jnp.where(behind, 1.0, smaller)
+        m = jnp.where(behind, log_old, log_new)
         return {"i": i, "f": f, **gate_values(table, "go", z, late)}, m
 
     def close(params, carry, step, blocks):

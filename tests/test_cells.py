@@ -189,6 +189,26 @@ def test_no_overflow(cell, scale):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((value, grads)))
 
 
+def test_slstm_where_its_gates_are_equal():
+    """Input gate and what is left of the forget gate are the same number, and both have a slope."""
+    cell = slstm(H, gate_activation="exp")
+    params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), D))
+    params["bias"] = jnp.zeros(4 * H).at[2 * H :].set(0.7)
+    xs = jnp.zeros((3, 2, D)).at[0].set(1.0)
+    params["kernel"] = params["kernel"].at[:, 2 * H : 3 * H].set(0.4)  # not always the same g
+
+    def loss(bias):
+        return jnp.sum(lstm_jax.unroll(cell, params | {"bias": bias}, xs)[1])
+
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+        xs, bias, step = np.asarray(xs, np.float64), params["bias"], 1e-6 * np.eye(4 * H)
+        found = np.asarray(jax.grad(loss)(jnp.asarray(bias)))
+        slopes = [float(loss(bias + d) - loss(bias - d)) / 2e-6 for d in step]
+    assert abs(found[H]) > 1e-3
+    np.testing.assert_allclose(found, slopes, atol=1e-6)
+
+
 def test_a_gate_of_slstm_changes_alone():
     """Another output gate leaves the input gate exponential."""
     choices = {"o": "relu"}, {"i": "exp", "o": "relu"}

@@ -97,6 +97,7 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
     of_inputs = cell.project if inside else None
     of_all = recur if parts_of(cell) else jax.vmap(recur, (None, 0))
     plain = inside and cell.spec.plain
+    late = any(group.count("identity") > 1 for group in apart.opens)
     large = _large if parts_of(cell) else lambda params, carry: ()
 
     def project(params, source):
@@ -127,9 +128,11 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
         turned = {k: Turned(lax.optimization_barrier(w.T)) for k, w in large(params, carry)}
 
         def step(carry, now):
-            z, note = now
+            at, z, note = now
             if entering:
                 z = project(params, z)
+            elif late:
+                z = _copied(z, at)
             merge = lambda own, z, r: apart.merge(params | own, refill(note, z), r)  # noqa: E731
             wides, pull = jax.vjp(merge, own, z, recur(params | turned, carry))
             blocks = open_blocks(apart.opens, wides)
@@ -137,7 +140,8 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
             return new, (y, (carry, blocks, pull) if keep else ())
 
         source = source if entering else project(params, source)
-        last, (ys, saved) = lax.scan(step, carry, (source, notes), reverse=reverse)
+        times = jnp.arange(len(jax.tree.leaves(source)[0]))
+        last, (ys, saved) = lax.scan(step, carry, (times, source, notes), reverse=reverse)
         return (last, ys), saved
 
     @jax.custom_vjp
@@ -195,6 +199,17 @@ def _entering(features: int, keep: bool) -> bool:
     if jax.default_backend() != "cpu":
         return False
     return features <= NARROW or not (keep or spare())
+
+
+def _copied(z: Any, at: Any) -> Any:
+    """z, on a CPU as a value in memory.
+
+    Gates sliced one by one out of what the loop slices out of a sequence are not vectorised by
+    XLA:CPU, and a conditional is all that it does not fuse with them; `at` is never below 0.
+    """
+    if jax.default_backend() != "cpu":
+        return z
+    return lax.cond(at >= 0, lambda z: z, lambda z: jax.tree.map(jnp.zeros_like, z), z)
 
 
 def _last(batch: int, units: int) -> bool:

@@ -194,7 +194,7 @@ def test_slstm_where_its_gates_are_equal():
     cell = slstm(H, gate_activation="exp")
     params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), D))
     params["bias"] = jnp.zeros(4 * H).at[2 * H :].set(0.7)
-    xs = jnp.zeros((3, 2, D)).at[0].set(1.0)
+    xs: Any = jnp.zeros((3, 2, D)).at[0].set(1.0)
     params["kernel"] = params["kernel"].at[:, 2 * H : 3 * H].set(0.4)  # not always the same g
 
     def loss(bias):

@@ -137,7 +137,7 @@ def test_refused(changes, words):
         ({}, 8, "all there are"),
         ({"train__batch_size": 12}, 6, "the most that share a batch of 12 evenly"),
         ({"train__batch_size": 24, "train__accumulate": 2}, 6, "a batch of 24 evenly"),
-        ({"train__batch_size": 4}, 2, "a share below 1.7 examples would not pay"),
+        ({"train__batch_size": 4}, 2, "a share below 1.4 examples would not pay"),
         ({"cell__hidden": 4}, 1, "examples would not pay"),
         ({"parallel__data": 2, "cell__hidden": 4}, 2, "parallel.data=2"),
     ],
@@ -146,7 +146,7 @@ def test_refused(changes, words):
 def test_left_open_the_devices_that_gain_are_chosen(changes, count, why, monkeypatch):
     """The program's config and the table say how many, and why; the given config stays open."""
     monkeypatch.setattr(parallel, "cores", lambda: 8)
-    sizes = {"task__length": 100, "cell__hidden": 64, "train__batch_size": 32}
+    sizes = {"task__length": 400, "cell__hidden": 64, "train__batch_size": 32}
     config = small(**sizes | changes)
     program = build_program(config)
     assert (program.mesh.size if program.mesh else 1) == program.config.parallel.data == count

@@ -7,7 +7,7 @@ row costs what the standard row costs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -140,11 +140,15 @@ def activate(names: tuple[str, ...], z: Array) -> Array:
     if len(set(names)) < 2:
         return ACTIVATIONS[names[0]](z) if names else z
     half = columns([_HALF.get(name, 1.0) for name in names], z)
-    opened = jnp.tanh(z * half) * half + (1.0 - half)
+    opened = _by_tanh(z, half)
     for other in others:
         chosen = columns([name == other for name in names], z)
         opened = jnp.where(chosen, ACTIVATIONS[other](z), opened)
     return opened
+
+
+def _by_tanh(z: Array, half: Any) -> Array:
+    return jnp.tanh(z * half) * half + (1.0 - half)
 
 
 def columns(values: list, z: Array) -> Array:
@@ -218,7 +222,7 @@ def open_each(opens: tuple, wides: tuple) -> tuple[Array, ...]:
 
 def _open(name: str, z: Array) -> Array:
     half = _HALF.get(name)
-    return jnp.tanh(z * half) * half + (1.0 - half) if half else ACTIVATIONS[name](z)
+    return _by_tanh(z, half) if half else ACTIVATIONS[name](z)
 
 
 def shut_blocks(opens: tuple, blocks: tuple, cotangents: tuple) -> tuple[Array, ...]:

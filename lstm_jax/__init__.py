@@ -1,8 +1,9 @@
 """lstm_jax: the LSTM as a pure function, every design choice a switch."""
 
-from lstm_jax import cells, transforms
+from lstm_jax import cells
+from lstm_jax.cells import transforms
 from lstm_jax.core import Carry, Cell, Hidden, Keys, UsageError
-from lstm_jax.unroll import trace, unroll
+from lstm_jax.engines.unroll import trace, unroll
 
 __version__ = "0.1.0"
 __all__ = [

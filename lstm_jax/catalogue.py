@@ -15,14 +15,15 @@ import jax.numpy as jnp
 
 from lstm_jax import flops, transforms
 from lstm_jax.cells import CELLS, gru, lstm, rnn
-from lstm_jax.core import Array, Cell, Params, count, lookup
+from lstm_jax.cells.gates import GATES
+from lstm_jax.cells.gates import step as cell_step
+from lstm_jax.core import Array, Cell, Params, count, lookup, noted
 from lstm_jax.engines import ENGINES
 from lstm_jax.gates import ACTIVATIONS
 from lstm_jax.initializers import BIASES, KERNELS
 from lstm_jax.parts import PEEPHOLES
 
 HIDDEN, FEATURES = 128, 128
-GREFF = "Greff et al. (2017), section III"
 
 
 class Entry(NamedTuple):
@@ -35,28 +36,6 @@ class Entry(NamedTuple):
     equations: str
     source: str
 
-
-# (row of GATES, what it changes in the standard equations, source)
-GATE_ROWS = (
-    ("lstm", "as cell lstm", "Gers, Schmidhuber & Cummins (2000)"),
-    ("nig", "i = 1: only tanh at the input", f"{GREFF}, NIG"),
-    ("nfg", "f = 1: nothing is forgotten", f"{GREFF}, NFG; Hochreiter & Schmidhuber (1997)"),
-    ("nog", "o = 1: only tanh at the output", f"{GREFF}, NOG"),
-    ("niaf", "g = x W_g + h R_g + b_g: identity candidate", f"{GREFF}, NIAF"),
-    ("noaf", "h' = o * c': identity output", f"{GREFF}, NOAF"),
-    ("cifg", "f = 1 - i: coupled input and forget gate", f"{GREFF}, CIFG"),
-    ("sigmoid_candidate", "g = s(x W_g + h R_g + b_g): only sigmoid at the input", "ablation"),
-    ("gate_only_output", "h' = o: only sigmoid at the output", "ablation"),
-    ("sigmoid_output", "h' = o * s(c')", "ablation"),
-    ("no_memory", "f = 0: c' = i * g, no memory path", "ablation"),
-    ("multiplicative", "c' = (f * c) * (i * g), c_0 = 1: multiplied, not added", "ablation"),
-    ("no_gate_recurrence", "i, f, o = s(x W + b): the gates do not see h", "ablation"),
-    (
-        "janet",
-        "c' = f * c + (1 - s(z_f - 1)) * g, h' = c': the forget gate alone",
-        "van der Westhuizen & Lasenby (2018)",
-    ),
-)
 
 # (name, switch, cell, what it changes, source)
 OPTIONS: tuple[tuple[str, str, Callable[[], Cell], str, str], ...] = (
@@ -137,8 +116,15 @@ def entries() -> list[Entry]:
         for name, make in CELLS.items()
     ]
     rows = [
-        Entry(row, "gates", f"cell.gates={row}", lambda row=row: lstm(HIDDEN, gates=row), *text)
-        for row, *text in GATE_ROWS
+        Entry(
+            name,
+            "gates",
+            f"cell.gates={name}",
+            lambda name=name: lstm(HIDDEN, gates=name),
+            row.equation,
+            row.source,
+        )
+        for name, row in GATES.items()
     ]
     options = [
         Entry(name, "option", switch, cell, equations, source)
@@ -170,8 +156,8 @@ def step_flops(cell: Cell) -> int:
 
     def step(params: Params, x: Array):
         carry = cell.initial_carry(params, (1,))
-        (z,) = [jax.tree.map(lambda leaf: leaf[0], cell.project(params, x[None]))]
-        return cell.advance(params, carry, z, cell.recur(params, carry))
+        now = jax.tree.map(lambda leaf: leaf[0], noted(cell.project(params, x[None])))
+        return cell_step(cell, params, carry, *now)
 
     return flops.count(step, parameters(cell), jax.ShapeDtypeStruct((1, FEATURES), jnp.float32))
 
@@ -185,7 +171,7 @@ def find(name: str) -> list[Entry]:
 
 def learned(cell: Cell) -> str:
     """The learned gates in kernel order."""
-    return " ".join(cell.spec.learned) or "-"
+    return " ".join(cell.info.learned) or "-"
 
 
 def words() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The vocabulary: axis legend, carries, the `Cell`, and how wrong names are answered.
+"""The vocabulary: axis legend, carries, and the `Cell`.
 
 Axis legend, used in every docstring:
 
@@ -12,24 +12,16 @@ learned owns no columns.
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import functools
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec
 
 import jax
-import jax.numpy as jnp
 
 Array = jax.Array
 Params = dict[str, Any]
-
-# Exit codes: done, a defect of ours, the user can fix it, diverged, the same command goes on.
-OK, DEFECT, USAGE_ERROR, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 4
-
-
-class UsageError(ValueError):
-    """Something the user can fix: says what was given, what was expected and how to fix it."""
+P = ParamSpec("P")
 
 
 class Carry(NamedTuple):
@@ -52,157 +44,129 @@ class Keys(NamedTuple):
     example: Array
 
 
-class Spec(NamedTuple):
-    """What is known of a cell before any array exists; engines and transforms read it."""
+class Noted(NamedTuple):
+    """A projected step with what rides along to `update`: masks, rates, weights, by name."""
+
+    z: Any
+    notes: dict[str, Any]
+
+
+def note(z: Any, **notes: Any) -> Noted:
+    """The projected step with more notes."""
+    inner, known = noted(z)
+    return Noted(inner, known | notes)
+
+
+def noted(z: Any) -> tuple[Any, dict[str, Any]]:
+    """(pre-activations, notes) of a projected step."""
+    return (z.z, z.notes) if isinstance(z, Noted) else (z, {})
+
+
+class Info(NamedTuple):
+    """What is known of a cell before any array exists; engines and transforms read it.
+
+    `gates`: (name, `gates.Gate`) of every gate that `update` may ask for.
+    `blocks`: for each array that `merge` returns, the names of the H columns side by side in it.
+    `late`: the gates that `update` wants as pre-activations, or with something added to them.
+    """
 
     name: str
     hidden: int
     carry: tuple[str, ...] = ("h",)
-    learned: tuple[str, ...] = ()
+    gates: tuple[tuple[str, Any], ...] = ()
+    blocks: tuple[tuple[str, ...], ...] = ()
+    late: tuple[str, ...] = ()
     table: Any = None  # the gate table, where the cell is the gate-table LSTM
-    plain: bool = False  # advance is exactly the table's equations: no norm, peephole, clip, ...
-    linear: Callable | None = None  # (params, zs) -> (a, b) where h_t = a_t h_{t-1} + b_t
-    pointwise: bool = True  # advance holds no matmul
+    plain: bool = False  # the table's equations and nothing else: no norm, peephole, clip, ...
+    linear: Callable | None = None  # gate -> (a, b) where h_t = a_t h_{t-1} + b_t
+    pointwise: bool = True  # update holds no matmul
     dtype: Any = None  # what matmuls compute in; None: the parameters' own type
     transforms: tuple[str, ...] = ()
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The gates that own columns of the kernel, in its order."""
+        known = dict(self.gates)
+        return tuple(k for names in self.blocks for k in names if k in known)
 
 
 def _prepare(params: Params, keys: Keys | None) -> Params:
     return params
 
 
-class Apart(NamedTuple):
-    """`advance` taken apart, so that an engine can open all gates at once and keep one array each.
-
-        wides = merge(params, step, r)         pre-activations [B, n*H]
-        blocks = split(activate(opens, wides))     one array a gate [B, H]
-        carry, y = close(params, carry, step, blocks)      and `gates`, as the cell's, from blocks
-
-    `opens` names the activation of every block, wide by wide: "identity" for what `close` squashes
-    itself, and nothing at all where the wides are the blocks. `own` are the parameters that `merge`
-    reads. `advance` is the function this stands for: a cell whose advance was replaced is whole.
-    The `recur` of such a cell takes carries with any leading axes, and so does its `project`
-    inputs, untransformed; both multiply with `dot`, and neither closes over a traced value.
-    """
-
-    merge: Callable[..., tuple[Array, ...]]
-    opens: tuple[tuple[str, ...], ...]
-    close: Callable[..., Any]
-    gates: Callable[..., dict[str, Array]]
-    advance: Callable[..., Any]
-    own: tuple[str, ...] = ()
-
-
 class Cell(NamedTuple):
     """A recurrent cell: pure functions, nothing else.
 
-        step(params, carry, z) = advance(params, carry, z, recur(params, carry))
-
     `init(key, in_features) -> params`, a dict of arrays.
     `initial_carry(params, batch_shape) -> carry`, what a fresh sequence starts from.
-    `project(params, xs, keys=None) -> zs`: the input's part of the step, for as many steps at once
-        as an engine likes; `xs` [T, B, D], `keys` [T, B] typed PRNG keys or None (deterministic).
-    `recur(params, carry) -> r`: the carry's part, the step's one matmul.
-    `advance(params, carry, z, r) -> (carry, y)`: gates and update.
-    `gates(params, carry, z, r) -> {name: [B, H]}`: the opened gates, for traces.
-    `apart`: `advance` in its parts, where the cell tells them; engines are faster for it.
+    `project(params, xs, keys=None) -> z`: x W + b, for as many steps at once as an engine likes;
+        `xs` [T, B, D], `keys` [T, B] typed PRNG keys or None (deterministic).
+    `recur(params, carry) -> r`: h R, the step's one matmul.
+    `merge(params, z, r) -> u`: pre-activations [B, N*H], or a tuple of such arrays.
+    `update(params, carry, gate) -> (carry, y)`: the equations, pointwise. `gate(name, c)` is the
+        opened gate, `gate.open(name, v)` the gate with v added to its pre-activation, `gate.raw(
+        name)` the pre-activation itself; the last two for gates that `info.late` names.
     `prepare(params, keys) -> params`: what is drawn once a sequence (dropout masks, dropped
         weights); the identity for most cells.
+    `info`: what is known before any array exists.
 
     Laws, tested for every cell, alone and under each transform: the unroll equals a Python loop
     in float64; two halves with the carry handed over equal the whole; a batch equals its rows; a
     reset equals a fresh start, padding changes nothing outside itself; gradients equal finite
     differences; one trace per shape, carry types a fixed point; every engine agrees with `scan`.
 
-    What differs per step or example rides in `zs`; `recur` and `advance` close over no traced
-    value, or a custom VJP could not differentiate them and a pack of trials could not vary them.
+    `project`, `recur` and `merge` take any leading axes. What differs per step or example rides in
+    z; `recur`, `merge` and `update` close over no traced value, or a custom VJP could not
+    differentiate them and a pack of trials could not vary them.
     """
 
     init: Callable[..., Params]
     initial_carry: Callable[..., Any]
     project: Callable[..., Any]
     recur: Callable[..., Any]
-    advance: Callable[..., Any]
-    gates: Callable[..., dict[str, Array]]
+    merge: Callable[..., Any]
+    update: Callable[..., Any]
     prepare: Callable[..., Params] = _prepare
-    spec: Spec = Spec("custom", 0)
-    apart: Apart | None = None
+    info: Info = Info("custom", 0)
+    made: Callable[[], Cell] | None = None  # the call that makes this cell again: how it pickles
+
+    def __reduce__(self) -> tuple:
+        if self.made is None or _code(self.made()) != _code(self):
+            raise pickle.PicklingError(
+                f"cell {self.info.name!r} holds functions that no constructor of lstm_jax made; "
+                "pickle what you build it from and build it again"
+            )
+        return _again, (self.made,)
 
 
-def parts_of(cell: Cell) -> Apart | None:
-    """The parts of the cell's advance, if it tells them and they are still its own."""
-    return cell.apart if cell.apart and cell.apart.advance is cell.advance else None
+def _again(made: Callable[[], Cell]) -> Cell:
+    return made()
 
 
-def around(cell: Cell, wrap: Callable[[Callable], Callable]) -> Cell:
-    """The cell with `wrap` about its advance, in one piece or taken apart.
-
-    What is wrapped is (params, carry, step, x) -> (carry, y), where x is r or the blocks.
-    """
-    advance = wrap(cell.advance)
-    apart = parts_of(cell)
-    return cell._replace(
-        advance=advance,
-        apart=apart and apart._replace(close=wrap(apart.close), advance=advance),
-    )
+def _code(cell: Cell) -> list[Any]:
+    """The code of the cell's functions: equal for two cells of the same constructors."""
+    return [getattr(f, "__code__", f) for f in cell[:7]]
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> UsageError:
-    """The answer to a name nobody knows, with the nearest that somebody does."""
-    names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return UsageError(f"unknown {kind} {name!r}{hint} known: {', '.join(names)}")
+def constructor(make: Callable[P, Cell]) -> Callable[P, Cell]:
+    """`make`, whose cells remember the call that made them and hence pickle."""
+
+    @functools.wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> Cell:
+        return make(*args, **kwargs)._replace(made=functools.partial(made, *args, **kwargs))
+
+    return made
 
 
-def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
-    """`table[name]`, or `unknown` raised."""
-    if not isinstance(name, Hashable) or name not in table:
-        raise unknown(kind, name, table)
-    return table[name]
-
-
-def off(value: Any) -> bool:
-    """Whether a number is absent from the program: a Python 0, never an array."""
-    return isinstance(value, (int, float)) and value == 0
-
-
-def cores() -> int:
-    """The CPU's cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Turned:
-    """A matrix w [K, N] that `dot` multiplies features first, `(w^T x^T)^T`, given as `t` = w^T.
-
-    XLA:CPU lays the second operand of a product out anew every time; so that is x, not w.
-    """
-
-    t: Array
-
-    def __getitem__(self, at: tuple) -> Turned:
-        rows, columns = at
-        return Turned(self.t[columns, rows])
-
-
-def dot(x: Array, w: Array | Turned, dtype: Any = None) -> Array:
-    """`x @ w`; with `dtype`, operands are cast to it and products summed in `w`'s own type."""
-    if isinstance(w, Turned):
-        # The barriers keep the compiler from turning the product back.
-        turned = jax.lax.optimization_barrier(x.T)
-        return jax.lax.optimization_barrier(dot(w.t, turned, dtype)).T
-    if x.ndim > 2 and jax.default_backend() == "cpu":
-        # Of two axes to sum over, the gradient of w would make XLA:CPU transpose a copy.
-        return dot(x.reshape(-1, x.shape[-1]), w, dtype).reshape(*x.shape[:-1], w.shape[-1])
-    if dtype is None:
-        return jnp.matmul(x, w)
-    return jnp.matmul(x.astype(dtype), w.astype(dtype), preferred_element_type=w.dtype)
-
-
-def count(params: Params) -> int:
-    """Number of numbers in a parameter tree."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+from lstm_jax.errors import *  # noqa
+from lstm_jax.errors import (
+    DEFECT,
+    DIVERGED,
+    INTERRUPTED,
+    OK,
+    USAGE_ERROR,
+    UsageError,
+    lookup,
+    unknown,
+)  # noqa
+from lstm_jax.ops import Turned, cores, count, dot, off  # noqa

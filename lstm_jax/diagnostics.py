@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,9 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from lstm_jax.cells.gates import step as cell_step
 from lstm_jax.config import bind, build_cell
-from lstm_jax.core import Array, Cell
+from lstm_jax.core import Array, Cell, note, noted
 from lstm_jax.modules import Valid, build_model
 from lstm_jax.unroll import trace
 
@@ -41,13 +42,6 @@ EXAMPLES, TIMES = 8, 4  # sequences for the Lyapunov exponent, steps for the Jac
 
 
 # ---------------------------------------------------------------- gradients through time
-
-
-class Probed(NamedTuple):
-    """A projected step and what is added to the carry after it: zeros, to differentiate by."""
-
-    z: Any
-    probe: dict[str, Array]
 
 
 def probed(cell: Cell, steps: int, batch: int, seen: list | None = None) -> Cell:
@@ -63,14 +57,15 @@ def probed(cell: Cell, steps: int, batch: int, seen: list | None = None) -> Cell
     def project(params, xs, keys=None):
         if seen is not None:
             seen.append(xs)
-        return Probed(cell.project(params, xs, keys), params["probes"])
+        return note(cell.project(params, xs, keys), probe=params["probes"])
 
-    def advance(params, carry, step, r):
-        new, y = cell.advance(params, carry, step.z, r)
-        added = {name: value + step.probe[name] for name, value in new._asdict().items()}
-        return new._replace(**added), y + step.probe["h"]
+    def update(params, carry, gate):
+        new, y = cell.update(params, carry, gate)
+        probe = gate.notes["probe"]
+        added = {name: value + probe[name] for name, value in new._asdict().items()}
+        return new._replace(**added), y + probe["h"]
 
-    return cell._replace(init=init, project=project, advance=advance)
+    return cell._replace(init=init, project=project, update=update)
 
 
 def probes(cell: Cell, params: Any, steps: int, batch: int) -> dict[str, Array]:
@@ -113,7 +108,7 @@ def stepper(cell: Cell, params: Any) -> Callable:
     """(carry, z) -> carry: one step of the cell on a projected input."""
 
     def step(carry: Any, z: Any) -> Any:
-        return cell.advance(params, carry, z, cell.recur(params, carry))[0]
+        return cell_step(cell, params, carry, *noted(z))[0]
 
     return step
 
@@ -272,7 +267,7 @@ def _reach(valid: Valid, counts: Array, last: Array) -> Array:
 def _layer(cell: Cell, params: Any, xs: Array, valid: Valid, counts: Array) -> dict[str, Any]:
     """Gates, growth, exponent and Jacobians of one layer; means over the steps that count."""
     seen = trace(cell, params, xs, **valid._asdict())
-    fields = cell.spec.carry
+    fields = cell.info.carry
     gates = {k: v for k, v in seen.items() if k not in (*fields, *CANDIDATES)}
     memory = jnp.abs(seen["c" if "c" in fields else "h"])
     carry = cell.initial_carry(params, (xs.shape[1],))

@@ -20,7 +20,6 @@ import numpy as np
 from lstm_jax import transforms, unroll
 from lstm_jax.cells import gru, lstm, rnn
 from lstm_jax.core import Carry, Hidden
-from lstm_jax.parts import from_parts
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -125,14 +124,10 @@ def onnx_ways(w, *, cells, params, carry: Any = Carry, directions=("forward",), 
 def bounded(cell, limit):
     """The cell with pre-activations held within [-limit, limit]: ONNX's `clip`."""
 
-    inner, opens, close, gates, *_ = cell.apart
+    def merge(params, z, r):
+        return jnp.clip(cell.merge(params, z, r), -limit, limit)
 
-    def merge(params, step, r):
-        return tuple(jnp.clip(z, -limit, limit) for z in inner(params, step, r))
-
-    advance, opened, apart = from_parts(merge, opens, close, gates)
-    spec = cell.spec._replace(plain=False)
-    return cell._replace(advance=advance, gates=opened, apart=apart, spec=spec)
+    return cell._replace(merge=merge, info=cell.info._replace(plain=False))
 
 
 BOTH_WAYS = ("forward", "reverse")

@@ -130,7 +130,7 @@ def lstm(
 
     def step(p, s, x, seen, keep, zone):
         z = preactivations(p, s, x, seen)
-        diagonal = peepholes in ("diagonal", "learned")
+        diagonal = peepholes in ("diagonal", "diagonal_remaining")
         peep = dict(zip(seeing, p["peephole_kernel"], strict=True)) if diagonal else {}
         for k in "if":
             if k in peep:

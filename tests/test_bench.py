@@ -57,7 +57,7 @@ def test_every_row_of_the_ablation_table_is_a_variant():
         there = {n.partition("=")[2] for n in names if n.startswith(f"lstm {place}=")}
         assert there | {own, "one"} == set(gates.ACTIVATIONS)
     for name in names:
-        assert variants.cell_of(name).spec.hidden == 128
+        assert variants.cell_of(name).info.hidden == 128
 
 
 def test_variants_above_the_limit_are_named():

@@ -43,7 +43,7 @@ def test_switches_are_overrides_that_work():
         config = apply_overrides(default_config(), {"cell.hidden": "128", **given})
         made, shown = build_cell(config.cell), entry.cell()
         assert count(catalogue.parameters(made)) == count(catalogue.parameters(shown)), entry.name
-        assert made.spec.transforms == shown.spec.transforms, entry.name
+        assert made.info.transforms == shown.info.transforms, entry.name
 
 
 def test_the_docs_are_the_catalogue():

@@ -98,7 +98,7 @@ def test_structure_of_options(name, options, expected):
 def test_fresh_carry(name):
     cell = CELLS[name](H)
     carry = cell.initial_carry({"kernel": jnp.ones((D, H))}, (2,))
-    assert " ".join(carry._fields) == CARRIES[name] == " ".join(cell.spec.carry)
+    assert " ".join(carry._fields) == CARRIES[name] == " ".join(cell.info.carry)
     for entry, leaf in carry._asdict().items():
         assert leaf.shape == (2, H) and leaf.dtype == jnp.float32
         assert (leaf == (-1e30 if entry == "m" else 0)).all()
@@ -241,7 +241,7 @@ REFUSALS = [
     (lambda: lstm(H, peepholes="diagonal", gates="nog"), "diagonal.*'nog'.*output gate.*choose"),
     (lambda: lstm(H, peepholes="full", gates="cifg"), "full.*'cifg'.*forget gate.*choose"),
     (
-        lambda: lstm(H, peepholes="learned", gates=NO_GATES),
+        lambda: lstm(H, peepholes="diagonal_remaining", gates=NO_GATES),
         "no gate is left",
     ),
     (lambda: lstm(H, layer_norm="brnach"), "unknown layer_norm 'brnach'; did you mean 'branch'"),

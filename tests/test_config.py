@@ -210,10 +210,10 @@ def test_gate_activations_of_a_reduced_row_apply_to_what_is_left():
     cell = configs.build_cell(
         make_cell(gates="nfg", gate_activation="hard_sigmoid", input_gate_activation="relu")
     )
-    assert cell.spec.table.i.activation == "relu"
-    assert cell.spec.table.o.activation == "hard_sigmoid"
+    assert cell.info.table.i.activation == "relu"
+    assert cell.info.table.o.activation == "hard_sigmoid"
 
 
 def test_full_gate_recurrence_takes_the_options_of_lstm():
     cell = configs.build_cell(make_cell(name="lstm_fgr", output_activation="identity"))
-    assert cell.spec.name == "lstm_fgr"
+    assert cell.info.name == "lstm_fgr"

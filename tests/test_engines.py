@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import lstm_jax
-from lstm_jax.cells import gru, lstm, mgu, minlstm, slstm
-from lstm_jax.core import UsageError, around
+from lstm_jax.cells import from_step, gru, lstm, mgu, minlstm, slstm
+from lstm_jax.cells.transforms import projection, recurrent_dropout, zoneout
+from lstm_jax.core import Carry
 from lstm_jax.engines import ENGINES, choose, deferred, pick
-from lstm_jax.steps import even_size
-from lstm_jax.transforms import activity_weighting, projection, recurrent_dropout
+from lstm_jax.engines.masking import even_size
+from lstm_jax.errors import UsageError
 
 T, B, D, H = 12, 3, 4, 5
 
@@ -40,7 +41,8 @@ def test_auto_says_why():
     assert choose(lstm(H))[0] == "deferred"
     assert "gate by gate" in choose(lstm(H))[1]
     assert "gate by gate" in choose(gru(H))[1]
-    assert "in one piece" in choose(activity_weighting(lstm(H, peepholes="diagonal")))[1]
+    piece = from_step(by_hand, lstm(H).init, lstm(H).initial_carry)
+    assert "in one piece" in choose(piece)[1]
     assert choose(minlstm(H))[0] == "associative"
 
 
@@ -118,19 +120,50 @@ def test_who_takes_the_batch_last(monkeypatch, spare):
     assert deferred._last(128, 512) == spare
 
 
-def test_an_advance_of_ones_own_is_what_runs():
-    """A cell told in parts, given another `advance`, is no longer what its parts say."""
+def test_an_update_of_ones_own_is_what_runs():
     cell = lstm(H)
 
-    def louder(params, carry, step, r):
-        new, y = cell.advance(params, carry, step, r)
+    def louder(params, carry, gate):
+        new, y = cell.update(params, carry, gate)
         return new, 2.0 * y
 
-    changed = cell._replace(advance=louder)
+    changed = cell._replace(update=louder)
+    changed = changed._replace(info=cell.info._replace(plain=False))
     assert_same(value_and_gradients(changed, "deferred"), value_and_gradients(changed, "scan"))
-    twice = around(cell, lambda inner: lambda *a: (inner(*a)[0], 2.0 * inner(*a)[1]))
-    assert twice.apart is not None
-    assert_same(value_and_gradients(twice, "deferred"), value_and_gradients(changed, "scan"))
+    loud, plain = (lstm_jax.unroll(c, *problem(cell))[1] for c in (changed, cell))
+    np.testing.assert_allclose(loud, 2.0 * plain, rtol=1e-6)
+
+
+def test_a_gate_that_opened_early_has_no_raw_value():
+    cell = lstm(H)
+    bad = cell._replace(update=lambda params, carry, gate: (carry, gate.raw("f")))
+    with pytest.raises(UsageError, match="gate 'f' is open already.*info.late"):
+        lstm_jax.unroll(bad, *problem(cell), engine="scan")
+
+
+def by_hand(params, carry, x):
+    """The LSTM as one function of one step."""
+    u = x @ params["kernel"] + carry.h @ params["recurrent_kernel"] + params["bias"]
+    i, f, g, o = jnp.split(u, 4, axis=-1)
+    sigmoid = jax.nn.sigmoid
+    c = sigmoid(f) * carry.c + sigmoid(i) * jnp.tanh(g)
+    h = sigmoid(o) * jnp.tanh(c)
+    return Carry(c, h), h
+
+
+@pytest.mark.parametrize("engine", ["scan", "deferred", "chunked"])
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_cell_given_as_one_step_runs_in_every_engine(engine, marked):
+    """Against the same equations as gates and matmuls; transforms go around it too."""
+    lengths = {"lengths": jnp.array([T, 0, 5])} if marked else {}
+    plain = lstm(H)
+    cell = from_step(by_hand, plain.init, plain.initial_carry)
+    assert cell.info.carry == ("c", "h")
+    for mine, theirs in ((cell, plain), (zoneout(cell, 0.2, 0.1), zoneout(plain, 0.2, 0.1))):
+        assert_same(
+            value_and_gradients(mine, engine, **lengths),
+            value_and_gradients(theirs, "scan", **lengths),
+        )
 
 
 @pytest.mark.parametrize("engine", ["chunked", "chunked:1", "chunked:5", "chunked:12"])

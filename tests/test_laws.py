@@ -101,9 +101,9 @@ def test_laws(case, subtests):
 
     def counting(*args):
         calls.append(1)
-        return lab.cell.advance(*args)
+        return lab.cell.update(*args)
 
-    run = lab.graded("scan", cell=lab.cell._replace(advance=counting))
+    run = lab.graded("scan", cell=lab.cell._replace(update=counting))
     out, grads = run(*lab.data)
     with subtests.test("law 1: values of a Python loop"):
         law_values(lab, out, reverse=False)
@@ -249,7 +249,7 @@ def law_rows(lab, run):
 
 
 def law_engine(lab, engine, out, grads):
-    refused = engine == "cudnn" or (engine == "associative" and lab.cell.spec.linear is None)
+    refused = engine == "cudnn" or (engine == "associative" and lab.cell.info.linear is None)
     if refused:
         with pytest.raises(UsageError, match=f"engine '{engine}' cannot"):
             lab.graded(engine)(*lab.data)
@@ -277,7 +277,7 @@ def test_engines_agree_in_reverse(name, marks, subtests, monkeypatch):
     given = [getattr(lab.data, mark) for mark in marks]
     expected = lab.graded("scan", marks, reverse=True)(*lab.data[:3], *given)
     for engine in ("deferred", "chunked:4", "associative"):
-        if engine == "associative" and lab.cell.spec.linear is None:
+        if engine == "associative" and lab.cell.info.linear is None:
             continue
         with subtests.test(engine):
             run = lab.graded(engine, marks, reverse=True)

@@ -102,7 +102,7 @@ def test_flax(name, precision):
         xs, h, c = (
             (0.6 * rng.standard_normal(s)).astype(precision) for s in ((T, B, D), (B, H), (B, H))
         )
-        two = cell.spec.carry == ("c", "h")
+        two = cell.info.carry == ("c", "h")
 
         def theirs(w, xs, c, h):
             last, ys = jax.lax.scan(partial(step, w), (c, h) if two else h, xs)

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 import lstm_jax
 from lstm_jax import UsageError, transforms
 from lstm_jax.cells import CELLS, gru, lstm, lstm_fgr, mgu, mingru, minlstm, rnn, slstm
-from lstm_jax.core import Carry, Hidden, Keys
-from lstm_jax.gates import ACTIVATIONS, GATES
-from lstm_jax.initializers import BIASES
-from lstm_jax.unroll import make_keys
+from lstm_jax.cells.activations import ACTIVATIONS
+from lstm_jax.cells.gates import GATES, step
+from lstm_jax.cells.initializers import BIASES
+from lstm_jax.core import Carry, Hidden, Keys, noted
+from lstm_jax.engines.unroll import make_keys
 
 D, H, T, B = registry.D, registry.H, registry.T, registry.B
 QUICK = registry.QUICK
@@ -172,17 +173,19 @@ def test_gal_masks_are_one_a_sequence_and_differ_between_examples():
 
 def test_zoneout_draws_for_c_and_h_apart():
     _, step = drawn(transforms.zoneout(lstm(WIDE), 0.3, 0.1))
-    assert step.c.shape == step.h.shape == (LONG, MANY, WIDE)
-    for mask, rate in ((step.c, 0.3), (step.h, 0.1)):
+    zone = noted(step)[1]["zone"]
+    assert zone["c"].shape == zone["h"].shape == (LONG, MANY, WIDE)
+    for mask, rate in ((zone["c"], 0.3), (zone["h"], 0.1)):
         assert set(np.unique(mask)) == {0.0, 1.0}
         assert abs(np.mean(mask) - rate) < 4 * np.sqrt(rate * (1 - rate) / mask.size)
-    assert len(np.unique(np.asarray(step.c).reshape(-1, WIDE), axis=0)) == LONG * MANY
+    assert len(np.unique(np.asarray(zone["c"]).reshape(-1, WIDE), axis=0)) == LONG * MANY
 
 
 def test_recurrent_dropout_draws_at_every_step():
     _, step = drawn(transforms.recurrent_dropout(lstm(WIDE), 0.4))
-    assert step.keep.shape == (LONG, MANY, WIDE)
-    shares(step.keep, 0.4)
+    keep = noted(step)[1]["keep"]
+    assert keep.shape == (LONG, MANY, WIDE)
+    shares(keep, 0.4)
 
 
 def test_weight_drop_draws_one_mask_a_batch():
@@ -270,8 +273,8 @@ def test_projection_shapes_and_carry():
 def test_projection_computes_in_the_type_of_the_cell():
     wide, half = (transforms.projection(lstm(H, dtype=d), 2) for d in (None, jnp.bfloat16))
     params, carry, _ = narrow(registry.data_of(wide)[:3])
-    z, r = jnp.zeros((B, 4 * H)), wide.recur(params, jax.tree.map(jnp.zeros_like, carry))
-    gap = wide.advance(params, carry, z, r)[1] - half.advance(params, carry, z, r)[1]
+    z = jnp.zeros((B, 4 * H))
+    gap = step(wide, params, carry, z, {})[1] - step(half, params, carry, z, {})[1]
     assert 1e-5 < jnp.abs(gap).max() < 0.05
 
 

@@ -69,7 +69,7 @@ def _tell(entry: object) -> None:
     print(f"{entry.name} ({entry.kind})\n\n{about}\n")
     print("switch       " + " ".join(f"--config.{part}" for part in entry.switch.split()))
     print(f"source       {entry.source}")
-    print(f"carry        {', '.join(cell.spec.carry)}")
+    print(f"carry        {', '.join(cell.info.carry)}")
     print(f"learned      {learned(cell)}")
     for name, leaf in parameters(cell).items():
         print(f"  {name:<20} {list(leaf.shape)}")

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from lstm_jax.core import Cell, UsageError, lookup, parts_of
+from lstm_jax.core import Cell
 from lstm_jax.engines import associative, chunked, cudnn, deferred, scan
+from lstm_jax.errors import UsageError, lookup
 
 ENGINES: dict[str, Callable] = {
     "scan": scan.run,
@@ -25,9 +26,9 @@ ENGINES: dict[str, Callable] = {
 
 def choose(cell: Cell) -> tuple[str, str]:
     """The engine `auto` stands for, and why."""
-    if cell.spec.linear is not None:
+    if cell.info.linear is not None:
         return "associative", "the gates do not see h, so all steps run at once"
-    if parts_of(cell):
+    if cell.info.learned:
         return "deferred", "backward gate by gate, parameter gradients as matmuls after it"
     return "deferred", "backward of the step in one piece, parameter gradients after it"
 

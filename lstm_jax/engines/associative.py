@@ -7,8 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.core import Array, Cell, Hidden, Params, UsageError
-from lstm_jax.steps import Masked
+from lstm_jax.cells.activations import open_blocks
+from lstm_jax.cells.gates import gates_of, opening, wides
+from lstm_jax.core import Array, Cell, Hidden, Params, noted
+from lstm_jax.engines.masking import marks
+from lstm_jax.errors import UsageError
 
 
 def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
@@ -19,19 +22,22 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
     Raises: UsageError for a cell whose gates see h.
     Source: Martin & Cundy (2018), section 2.
     """
-    if cell.spec.linear is None:
+    if cell.info.linear is None:
         raise UsageError(
-            f"engine 'associative' cannot run {cell.spec.name!r}: its step t needs h of step t-1 "
+            f"engine 'associative' cannot run {cell.info.name!r}: its step t needs h of step t-1 "
             "before the gates open; use engine 'scan', or the cell 'minlstm' or 'mingru'"
         )
-    zs = cell.project(params, steps)
-    marks = zs if isinstance(zs, Masked) else None
-    a, b = cell.spec.linear(params, zs if marks is None else marks.z)
-    if marks is not None:
-        a, b = _hold(marks, a, b, cell.initial_carry(params, carry.h.shape[:1]).h, reverse)
+    z, notes = noted(cell.project(params, steps))
+    u = wides(cell.merge(params, z, ()))
+    gate = gates_of(cell.info, open_blocks(opening(cell.info), u), notes)
+    a, b = cell.info.linear(gate)
+    valid, restart = marks(notes)
+    if valid is not None:
+        fresh = cell.initial_carry(params, carry.h.shape[:1]).h
+        a, b = _hold(valid, restart, a, b, fresh, reverse)
     reach, hs = jax.lax.associative_scan(_compose, (a, b), reverse=reverse)
     hs = reach * carry.h + hs
-    ys = hs if marks is None else jnp.where(marks.valid[..., None], hs, 0)
+    ys = hs if valid is None else jnp.where(valid[..., None], hs, 0)
     return Hidden(hs[0] if reverse else hs[-1]), ys
 
 
@@ -39,13 +45,15 @@ def _compose(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[A
     return second[0] * first[0], second[0] * first[1] + second[1]
 
 
-def _hold(marks: Masked, a: Array, b: Array, fresh: Array, reverse: bool) -> tuple[Array, Array]:
+def _hold(
+    valid: Array, restart: Any, a: Array, b: Array, fresh: Array, reverse: bool
+) -> tuple[Array, Array]:
     """(a, b) of steps that may not count (1, 0) or that begin afresh (0, a h_0 + b)."""
-    valid = marks.valid[..., None]
+    valid = valid[..., None]
     a, b = jnp.where(valid, a, 1), jnp.where(valid, b, 0)
-    if marks.restart is None:
+    if restart is None:
         return a, b
-    never = jnp.zeros_like(marks.restart[:1])
-    after = [marks.restart[1:], never] if reverse else [never, marks.restart[:-1]]
+    never = jnp.zeros_like(restart[:1])
+    after = [restart[1:], never] if reverse else [never, restart[:-1]]
     begins = jnp.concatenate(after)[..., None]
     return jnp.where(begins, 0, a), jnp.where(begins, a * fresh + b, b)

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 from jax import lax
 
-from lstm_jax.core import Cell, Params, UsageError
+from lstm_jax.core import Cell, Params
 from lstm_jax.engines import deferred
-from lstm_jax.steps import even_size, join_steps, split_steps
+from lstm_jax.engines.masking import even_size, join_steps, split_steps
+from lstm_jax.errors import UsageError
 
 
 def run(

@@ -7,16 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.core import Carry, Cell, Params, UsageError
-from lstm_jax.gates import GATES
+from lstm_jax.cells.gates import GATES
+from lstm_jax.core import Carry, Cell, Params
+from lstm_jax.errors import UsageError
 
 
 def refusal(cell: Cell, steps: Any, reverse: bool = False) -> str:
     """Why cuDNN cannot run this; empty where it can."""
     if jax.default_backend() != "gpu":
         return f"it needs an NVIDIA GPU and this is {jax.default_backend()}"
-    if not cell.spec.plain or cell.spec.table != GATES["lstm"] or cell.spec.transforms:
-        return f"cell {cell.spec.name!r} is not the standard LSTM, the only one cuDNN knows"
+    standard = cell.info.plain and cell.info.table.design() == GATES["lstm"].design()
+    if not standard or cell.info.transforms:
+        return f"cell {cell.info.name!r} is not the standard LSTM, the only one cuDNN knows"
     if steps is not None and (steps.valid is not None or reverse):
         return "masks, resets and reversed time do not reach it"
     return ""
@@ -44,7 +46,7 @@ def run(cell: Cell, params: Params, carry: Carry, steps: Any, reverse: bool = Fa
         weights,
         lengths,
         input_size=features,
-        hidden_size=cell.spec.hidden,
+        hidden_size=cell.info.hidden,
         num_layers=1,
         dropout=0.0,
         bidirectional=False,

@@ -9,18 +9,20 @@ its share of the gradients leaves the cache.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
-from lstm_jax.core import Apart, Cell, Params, Turned, cores, parts_of
-from lstm_jax.gates import open_blocks, open_each, shut_blocks
-from lstm_jax.parts import bare, refill
-from lstm_jax.steps import even_size, join_steps, split_steps
+from lstm_jax.cells.activations import open_blocks, open_each, shut_blocks
+from lstm_jax.cells.gates import gates_of, opening, wides
+from lstm_jax.core import Array, Cell, Params, noted
+from lstm_jax.engines.masking import even_size, join_steps, split_steps
+from lstm_jax.ops import Turned, cores
 
 WHOLE = 4  # a sequence of so many blocks is run as one
 NARROW = 16  # so few input features are projected step by step
@@ -34,20 +36,26 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
     Second derivatives work reverse over reverse; forward mode does not pass a custom VJP, use
     engine `scan` for it.
     """
-    length, batch = steps.x.shape[:2]
-    size = block_size(length, batch * params["bias"].size)
+    length = steps.x.shape[0]
+    size = block_size(length, _width(cell, params, steps))
     # A transform's `project` may close over traced rates, which a custom VJP must not.
-    inside = parts_of(cell) is not None and not cell.spec.transforms
+    inside = not cell.info.transforms
     loop = _loop(cell, reverse, inside)
 
     def block(carry, part):
-        zs = cell.project(params, part)
-        return loop(params, carry, part if inside else bare(zs), refill(zs, ()))
+        z, notes = noted(cell.project(params, part))
+        return loop(params, carry, part if inside else z, notes)
 
     if size == length:
         return block(carry, steps)
     last, ys = lax.scan(block, carry, split_steps(steps, size), reverse=reverse)
     return last, join_steps(ys, length)
+
+
+def _width(cell: Cell, params: Params, steps: Any) -> int:
+    """Numbers in one projected step of the whole batch."""
+    z, _ = jax.eval_shape(lambda: noted(cell.project(params, steps)))
+    return sum(leaf.size // leaf.shape[0] for leaf in jax.tree.leaves(z))
 
 
 def block_size(length: int, width: int) -> int:
@@ -70,21 +78,50 @@ def spare() -> bool:
     return cores() > jax.local_device_count()
 
 
-def whole(cell: Cell) -> Apart:
-    """A cell that does not tell its parts: z and r as they are, and all of the step in `close`."""
-    full, recur = cell.advance, cell.recur
+class Parts(NamedTuple):
+    """What the loop runs of a cell. Not the cell itself: its `init` may hold a traced forget bias,
+    which must not outlive its trace."""
 
-    def merge(params, step, r):
-        return bare(step), *jax.tree.leaves(r)
+    project: Callable[..., Any] | None  # None: the source is projected already
+    recur: Callable[..., Any]
+    merge: Callable[..., tuple[Array, ...]]
+    update: Callable[..., Any]
+    opens: tuple[tuple[str, ...], ...]
+    plain: bool
 
-    def close(params, carry, step, blocks):
-        z, *r = blocks
-        shape = jax.eval_shape(recur, params, carry)
-        return full(
-            params, carry, refill(step, z), jax.tree.unflatten(jax.tree.structure(shape), r)
-        )
+    def z(self, params: Params, source: Any) -> Any:
+        """The projected source."""
+        return noted(self.project(params, source))[0] if self.project else source
 
-    return Apart(merge, (), close, cell.gates, cell.advance)
+
+def _parts(cell: Cell, inside: bool) -> Parts:
+    info, merge, update = cell.info, cell.merge, cell.update
+
+    def update_of(params, carry, notes, blocks):
+        return update(params, carry, gates_of(info, blocks, notes))
+
+    return Parts(
+        cell.project if inside else None,
+        cell.recur,
+        lambda params, z, r: wides(merge(params, z, r)),
+        update_of,
+        opening(info),
+        inside and info.plain,
+    )
+
+
+class Pull:
+    """The structure of the VJP of a step's `merge`: its leaves are what the loop saves."""
+
+    def __init__(self) -> None:
+        self.tree: Any = None
+
+    def leaves(self, pull: Any) -> list[Any]:
+        leaves, self.tree = jax.tree.flatten(pull)
+        return leaves
+
+    def of(self, leaves: list[Any]) -> Any:
+        return jax.tree.unflatten(self.tree, leaves)
 
 
 def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
@@ -92,102 +129,125 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
 
     The source is the inputs where they are projected `inside`, else the projected sequence.
     """
-    # Not the cell: its `init` may hold a traced forget bias, which must not outlive its trace.
-    apart, recur = parts_of(cell) or whole(cell), cell.recur
-    of_inputs = cell.project if inside else None
-    of_all = recur if parts_of(cell) else jax.vmap(recur, (None, 0))
-    plain = inside and cell.spec.plain
-    late = any(group.count("identity") > 1 for group in apart.opens)
-    large = _large if parts_of(cell) else lambda params, carry: ()
-
-    def project(params, source):
-        return bare(of_inputs(params, source)) if of_inputs else source
-
-    def batch_last(params, carry, source):
-        """A forward pass of arrays [F, B] where steps have [B, F]."""
-        matrices = ("kernel", "recurrent_kernel")
-        turned = {k: Turned(lax.optimization_barrier(params[k].T)) for k in matrices}
-        shape = (params["bias"].size, source.x.shape[1])
-        bias = lax.optimization_barrier(jnp.broadcast_to(params["bias"][:, None], shape))
-
-        def example(bias, carry, now):
-            own = turned | {"bias": bias}
-            wides = apart.merge(own, project(own, now), recur(own, carry))
-            return apart.close(own, carry, (), open_each(apart.opens, wides))
-
-        def step(carry, now):
-            new, y = jax.vmap(example, -1, -1)(bias, carry, jax.tree.map(jnp.transpose, now))
-            return new, y.T
-
-        last, ys = lax.scan(step, jax.tree.map(jnp.transpose, carry), source, reverse=reverse)
-        return jax.tree.map(jnp.transpose, last), ys
-
-    def forward(params, carry, source, notes, keep=True):
-        entering = inside and _entering(source.x.shape[-1], keep)
-        own = {k: params[k] for k in apart.own}
-        turned = {k: Turned(lax.optimization_barrier(w.T)) for k, w in large(params, carry)}
-
-        def step(carry, now):
-            at, z, note = now
-            if entering:
-                z = project(params, z)
-            elif late:
-                z = _copied(z, at)
-            merge = lambda own, z, r: apart.merge(params | own, refill(note, z), r)  # noqa: E731
-            wides, pull = jax.vjp(merge, own, z, recur(params | turned, carry))
-            blocks = open_blocks(apart.opens, wides)
-            new, y = apart.close(params, carry, note, blocks)
-            return new, (y, (carry, blocks, pull) if keep else ())
-
-        source = source if entering else project(params, source)
-        times = jnp.arange(len(jax.tree.leaves(source)[0]))
-        last, (ys, saved) = lax.scan(step, carry, (times, source, notes), reverse=reverse)
-        return (last, ys), saved
+    parts, pulling = _parts(cell, inside), Pull()
 
     @jax.custom_vjp
     def loop(params, carry, source, notes):
-        if plain and not jax.tree.leaves(notes) and _last(*carry.h.shape):
-            return batch_last(params, carry, source)
-        return forward(params, carry, source, notes, keep=False)[0]
+        if parts.plain and not jax.tree.leaves(notes) and _last(*carry.h.shape):
+            return _batch_last(parts, params, carry, source, reverse)
+        return _forward(parts, None, params, carry, source, notes, reverse)[0]
 
     def remembering(*given):
         params, carry, source, notes = custom_vjp_primal_tree_values(given)
         wanted = jax.tree.map(lambda leaf: leaf.perturbed, given[3])
-        out, saved = forward(params, carry, source, notes)
+        out, saved = _forward(parts, pulling, params, carry, source, notes, reverse)
         return out, (params, source if inside else (), *_parted(notes, wanted), saved)
 
     def backward(residuals, cotangents):
-        params, source, asked, fixed, (carries, blocks, pulls) = residuals
-        dlast, dys = jax.tree.map(_dense, cotangents)
-        # Matrices transposed once, not at every step; the product with a turned one needs none.
-        flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if jnp.ndim(w) == 2}
-        few = large(params, dlast)
-
-        def step(dcarry, now):
-            carry, note, rest, blocks, pull, dy = now
-            close = lambda c, n, b: apart.close(params, c, _joined(n, rest), b)  # noqa: E731
-            direct, dnote, dblocks = jax.vjp(close, carry, note, blocks)[1]((dcarry, dy))
-            dwides = shut_blocks(apart.opens, blocks, dblocks)
-            upright = params | {k: w.T for k, w in flat.items()}
-            upright |= {k: Turned(w.T) for k, w in few}
-            (through,) = jax.vjp(partial(recur, upright), carry)[1](pull(dwides)[2])
-            return jax.tree.map(jnp.add, direct, through), (dwides, dnote, dcarry)
-
-        given = (carries, asked, fixed, blocks, pulls, dys)
-        dfirst, (dwides, dnotes, dcarries) = lax.scan(step, dlast, given, reverse=not reverse)
-        down, dzs, drs = jax.vmap(lambda pull, dwide: pull(dwide))(pulls, dwides)
-        now = (carries, _joined(asked, fixed), blocks)
-        dparams = _parameters(of_all, apart, params, now, (drs, dcarries, dys))
-        dparams |= {k: dparams[k] + d.sum(0) for k, d in down.items()}
-        if not inside:
-            return dparams, dfirst, dzs, dnotes
-        of_x = lambda params, x: project(params, source._replace(x=x))  # noqa: E731
-        dprojected, dx = jax.vjp(of_x, params, source.x)[1](dzs)
-        dsource = jax.tree.map(lambda _: None, source)._replace(x=dx)
-        return jax.tree.map(jnp.add, dparams, dprojected), dfirst, dsource, dnotes
+        return _backward(parts, pulling, residuals, cotangents, reverse)
 
     loop.defvjp(remembering, backward, symbolic_zeros=True)
     return loop
+
+
+def _batch_last(
+    parts: Parts, params: Params, carry: Any, source: Any, reverse: bool
+) -> tuple[Any, Any]:
+    """A forward pass of arrays [F, B] where steps have [B, F]."""
+    matrices = ("kernel", "recurrent_kernel")
+    turned = {k: Turned(lax.optimization_barrier(params[k].T)) for k in matrices}
+    shape = (params["bias"].size, source.x.shape[1])
+    bias = lax.optimization_barrier(jnp.broadcast_to(params["bias"][:, None], shape))
+
+    def example(bias, carry, now):
+        own = turned | {"bias": bias}
+        u = parts.merge(own, parts.z(own, now), parts.recur(own, carry))
+        return parts.update(own, carry, {}, open_each(parts.opens, u))
+
+    def step(carry, now):
+        new, y = jax.vmap(example, -1, -1)(bias, carry, jax.tree.map(jnp.transpose, now))
+        return new, y.T
+
+    last, ys = lax.scan(step, jax.tree.map(jnp.transpose, carry), source, reverse=reverse)
+    return jax.tree.map(jnp.transpose, last), ys
+
+
+def _forward(
+    parts: Parts,
+    pulling: Pull | None,
+    params: Params,
+    carry: Any,
+    source: Any,
+    notes: Any,
+    reverse: bool,
+) -> tuple[Any, Any]:
+    """((last, ys), saved): the loop, and with `pulling` what its backward pass needs."""
+    keep = pulling is not None
+    entering = parts.project is not None and _entering(source.x.shape[-1], keep)
+    late = any(group.count("identity") > 1 for group in parts.opens)
+    turned = {k: Turned(lax.optimization_barrier(w.T)) for k, w in _large(params, carry)}
+
+    def step(carry, now):
+        at, z, note = now
+        if entering:
+            z = parts.z(params, z)
+        elif late:
+            z = _copied(z, at)
+        r = parts.recur(params | turned, carry)
+        own = _read(parts.merge, params, z, r)
+        merge = lambda own, z, r: parts.merge(params | own, z, r)  # noqa: E731
+        u, pull = jax.vjp(merge, own, z, r)
+        blocks = open_blocks(parts.opens, u)
+        new, y = parts.update(params, carry, note, blocks)
+        return new, (y, (carry, blocks, pulling.leaves(pull)) if pulling else ())
+
+    source = source if entering else parts.z(params, source)
+    times = jnp.arange(len(jax.tree.leaves(source)[0]))
+    last, (ys, saved) = lax.scan(step, carry, (times, source, notes), reverse=reverse)
+    return (last, ys), saved
+
+
+def _backward(
+    parts: Parts, pulling: Pull, residuals: tuple, cotangents: Any, reverse: bool
+) -> tuple[Any, ...]:
+    """Cotangents of (params, carry, source, notes): a loop that carries the carry's alone."""
+    params, source, asked, fixed, (carries, blocks, pulls) = residuals
+    dlast, dys = jax.tree.map(_dense, cotangents)
+    # Matrices transposed once, not at every step; the product with a turned one needs none.
+    flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if jnp.ndim(w) == 2}
+    few = _large(params, dlast)
+    upright = params | {k: w.T for k, w in flat.items()} | {k: Turned(w.T) for k, w in few}
+
+    def step(dcarry, now):
+        carry, note, rest, blocks, pull, dy = now
+        update = lambda c, n, b: parts.update(params, c, _joined(n, rest), b)  # noqa: E731
+        direct, dnote, dblocks = jax.vjp(update, carry, note, blocks)[1]((dcarry, dy))
+        du = shut_blocks(parts.opens, blocks, dblocks)
+        (through,) = jax.vjp(partial(parts.recur, upright), carry)[1](pulling.of(pull)(du)[2])
+        return jax.tree.map(jnp.add, direct, through), (du, dnote, dcarry)
+
+    given = (carries, asked, fixed, blocks, pulls, dys)
+    dfirst, (dus, dnotes, dcarries) = lax.scan(step, dlast, given, reverse=not reverse)
+    down, dzs, drs = jax.vmap(lambda pull, du: pulling.of(pull)(du))(pulls, dus)
+    now = (carries, _joined(asked, fixed), blocks)
+    dparams = _parameters(parts, params, now, (drs, dcarries, dys))
+    dparams |= {k: dparams[k] + d.sum(0) for k, d in down.items()}
+    if parts.project is None:
+        return dparams, dfirst, dzs, dnotes
+    of_x = lambda params, x: parts.z(params, source._replace(x=x))  # noqa: E731
+    dprojected, dx = jax.vjp(of_x, params, source.x)[1](dzs)
+    dsource = jax.tree.map(lambda _: None, source)._replace(x=dx)
+    return jax.tree.map(jnp.add, dparams, dprojected), dfirst, dsource, dnotes
+
+
+def _read(merge: Callable, params: Params, z: Any, r: Any) -> Params:
+    """The parameters that `merge` reads: the only ones that it has gradients for."""
+    names, leaves = zip(*params.items(), strict=True) if params else ((), ())
+    closed = jax.make_jaxpr(lambda *leaves: merge(dict(zip(names, leaves, strict=True)), z, r))
+    jaxpr = closed(*leaves).jaxpr
+    used = {id(v) for equation in jaxpr.eqns for v in equation.invars}
+    read = zip(names, jaxpr.invars, strict=True)
+    return {name: params[name] for name, variable in read if id(variable) in used}
 
 
 def _entering(features: int, keep: bool) -> bool:
@@ -231,14 +291,14 @@ def _large(params: Params, carry: Any) -> list[tuple[str, Any]]:
     return [(k, w) for k, w in params.items() if jnp.ndim(w) == 2 and w.size >= LARGE]
 
 
-def _parameters(recur: Any, apart: Apart, params: Params, now: tuple, cotangents: tuple) -> Params:
+def _parameters(parts: Parts, params: Params, now: tuple, cotangents: tuple) -> Params:
     """Every parameter's gradient from all steps of the block at once."""
     carries, notes, blocks = now
     drs, dcarries, dys = cotangents
 
     def all_steps(params):
-        r = recur(params, carries)
-        return r, jax.vmap(apart.close, (None, 0, 0, 0))(params, carries, notes, blocks)
+        r = parts.recur(params, carries)
+        return r, jax.vmap(parts.update, (None, 0, 0, 0))(params, carries, notes, blocks)
 
     return jax.vjp(all_steps, params)[1]((drs, (dcarries, dys)))[0]
 

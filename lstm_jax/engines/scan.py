@@ -6,13 +6,14 @@ from typing import Any
 
 from jax import lax
 
-from lstm_jax.core import Cell, Params
+from lstm_jax.cells.gates import step
+from lstm_jax.core import Cell, Params, noted
 
 
 def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
-    """(carry, ys) of `advance(params, carry, z, recur(params, carry))` over projected steps."""
+    """(carry, ys) of the cell's step over projected steps."""
 
-    def step(carry, z):
-        return cell.advance(params, carry, z, cell.recur(params, carry))
+    def body(carry, now):
+        return step(cell, params, carry, *now)
 
-    return lax.scan(step, carry, cell.project(params, steps), reverse=reverse)
+    return lax.scan(body, carry, noted(cell.project(params, steps)), reverse=reverse)

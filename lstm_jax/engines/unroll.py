@@ -1,0 +1,213 @@
+"""Unroll a cell over time: lengths, masks, resets and direction under one rule.
+
+At every step, a sequence in the batch either counts or it does not. Where it does not (`mask`
+False, or at or beyond its length) nothing happens at all: the carry is held, the output is zero,
+a reset is ignored. Where it does, a reset first puts the carry back to the cell's initial one.
+`reverse` runs from the last step to the first, and a reset still marks the first step of a
+segment in time, so every segment is reversed on its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from lstm_jax.core import Array, Cell, Keys, Params
+from lstm_jax.engines import pick
+from lstm_jax.engines.masking import Step, select, stepping
+from lstm_jax.errors import UsageError
+
+
+def unroll(
+    cell: Cell,
+    params: Params,
+    xs: Array,
+    carry: Any = None,
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reverse: bool = False,
+    key: Array | Keys | None = None,
+    engine: str = "auto",
+) -> tuple[Any, Array]:
+    """Run `cell` over a time-major sequence.
+
+        c_t, h_t = step(params, (c_{t-1}, h_{t-1}), x_t)      t = 1 .. T
+
+    Args:
+      xs: [T, B, D]. carry: what to start from; None for `cell.initial_carry`.
+      lengths: [B] ints in 0..T. mask: [T, B] bools, True where the step counts; holes are fine.
+      resets: [T, B] bools, True where a fresh sequence begins.
+      key: one PRNG key, or [B] of them (one an example), or `Keys`; None is deterministic: no
+        dropout, zoneout at its expectation.
+      engine: a name from `engines.ENGINES` (`chunked:SIZE` sets the chunk), or `auto`.
+
+    Returns:
+      (carry, ys): the last carry, an LSTM's as `Carry(c, h)`, and ys [T, B, H].
+
+    Raises:
+      UsageError: shapes or types that do not fit, an engine that cannot serve this cell.
+    """
+    xs = jnp.asarray(xs)
+    check_inputs(cell, params, xs)
+    steps, batch = xs.shape[0], xs.shape[1]
+    fresh = cell.initial_carry(params, (batch,))
+    carry = fresh if carry is None else check_carry(carry, fresh)
+    valid, restart, first = _marks(steps, batch, lengths, mask, resets, reverse)
+    keys = make_keys(key, batch)
+    if first is not None:
+        carry = select(first, fresh, carry)
+    run = pick(engine, cell)
+    timed = None if keys is None else _step_keys(keys.example, steps)
+    inputs = Step(xs, timed, valid, restart)
+    return run(stepping(cell), cell.prepare(params, keys), carry, inputs, reverse=reverse)
+
+
+def trace(cell: Cell, params: Params, xs: Array, carry: Any = None, **options: Any) -> Any:
+    """Every gate and every carry entry over time, {name: [T, B, H]}, from the same scan.
+
+    Takes the options of `unroll`, but no engine. `c` and `h` are those after the step; gates of
+    steps that do not count are zero.
+    """
+
+    def update(params, carry, gate):
+        seen: dict[str, Any] = {}
+        new, _ = cell.update(params, carry, gate._replace(seen=seen))
+        gates = {name: seen[name] if name in seen else gate(name) for name in gate.table}
+        shape = next(iter(gate.blocks.values())).shape
+        spread = {name: jnp.broadcast_to(value, shape) for name, value in gates.items()}
+        return new, {**spread, **new._asdict()}
+
+    traced = cell._replace(update=update)
+    return unroll(traced, params, xs, carry, engine="scan", **options)[1]
+
+
+def make_keys(key: Array | Keys | None, batch: int) -> Keys | None:
+    """One key for the batch and one an example, from whichever was given."""
+    if key is None:
+        return None
+    for part in key if isinstance(key, Keys) else (key,):
+        check_key(part, batch)
+    if isinstance(key, Keys):
+        return key
+    if jnp.ndim(key):
+        return Keys(key[0], key)
+    return Keys(key, jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch)))
+
+
+def _step_keys(keys: Array, steps: int) -> Array:
+    """[T, B] keys, one a step and example."""
+    at = jax.vmap(jax.random.fold_in, (0, None))
+    return jax.vmap(at, (None, 0))(keys, jnp.arange(steps))
+
+
+def _marks(steps, batch, lengths, mask, resets, reverse):
+    """(valid, restart, first): where steps count, after which a fresh start follows, and whether
+    the first step to run is one."""
+    valid = None
+    if mask is not None:
+        valid = check_marks("mask", mask, steps, batch)
+    if lengths is not None:
+        within = jnp.arange(steps)[:, None] < check_lengths(lengths, steps, batch)
+        valid = within if valid is None else valid & within
+    if resets is None:
+        return valid, None, None
+    resets = check_marks("resets", resets, steps, batch)
+    valid = jnp.ones((steps, batch), bool) if valid is None else valid
+    resets, never = resets & valid, jnp.zeros((1, batch), bool)
+    if reverse:  # nothing is left to start afresh before the first step that counts
+        return valid, resets & (jnp.cumsum(valid, axis=0) > 1), None
+    return valid, jnp.concatenate([resets[1:], never]), resets[0]
+
+
+# The boundary ----------------------------------------------------------------------------------
+
+
+def check_inputs(cell: Cell, params: Params, xs: Array) -> None:
+    """Raises UsageError unless xs is [T, B, D] with the D the parameters were made for."""
+    if xs.ndim != 3:
+        raise UsageError(
+            f"xs has shape {xs.shape}; expected [T, B, D], time first. "
+            "One sequence [T, D] becomes a batch of one by xs[:, None]"
+        )
+    if 0 in xs.shape:
+        raise UsageError(
+            f"xs has shape {xs.shape}; expected at least one step, example and feature"
+        )
+    kernel = params.get("kernel") if isinstance(params, dict) else None
+    if kernel is not None and jnp.ndim(kernel) == 2 and kernel.shape[0] != xs.shape[2]:
+        raise UsageError(
+            f"xs has shape {xs.shape}, D = {xs.shape[2]}; expected D = {kernel.shape[0]}, which "
+            f"the parameters were made for. Use cell.init(key, {xs.shape[2]}) for these inputs"
+        )
+    if kernel is not None and jnp.promote_types(xs.dtype, kernel.dtype) != kernel.dtype:
+        raise UsageError(
+            f"xs has dtype {xs.dtype}, wider than the parameters' {kernel.dtype}; expected inputs "
+            f"no wider than those: pass xs.astype({kernel.dtype})"
+        )
+
+
+def check_key(key: Any, batch: int) -> None:
+    """Raises UsageError unless `key` is one typed PRNG key, or one an example."""
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise UsageError(
+            f"key is {jax.typeof(key) if isinstance(key, jax.Array) else repr(key)}; expected a "
+            "typed PRNG key: jax.random.key(seed), or jax.random.wrap_key_data(raw) of a raw one"
+        )
+    if key.shape not in ((), (batch,)):
+        raise UsageError(
+            f"key has shape {key.shape}; expected one key, or one an example, [B] = {(batch,)}: "
+            f"jax.random.split(key, {batch})"
+        )
+
+
+def check_carry(carry: Any, fresh: Any) -> Any:
+    """The carry, if its structure and shapes are those of a fresh one."""
+    given, expected = jax.tree.structure(carry), jax.tree.structure(fresh)
+    if given != expected:
+        if len(jax.tree.leaves(carry)) == len(jax.tree.leaves(fresh)) and type(carry) is tuple:
+            carry = jax.tree.unflatten(expected, jax.tree.leaves(carry))
+        else:
+            raise UsageError(f"carry is {given}; expected {expected}")
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(carry)]
+    wanted = [jnp.shape(leaf) for leaf in jax.tree.leaves(fresh)]
+    if shapes != wanted:
+        raise UsageError(
+            f"carry has shapes {shapes}; expected {wanted}, in the order {type(fresh).__name__}"
+            f"{getattr(fresh, '_fields', '')}"
+        )
+    return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), carry, fresh)
+
+
+def check_marks(name: str, marks: Any, steps: int, batch: int) -> Array:
+    """The [T, B] bools, or UsageError."""
+    marks = jnp.asarray(marks)
+    if marks.shape != (steps, batch):
+        hint = "; it looks batch-major, transpose it" if marks.shape == (batch, steps) else ""
+        raise UsageError(
+            f"{name} has shape {marks.shape}; expected [T, B] = {(steps, batch)}{hint}"
+        )
+    if marks.dtype != jnp.bool_:
+        raise UsageError(f"{name} has dtype {marks.dtype}; expected bool: pass {name} != 0")
+    return marks
+
+
+def check_lengths(lengths: Any, steps: int, batch: int) -> Array:
+    """The [B] ints, or UsageError; values are checked where they are known."""
+    known = lengths if isinstance(lengths, Tracer) else np.asarray(lengths)
+    if known.shape != (batch,):
+        raise UsageError(f"lengths has shape {known.shape}; expected [B] = {(batch,)}")
+    if not jnp.issubdtype(known.dtype, jnp.integer):
+        raise UsageError(f"lengths has dtype {known.dtype}; expected whole numbers")
+    if not isinstance(known, Tracer):
+        outside = [int(n) for n in known if not 0 <= n <= steps]
+        if outside:
+            raise UsageError(
+                f"lengths holds {outside[0]}; expected 0..T = 0..{steps}, zero being legal"
+            )
+    return jnp.asarray(lengths)

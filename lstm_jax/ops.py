@@ -1,0 +1,80 @@
+"""Array operations that cells and engines share: products, weighted gradients, counts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def off(value: Any) -> bool:
+    """Whether a number is absent from the program: a Python 0, never an array."""
+    return isinstance(value, (int, float)) and value == 0
+
+
+def cores() -> int:
+    """The CPU's cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def count(params: Any) -> int:
+    """Number of numbers in a parameter tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Turned:
+    """A matrix w [K, N] that `dot` multiplies features first, `(w^T x^T)^T`, given as `t` = w^T.
+
+    XLA:CPU lays the second operand of a product out anew every time; so that is x, not w.
+    """
+
+    t: Array
+
+    def __getitem__(self, at: tuple) -> Turned:
+        rows, columns = at
+        return Turned(self.t[columns, rows])
+
+
+def dot(x: Array, w: Array | Turned, dtype: Any = None) -> Array:
+    """`x @ w`; with `dtype`, operands are cast to it and products summed in `w`'s own type."""
+    if isinstance(w, Turned):
+        # The barriers keep the compiler from turning the product back.
+        turned = jax.lax.optimization_barrier(x.T)
+        return jax.lax.optimization_barrier(dot(w.t, turned, dtype)).T
+    if x.ndim > 2 and jax.default_backend() == "cpu":
+        # Of two axes to sum over, the gradient of w would make XLA:CPU transpose a copy.
+        return dot(x.reshape(-1, x.shape[-1]), w, dtype).reshape(*x.shape[:-1], w.shape[-1])
+    if dtype is None:
+        return jnp.matmul(x, w)
+    return jnp.matmul(x.astype(dtype), w.astype(dtype), preferred_element_type=w.dtype)
+
+
+def weigh(x: Array, weight: Any) -> Array:
+    """x with its gradient multiplied by `weight`, None for 1."""
+    return x if weight is None else _weigh(x, weight)
+
+
+@jax.custom_jvp
+def _weigh(x: Array, weight: Array) -> Array:
+    return x
+
+
+@_weigh.defjvp
+def _weigh_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (x, weight), (dx, _) = primals, tangents
+    return x, weight * dx
+
+
+def held(c: Array) -> Array:
+    """c, bit for bit, as a value that the compiler computes once: not again for every reader."""
+    kind = jnp.finfo(c.dtype)
+    return jax.lax.reduce_precision(c, kind.nexp, kind.nmant)

@@ -1,2 +1,0 @@
-from lstm_jax.cells.gates import *
-from lstm_jax.cells.activations import *

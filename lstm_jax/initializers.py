@@ -1,1 +1,0 @@
-from lstm_jax.cells.initializers import *

@@ -1,1 +1,0 @@
-from lstm_jax.engines.masking import *

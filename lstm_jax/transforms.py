@@ -1,1 +1,0 @@
-from lstm_jax.cells.transforms import *

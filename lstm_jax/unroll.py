@@ -1,2 +1,0 @@
-from lstm_jax.engines.unroll import *
-from lstm_jax.engines.unroll import make_keys

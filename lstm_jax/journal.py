@@ -155,10 +155,6 @@ class Journal:
 
     # ------------------------------------------------------------ events
 
-    def next_chunk(self) -> int:
-        """Steps until the next log line."""
-        return min(self.config.train.log_every, self.config.train.num_steps - self.step)
-
     @contextlib.contextmanager
     def chunk(self, num_steps: int) -> Iterator[None]:
         """Watches and times a chunk of that many steps."""
@@ -219,9 +215,10 @@ class Journal:
             if jax.process_index() == 0:
                 diagnostics.write(found, self.writer, self.step)
 
-    def due(self, every: int) -> bool:
-        """Whether this step is a multiple of `every`, or the run's last."""
-        return self.step % every == 0 or self.step >= self.config.train.num_steps
+    def due(self, *periods: int) -> bool:
+        """Whether this step is a multiple of one of them that is not 0, or the run's last."""
+        at = any(every and self.step % every == 0 for every in periods)
+        return at or self.step >= self.config.train.num_steps
 
     def save(self, state: Any) -> None:
         """A checkpoint; what was logged before it is on disk before it."""

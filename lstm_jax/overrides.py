@@ -291,7 +291,6 @@ RANGES = {
     "parallel.timeout": SIZE,
 }
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the device
-PERIODS = ("eval_every", "checkpoint_every", "histogram_every", "diagnose_every", "keep_every")
 MODES = ("jit", "pmap")
 
 
@@ -299,7 +298,6 @@ def validate(config: ConfigDict) -> None:
     """Raises UsageError naming every field that cannot be, before anything is created."""
     flat = flatten(config)
     mistakes = [m for name in flat if (m := _mistake(name, flat[name]))]
-    mistakes += [] if mistakes else _periods(config.train)
     if mistakes:
         raise UsageError("\n".join(mistakes))
     try:
@@ -316,20 +314,6 @@ def _mistake(name: str, value: Any) -> str:
             return f"config.{name}={value!r} is larger than {LARGEST}"
     expected, fits = RANGES.get(name, ("", lambda v: True))
     return "" if fits(value) else f"config.{name}={value!r}: expected {expected}"
-
-
-def _periods(train: Any) -> list[str]:
-    """Every period has to be whole log lines, since Python sees the device only then."""
-    mistakes = []
-    for name in PERIODS:
-        every, log = train[name], train.log_every
-        if every % log:
-            near = max(log, round(every / log) * log)
-            mistakes.append(
-                f"config.train.{name}={every} is no multiple of config.train.log_every={log}; "
-                f"the nearest is {near}"
-            )
-    return mistakes
 
 
 def _check_names(config: ConfigDict) -> None:

@@ -22,7 +22,7 @@ from lstm_jax.feed import abstract, feeding
 from lstm_jax.journal import Journal, finished
 from lstm_jax.nonfinite import Mishaps, select
 from lstm_jax.parallel import place
-from lstm_jax.program import Program, ahead_of_time, build_program, placed, stream
+from lstm_jax.program import Program, ahead_of_time, build_program, next_chunk, placed, stream
 from lstm_jax.progress import LARGER_IS_BETTER
 from lstm_jax.tasks.task import Mean
 
@@ -105,18 +105,45 @@ def step(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
 
 
 def average(means: dict) -> dict:
-    return {name: jnp.sum(m.total, 0) / jnp.sum(m.count, 0) for name, m in means.items()}
+    return {name: m.total / m.count for name, m in means.items()}
+
+
+def summed(steps: Any) -> Any:
+    """Sums over the steps or batches that lie along the first axis."""
+    return jax.tree.map(lambda x: jnp.sum(x, 0), steps)
+
+
+def told(program: Program, state: TrainState, sums: tuple) -> dict:
+    """The metrics of a chunk: means over the steps that counted."""
+    means, seen = sums
+    counts = nonfinite.counts(program.config.train, state.mishaps)
+    return program.task.summarize(average(means)) | average(seen) | counts
 
 
 def run_chunk(program: Program, state: TrainState, hyper: dict, data: Any, num_steps: int) -> tuple:
-    """(state, metrics) after `num_steps` steps; metrics are means over the steps that counted."""
+    """(state, metrics) after `num_steps` steps, which the compiler knows."""
 
     def body(state, _):
         return step(program, state, hyper, data)
 
-    state, (means, seen) = lax.scan(body, state, length=num_steps)
-    counts = nonfinite.counts(program.config.train, state.mishaps)
-    return state, program.task.summarize(average(means)) | average(seen) | counts
+    state, steps = lax.scan(body, state, length=num_steps)
+    return state, told(program, state, summed(steps))
+
+
+def run_short(
+    program: Program, state: TrainState, hyper: dict, data: Any, num_steps: Array
+) -> tuple:
+    """`run_chunk` where the number of steps is an array: one program for all shorter chunks."""
+
+    def body(_, both):
+        state, sums = both
+        state, found = step(program, state, hyper, data)
+        return state, jax.tree.map(jnp.add, sums, found)
+
+    shapes = jax.eval_shape(partial(step, program), state, hyper, data)[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    state, sums = lax.fori_loop(0, num_steps, body, (state, nothing))
+    return state, told(program, state, sums)
 
 
 def evaluate(program: Program, params: Any, hyper: dict, data: Any, split: str) -> dict:
@@ -135,7 +162,7 @@ def evaluate(program: Program, params: Any, hyper: dict, data: Any, split: str) 
     size = jax.eval_shape(batch_of, data, jnp.int32(0))["inputs"].shape[1]
     carry = program.model.initial_carry(params, hyper, size) if stateful else ()
     _, means = lax.scan(body, carry, jnp.arange(num_batches))
-    return program.task.summarize(average(means))
+    return program.task.summarize(average(summed(means)))
 
 
 def update_best(program: Program, state: TrainState, metrics: dict) -> TrainState:
@@ -164,20 +191,21 @@ def train(config: Any, workdir: str | Path) -> dict:
     task, whole, data = program.task, program.whole, program.task.data
     start = partial(jax.jit(partial(init_state, program)), hyper)  # on one device, as in a pack
     jit = partial(jax.jit, out_shardings=whole)
-    chunk = ahead_of_time(program, partial(run_chunk, program))
+    chunk = ahead_of_time(program, partial(run_chunk, program), partial(run_short, program))
     check = jit(partial(validate, program))
     slope = jit(lambda *args: gradients(program, *args)[0])
     test = jit(lambda *args: {s: evaluate(program, *args, split=s) for s in task.splits})
     like, shapes = placed(jax.eval_shape(start), whole), abstract(program, hyper, data)
     jax.eval_shape(check, like, *shapes)  # refuse what cannot run before anything is created,
-    chunk(min(options.log_every, options.num_steps), like, *shapes)  # and what does not fit
+    chunk(next_chunk(options, 0), like, *shapes)  # and what does not fit
     hyper, data = place((hyper, data), whole)
     feed = feeding(program, data)
     with Journal(program.config, workdir, program.why) as run:
         state = run.restore(like) or place(start(), whole)
         going = run.goes_on(state)
         while going:
-            advance, window = chunk(size := run.next_chunk(), like, *shapes), feed(run.step)
+            size = next_chunk(options, run.step)
+            advance, window = chunk(size, like, *shapes), feed(run.step)
             with run.chunk(size):
                 state, metrics = jax.block_until_ready(advance(state, hyper, window))
             run.trained(state, metrics)
@@ -193,7 +221,7 @@ def train(config: Any, workdir: str | Path) -> dict:
                 run.histograms(parameters=state.params, gradients=slopes)
             run.diagnose(program, state.params, hyper, data)
             going = run.goes_on(state)
-            if run.due(options.checkpoint_every) or not going:
+            if run.due(options.checkpoint_every, options.keep_every) or not going:
                 run.save(state)
         best = state.best.params, hyper
         return run.finish(state, task, program.forward(*best), partial(test, *best, data))

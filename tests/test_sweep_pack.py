@@ -194,6 +194,23 @@ def test_a_trial_in_a_pack_is_the_trial_alone(tmp_path, pack):
                 assert ours[split][name] == pytest.approx(value, rel=1e-4), (split, name)
 
 
+def test_periods_of_a_pack_may_be_anything(tmp_path):
+    """The losses are those of even periods."""
+    found = {}
+    for name, every in (("odd", 7), ("even", 10)):
+        config = f"config.train.num_steps = 20\nconfig.train.checkpoint_every = {every}"
+        trials = '    yield from grid({"seed": range(2)})'
+        planned(tmp_path / f"study_{name}", tmp_path / name, trials=trials, config=config)
+        assert work(tmp_path / name) == 0
+        found[name] = {ln["step"]: ln["loss"] for ln in valid_lines(tmp_path / name)}
+    assert list(found["odd"]) == [5, 10, 15, 20]
+    assert found["odd"] == pytest.approx(found["even"], rel=1e-5)
+
+
+def valid_lines(workdir):
+    return [ln for ln in lines(workdir, 1) if ln["split"] == "valid"]
+
+
 def test_a_trial_that_diverges_freezes_alone(tmp_path):
     config = 'config.optimizer.name = "sgd"'
     rates = {"calm": (1e-3,) * 5, "wild": (1e-3, 1e-3, 1e37, 1e-3, 1e-3)}

@@ -20,6 +20,7 @@ from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import split
 from lstm_jax.integrity import Damage, read_seal
 from lstm_jax.memory import check_memory
+from lstm_jax.program import next_chunk
 from lstm_jax.progress import LARGER_IS_BETTER
 from lstm_jax.sweep.many import Compiled, at, pack_program
 from lstm_jax.sweep.trials import Trial
@@ -71,7 +72,7 @@ class Pack:
 
     def advance(self, state: Any) -> Any:
         """One chunk, its log lines, an evaluation where it is due."""
-        began, steps = time.perf_counter(), self.chunk_size()
+        began, steps = time.perf_counter(), next_chunk(self.options, self.step)
         if self.steps_done == 0:
             check_memory(self.compiled.compile_chunk(steps, state), self.compiled.size)
             began = time.perf_counter()
@@ -103,9 +104,6 @@ class Pack:
             if not trial.ended:
                 found = self._look(at(params, i), split(trial.config)[1], data)
                 diagnostics.write(found, trial.writer, self.step, figures=False)
-
-    def chunk_size(self) -> int:
-        return min(self.options.log_every, self.options.num_steps - self.step)
 
     def is_last(self, steps: int) -> bool:
         return self.step + steps >= self.options.num_steps

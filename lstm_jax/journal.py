@@ -21,7 +21,8 @@ from typing import Any
 
 import jax
 
-from lstm_jax import distributed, events, nonfinite, parallel
+from lstm_jax import distributed, events, nonfinite, optim, parallel
+from lstm_jax.begin import AS_IT_WAS, Begin
 from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import config_hash, flatten
 from lstm_jax.core import INTERRUPTED, count
@@ -58,9 +59,9 @@ def finished(config: Any, workdir: str | Path) -> dict | None:
 class Journal:
     """One run's workdir while it trains: `with Journal(config, workdir) as run`."""
 
-    def __init__(self, config: Any, workdir: str | Path, why: str = ""):
+    def __init__(self, config: Any, workdir: str | Path, why: str = "", begins: Begin = AS_IT_WAS):
         self.config, self.workdir, self.status = config, Path(workdir), "running"
-        self.why = why  # it runs on so many devices
+        self.why, self.begins = why, begins  # it runs on so many devices; it goes on from there
         self.step, self.steps_done, self.seconds, self._skipped = 0, 0, 0.0, 0
         self._began, self._look = time.perf_counter(), None
         train = config.train
@@ -124,14 +125,57 @@ class Journal:
         self.progress = Progress(self.config.train.num_steps, self.step)
         if first:
             self.progress.message(parallel.table(self.config, self.why))
+            state = self._goes_on_otherwise(state)
             write_config(self.workdir, self.config)
-            write_manifest(self.workdir, self.config)
+            write_manifest(self.workdir, self.config, init_from=self.begins.source)
         for step, why, moved in self.checkpoints.skipped:
             self.record("corrupt checkpoint", step=step, why=why, moved_to=moved and moved.name)
         self.checkpoints.skipped.clear()
         if self.step:
             self.progress.message(f"going on from step {self.step} in {self.workdir}")
         return state
+
+    def _goes_on_otherwise(self, state: Any) -> Any:
+        """The state of a run that goes on under another config or past its end, as one that may.
+
+        What this leaves on disk, and in which order, lets the same command be killed and repeated.
+        """
+        changes, reopen, source = self.begins
+        if state is None:
+            if source:
+                self.progress.message(f"starting from {source['run']}, step {source['step']}")
+            return None
+        if not (changes or reopen):
+            return state
+        if any(jax.device_get((state.bad, state.stopped))):
+            state = nonfinite.revived(state)
+            self.save(state)
+            self.checkpoints.wait()
+        rates = self._rates(changes)
+        told = {name: list(pair) for name, pair in changes.items()}
+        self.record("goes on", step=self.step, changes=told, learning_rate=rates)
+        for name, (there, here) in changes.items():
+            self.progress.message(f"{name}: {there} up to step {self.step}, {here} from there on")
+        if rates[0] != rates[1]:
+            words = f"schedule {self.config.optimizer.schedule} of {self.config.train.num_steps}"
+            self.progress.message(
+                f"learning rate, by the {words} steps: {rates[0]:.4g} before, {rates[1]:.4g} now"
+            )
+        if jax.process_index() == 0:
+            (self.workdir / SUMMARY).unlink(missing_ok=True)
+        return state
+
+    def _rates(self, changes: dict[str, tuple]) -> list[float]:
+        """The learning rate at this step by the config before the changes, and by that of now."""
+        before, after = self.config.copy_and_resolve_references(), self.config
+        with before.unlocked():
+            for name, (there, _) in changes.items():
+                section, _, field = name.rpartition(".")
+                before[section][field] = there
+        return [
+            float(optim.learning_rate(c.optimizer, c.train.num_steps, self.step))
+            for c in (before, after)
+        ]
 
     def goes_on(self, state: Any) -> bool:
         """Whether another chunk is to be run; every process of the run gives the same answer."""

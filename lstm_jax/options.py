@@ -46,6 +46,27 @@ PLACEMENT = (
 )
 
 
+# May change while a run goes on: what is watched, kept and done, not what is computed from what.
+MIDWAY = (
+    "optimizer.learning_rate",
+    "train.num_steps",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.histogram_every",
+    "train.diagnose_every",
+    "train.patience",
+    "train.keep_last",
+    "train.keep_best",
+    "train.keep_every",
+    "train.on_nan",
+    "train.nan_limit",
+    "train.rollback_factor",
+    "train.grace_seconds",
+    "train.strict",
+)
+
+
 def default_config(task: str = "forecast") -> ConfigDict:
     """Every section at its defaults, with the fields of `task` in `config.task`."""
     config = ConfigDict()

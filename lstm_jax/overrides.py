@@ -29,7 +29,12 @@ def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
     Raises:
       UsageError: no such file, preset, field or value; nothing has been created then.
     """
-    config = apply_overrides(read_config(spec), overrides or {})
+    return with_overrides(read_config(spec), overrides or {})
+
+
+def with_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """The validated, locked `config` with flat dotted `overrides`."""
+    config = apply_overrides(config, overrides)
     validate(config)
     return config
 

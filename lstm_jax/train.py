@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from lstm_jax import nonfinite, optim
+from lstm_jax import begin, nonfinite, optim
 from lstm_jax.config import bind, split
 from lstm_jax.core import Array, lookup
 from lstm_jax.feed import abstract, feeding
@@ -49,10 +49,11 @@ class TrainState(NamedTuple):
     mishaps: Mishaps  # steps that were not finite, and what was done about them
 
 
-def init_state(program: Program, hyper: dict) -> TrainState:
-    """Step 0."""
+def init_state(program: Program, hyper: dict, params: Any = None) -> TrainState:
+    """Step 0, with fresh parameters or with these."""
     config = bind(program.config, hyper)
-    params = program.model.init(stream(hyper, "parameters"), hyper)
+    if params is None:
+        params = program.model.init(stream(hyper, "parameters"), hyper)
     optimizer = optim.build_optimizer(config.optimizer, config.train.num_steps)
     stateful, size = program.task.spec.stateful, config.train.batch_size
     carry = program.model.initial_carry(params, hyper, size) if stateful else ()
@@ -61,6 +62,14 @@ def init_state(program: Program, hyper: dict) -> TrainState:
     best = Best(worst, zero, params, zero)
     opt_state, mishaps = optimizer.init(params), nonfinite.no_mishaps()
     return TrainState(zero, params, opt_state, carry, best, no, no, mishaps)
+
+
+def first_state(program: Program, hyper: dict, params: Any = None, opt_state: Any = ()) -> Any:
+    """Step 0 on one device, as in a pack; of another run's `opt_state` all but the step count."""
+    state = jax.jit(partial(init_state, program))(hyper, params)
+    if not opt_state:
+        return state
+    return state._replace(opt_state=jax.device_put((*opt_state[:-1], state.opt_state[-1])))
 
 
 def gradients(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
@@ -183,24 +192,33 @@ def validate(program: Program, state: TrainState, hyper: dict, data: Any) -> tup
     return update_best(program, state, metrics), metrics
 
 
-def train(config: Any, workdir: str | Path) -> dict:
-    """Train in `workdir`, from the start or from where the last run stopped; the summary."""
-    if done := finished(config, workdir):
+def train(
+    config: Any, workdir: str | Path, *, reopen: bool = False, source: dict | None = None
+) -> dict:
+    """Train in `workdir`, from the start or from where the last run stopped; the summary.
+
+    `reopen` goes on with a run that has ended; `source` is the run to start from: see `begin`.
+    """
+    if not reopen and (done := finished(config, workdir)):
         return done
+    changed = begin.changes(config, Path(workdir))
     program, options, hyper = build_program(config), config.train, split(config)[1]
     task, whole, data = program.task, program.whole, program.task.data
-    start = partial(jax.jit(partial(init_state, program)), hyper)  # on one device, as in a pack
     jit = partial(jax.jit, out_shardings=whole)
     chunk = ahead_of_time(program, partial(run_chunk, program), partial(run_short, program))
     check = jit(partial(validate, program))
     slope = jit(lambda *args: gradients(program, *args)[0])
     test = jit(lambda *args: {s: evaluate(program, *args, split=s) for s in task.splits})
-    like, shapes = placed(jax.eval_shape(start), whole), abstract(program, hyper, data)
+    shapes = abstract(program, hyper, data)
+    like = placed(jax.eval_shape(partial(init_state, program), hyper), whole)
     jax.eval_shape(check, like, *shapes)  # refuse what cannot run before anything is created,
     chunk(next_chunk(options, 0), like, *shapes)  # and what does not fit
+    inherited, source = begin.inherited(source, like, Path(workdir)) if source else ({}, {})
+    start = partial(first_state, program, hyper, **inherited)
     hyper, data = place((hyper, data), whole)
     feed = feeding(program, data)
-    with Journal(program.config, workdir, program.why) as run:
+    begins = begin.Begin(changed, reopen, source)
+    with Journal(program.config, workdir, program.why, begins) as run:
         state = run.restore(like) or place(start(), whole)
         going = run.goes_on(state)
         while going:

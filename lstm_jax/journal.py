@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from lstm_jax import distributed, events, nonfinite, optim, parallel
+from lstm_jax import advice, distributed, events, nonfinite, optim, parallel
 from lstm_jax.begin import AS_IT_WAS, Begin
 from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import config_hash, flatten
@@ -39,11 +39,9 @@ from lstm_jax.writers import (
 )
 
 SUMMARY, INCIDENTS = "summary.json", "incidents.jsonl"
-ADVICE = """diverged: step {next} was not finite{tried}. The state of step {step} is kept.
+DIVERGED = """diverged: step {next} was not finite{tried}{reason}. The state of step {step} is kept.
 What helps, most likely first:
-  --config.optimizer.learning_rate={rate:.3g}   a third of what it was
-  --config.optimizer.clip_norm=1.0   no gradient is longer than this
-  --config.optimizer.warmup_steps={warmup}   a gentle start"""
+  {lines}"""
 
 
 def finished(config: Any, workdir: str | Path) -> dict | None:
@@ -64,6 +62,7 @@ class Journal:
         self.why, self.begins = why, begins  # it runs on so many devices; it goes on from there
         self.step, self.steps_done, self.seconds, self._skipped = 0, 0, 0.0, 0
         self._began, self._look = time.perf_counter(), None
+        self.advice = advice.Report("", [])  # for a run that diverged
         train = config.train
         self.checkpoints = Checkpoints(
             self.workdir,
@@ -285,6 +284,7 @@ class Journal:
             best_step=int(state.best.step),
             baselines=task.baselines,
             parameters=count(state.params),
+            **({"reason": self.advice.reason} if self.status == "diverged" else {}),
             **jax.device_get(nonfinite.counts(self.config.train, state.mishaps)),
         )
         self.writer.close()
@@ -322,11 +322,17 @@ class Journal:
         """How it ended, in the words of a user."""
         config, tested = self.config, summary["metrics"]
         if self.status == "diverged":
-            numbers = {"rate": config.optimizer.learning_rate / 3, "step": self.step}
             rolled = summary.get("rollbacks", 0)
-            numbers["tried"] = f", nor after {rolled} rollbacks" if rolled else ""
-            warmup = max(config.train.num_steps // 20, 1)
-            print(ADVICE.format(next=self.step + 1, warmup=warmup, **numbers), flush=True)
+            tried = f", nor after {rolled} rollbacks" if rolled else ""
+            reason = self.advice.reason and f": {self.advice.reason}"
+            words = {"tried": tried, "reason": reason, "lines": "\n  ".join(self.advice.lines)}
+            print(DIVERGED.format(next=self.step + 1, step=self.step, **words), flush=True)
+        if self.status == "completed" and not summary["best_step"]:
+            print(
+                f"no evaluation had a finite {config.train.best_metric}: the parameters kept are "
+                "those of step 0",
+                flush=True,
+            )
         if self.status == "interrupted":
             print(f"interrupted at step {self.step}; the same command goes on from there")
             return

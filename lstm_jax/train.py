@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from lstm_jax import begin, nonfinite, optim
+from lstm_jax import advice, begin, nonfinite, optim
 from lstm_jax.config import bind, split
 from lstm_jax.core import Array, lookup
 from lstm_jax.feed import abstract, feeding
@@ -241,5 +241,7 @@ def train(
             going = run.goes_on(state)
             if run.due(options.checkpoint_every, options.keep_every) or not going:
                 run.save(state)
+        if run.status == "diverged":
+            run.advice = advice.explain(program, gradients, state, hyper, feed(run.step))
         best = state.best.params, hyper
         return run.finish(state, task, program.forward(*best), partial(test, *best, data))

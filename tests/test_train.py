@@ -346,7 +346,8 @@ def test_divergence_says_what_to_try(tmp_path, capsys):
     summary = train.train(config, tmp_path)
     assert summary["status"] == "diverged"
     said = capsys.readouterr().out
-    assert f"step {summary['step'] + 1} was not finite" in said
+    assert f"step {summary['step'] + 1} was not finite: learning broke what had worked" in said
+    assert summary["reason"].startswith("learning broke")
     assert "--config.optimizer.learning_rate=3.33e+29" in said
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "diverged"
 
@@ -367,6 +368,36 @@ def test_a_defect_leaves_the_status_failed(tmp_path, monkeypatch):
         train.train(small(), tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["status"], summary["error"]) == ("failed", "RuntimeError: no")
+
+
+@pytest.mark.parametrize("size", [4, 24])
+def test_a_batch_larger_than_the_data(size):
+    """It holds examples more than once, each as often as the others over the epochs."""
+    from lstm_jax.tasks.task import shuffled
+
+    config = default_config("random_data")
+    config.task.update({"length": 5, "examples": 7})
+    config.cell.hidden = 4
+    config.train.update({"batch_size": size, "num_steps": 2})
+    program, hyper, state = ready(config)
+    seen = [shuffled(jax.random.key(0), step, 7, size) for step in range(7)]
+    assert np.bincount(np.concatenate(seen), minlength=7).tolist() == [size] * 7
+    state, metrics = chunk_of(program, 2)(state, hyper, program.task.data)
+    assert int(state.step) == 2 and np.isfinite(metrics["loss"])
+
+
+def test_no_evaluation_that_is_finite(tmp_path, monkeypatch, capsys):
+    """Early stopping with nothing to keep but step 0: the run says so."""
+    evaluate = train.evaluate
+
+    def broken(*args, **words):
+        return {"loss": evaluate(*args, **words)["loss"] * jnp.nan}
+
+    monkeypatch.setattr(train, "evaluate", broken)
+    summary = train.train(small(train__patience=1), tmp_path)
+    assert (summary["status"], summary["step"], summary["best_step"]) == ("completed", 10, 0)
+    assert "no evaluation had a finite loss" in capsys.readouterr().out
+    assert set(digests(tmp_path)) == {10}
 
 
 # ---------------------------------------------------------------- devices
@@ -414,6 +445,7 @@ def test_one_and_two_devices_and_both_modes_agree():
     [
         ({"parallel__mode": "pmapp"}, "did you mean 'pmap'"),
         ({"parallel__data": 99}, "parallel.data=99, but there are"),
+        ({"parallel__data": 3}, "batch_size=4 cannot be shared by 3 devices; nearest .*: 3, 6"),
     ],
 )
 def test_refused(changes, words):

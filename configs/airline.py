@@ -65,6 +65,7 @@ def classic(config: ConfigDict) -> None:
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
+    config.train.compile = "quick"
     config.cell.hidden = 8
     config.train.num_steps = 20
     config.train.log_every = config.train.eval_every = 10

@@ -37,6 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
+    config.train.compile = "quick"
     config.task.steps = 10
     config.task.eval_size = 500
     config.task.sample_length = 20

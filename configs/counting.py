@@ -38,6 +38,7 @@ def abc(config: ConfigDict) -> None:
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
+    config.train.compile = "quick"
     config.task.train_max = 5
     config.task.test_max = 10
     config.train.num_steps = 20

@@ -55,6 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes; on the embedded series, with nothing to fetch."""
+    config.train.compile = "quick"
     config.task.csv = config.task.target = config.task.features = config.task.date = ""
     config.task.look_back = 12
     config.task.horizon = 2

@@ -50,6 +50,7 @@ def gru(config: ConfigDict) -> None:
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
+    config.train.compile = "quick"
     config.cell.hidden = 16
     config.train.num_steps = 4
     config.train.log_every = config.train.eval_every = 2

@@ -40,6 +40,7 @@ def permuted(config: ConfigDict) -> None:
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
+    config.train.compile = "quick"
     config.cell.hidden = 8
     config.task.train_size = config.task.eval_size = 40
     config.train.batch_size = 20

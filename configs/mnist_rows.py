@@ -33,6 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
+    config.train.compile = "quick"
     config.cell.hidden = 8
     config.task.train_size = config.task.eval_size = 200
     config.train.num_steps = 20

@@ -30,6 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
+    config.train.compile = "quick"
     config.task.length = 10
     config.task.eval_size = 100
     config.cell.hidden = 8

@@ -78,6 +78,7 @@ def size(
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
+    config.train.compile = "quick"
     config.task.steps = 5
     config.task.eval_size = 300
     config.task.sample_length = 10

@@ -13,7 +13,11 @@ from jax.sharding import NamedSharding
 from lstm_jax import guards, memory, parallel
 from lstm_jax.config import build_model, build_task, split
 from lstm_jax.core import Array, count, lookup
+from lstm_jax.progress import Progress
 
+# What XLA is told for each `train.compile`. The optimizer of its CPU backend takes
+# two thirds of the time that a small model compiles for.
+COMPILE = {"full": {}, "quick": {"xla_backend_optimization_level": 0}}
 STREAMS = {"parameters": 0, "data": 1, "noise": 2}
 
 
@@ -25,6 +29,11 @@ class Program(NamedTuple):
     model: Any
     mesh: Any = None  # the devices that share a batch, where there are several
     why: str = ""  # so many devices
+
+    def jit(self, function: Callable, **options: Any) -> Any:
+        """`jax.jit` as `train.compile` says."""
+        given = COMPILE[self.config.train.compile] if jax.default_backend() == "cpu" else {}
+        return jax.jit(function, compiler_options=given or None, **options)
 
     def shared(self, sums: Callable) -> Callable:
         """`sums(params, hyper, batch, carry, key) -> (sums, carry)`, by all devices together."""
@@ -38,7 +47,7 @@ class Program(NamedTuple):
 
     def forward(self, params: Any, hyper: dict) -> Callable:
         """`forward(batch, carry=None, key=None)` of this process alone, for figures and samples."""
-        return partial(jax.jit(self.model.apply), *parallel.local((params, hyper)))
+        return partial(self.jit(self.model.apply), *parallel.local((params, hyper)))
 
     @property
     def whole(self) -> NamedSharding | None:
@@ -88,7 +97,7 @@ def placed(shapes: Any, sharding: NamedSharding | None) -> Any:
     return jax.tree.map(like, shapes)
 
 
-def ahead_of_time(program: Program, run_chunk: Callable) -> Callable:
+def ahead_of_time(program: Program, run_chunk: Callable, progress: Progress) -> Callable:
     """`chunk(num_steps, state, hyper, data)`: the compiled program for that many steps.
 
     It takes over the state's memory. Compiled before the clock starts, and nothing can retrace it.
@@ -101,8 +110,9 @@ def ahead_of_time(program: Program, run_chunk: Callable) -> Callable:
         if num_steps not in compiled:
             memory.check_arrays(like, devices, program.config)
             run = partial(run_chunk, num_steps=num_steps)
-            jitted = jax.jit(run, donate_argnums=0, out_shardings=program.whole)
-            with guards.leak_checks(program.config.train.strict):
+            jitted = program.jit(run, donate_argnums=0, out_shardings=program.whole)
+            strict = guards.leak_checks(program.config.train.strict)
+            with strict, progress.phase("training steps", "compiling", worth=0):
                 compiled[num_steps] = jitted.lower(*like).compile()
             memory.check_run(compiled[num_steps], devices, program.config)
         return compiled[num_steps]

@@ -23,7 +23,7 @@ from lstm_jax.journal import Journal, finished
 from lstm_jax.nonfinite import Mishaps, select
 from lstm_jax.parallel import place
 from lstm_jax.program import Program, ahead_of_time, build_program, placed, stream
-from lstm_jax.progress import LARGER_IS_BETTER
+from lstm_jax.progress import LARGER_IS_BETTER, Progress
 from lstm_jax.tasks.task import Mean
 
 
@@ -162,18 +162,22 @@ def train(config: Any, workdir: str | Path) -> dict:
         return done
     program, options, hyper = build_program(config), config.train, split(config)[1]
     task, whole, data = program.task, program.whole, program.task.data
-    start = partial(jax.jit(partial(init_state, program)), hyper)  # on one device, as in a pack
-    jit = partial(jax.jit, out_shardings=whole)
-    chunk = ahead_of_time(program, partial(run_chunk, program))
+    fresh = partial(init_state, program)
+    start = partial(program.jit(fresh), hyper)  # on one device, as in a pack
+    jit = partial(program.jit, out_shardings=whole)
+    progress = Progress(options.num_steps)
+    chunk = ahead_of_time(program, partial(run_chunk, program), progress)
     check = jit(partial(validate, program))
     slope = jit(lambda *args: gradients(program, *args)[0])
     test = jit(lambda *args: {s: evaluate(program, *args, split=s) for s in task.splits})
-    like, shapes = placed(jax.eval_shape(start), whole), abstract(program, hyper, data)
-    jax.eval_shape(check, like, *shapes)  # refuse what cannot run before anything is created,
+    like, shapes = placed(jax.eval_shape(fresh, hyper), whole), abstract(program, hyper, data)
+    check.eval_shape(like, *shapes)  # refuse what cannot run before anything is created,
     chunk(min(options.log_every, options.num_steps), like, *shapes)  # and what does not fit
     hyper, data = place((hyper, data), whole)
     feed = feeding(program, data)
-    with Journal(program.config, workdir, program.why) as run:
+    start = progress.during("initial parameters", start)
+    check, slope = progress.during("evaluation", check), progress.during("gradients", slope)
+    with Journal(program.config, workdir, program.why, progress) as run:
         state = run.restore(like) or place(start(), whole)
         going = run.goes_on(state)
         while going:

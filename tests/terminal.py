@@ -117,7 +117,9 @@ class Terminal:
         if not select.select([self.master], [], [], 0.1)[0]:
             return False
         with contextlib.suppress(OSError):
-            self.screen.write(self._decoder.decode(os.read(self.master, 1 << 16)))
-            self.seen += [str(self.screen)] if str(self.screen) != self.seen[-1] else []
+            text = self._decoder.decode(os.read(self.master, 1 << 12))
+            for frame in re.split(r"(?=\r)", text):  # a bar is drawn anew from the line's start
+                self.screen.write(frame)
+                self.seen += [str(self.screen)] if str(self.screen) != self.seen[-1] else []
             return True
         return False

@@ -116,17 +116,19 @@ class Display:
             self.say(self._headline)
 
     def _say_changes(self, pack: status.PackStatus) -> None:
-        """Its state where that is a new one, and once an attempt how long it compiled."""
-        if pack.state != self._states.get(pack.number, "pending"):
-            self._states[pack.number] = pack.state
-            self._began[pack.number] = time.monotonic()
-            if pack.state != "running" or not self._live:
-                self.say(self.line(pack))
+        """How long an attempt compiled, once it is known, and a state that is new."""
+        before = self._states.get(pack.number, "pending")
+        self._states[pack.number] = pack.state
         attempt = pack.number, pack.attempt
-        if pack.state == "running" and pack.compile_seconds and attempt not in self._compiled:
+        seen_running = "running" in (before, pack.state)
+        if seen_running and pack.compile_seconds and attempt not in self._compiled:
             self._compiled.add(attempt)
             seconds = f"{pack.compile_seconds:.1f} s"
             self.say(f"pack {pack.number}: compiled the training steps in {seconds}")
+        if pack.state != before:
+            self._began[pack.number] = time.monotonic()
+            if pack.state != "running" or not self._live:
+                self.say(self.line(pack))
 
     def _bars(self) -> Any:
         from rich.console import Group

@@ -13,7 +13,7 @@ Expected: (seed 0, test, in the series' units)      MAE    RMSE
             persistence                            38.83   61.65
             linear autoregression                  39.07   59.91
           The network beats persistence by 11 %; among the ways the differences are small.
-Presets:  `smoke`: seconds, on the embedded airline series.
+Presets:  `smoke`: under 10 s, the first time 20, on the embedded airline series.
 """
 
 from ml_collections import ConfigDict

@@ -158,7 +158,7 @@ def figure(forward: Callable, split: Split, task: Any) -> Any:
 
     sizes, shares, batch_of = [], [], jax.jit(partial(split.batch, {}))
     for index in range(split.num_batches):
-        batch = batch_of(index)
+        batch = batch_of(jnp.int32(index))
         outputs, _ = forward(batch)
         kept = np.asarray(batch["weights"]) > 0
         sizes.append(np.asarray(batch["sizes"])[kept])

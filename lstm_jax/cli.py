@@ -6,10 +6,13 @@ docstring is its help, `FLAGS` what it takes, `run(arguments) -> exit code` what
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -26,6 +29,7 @@ from lstm_jax.core import (
     unknown,
 )
 
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 __all__ = ["DEFECT", "DIVERGED", "INTERRUPTED", "OK", "USAGE_ERROR", "Arguments", "Flag", "main"]
 
 VERBS = {
@@ -80,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name); the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return dispatch(argv)
+        with signals_interrupt():
+            return dispatch(argv)
     except UsageError as error:
         print(f"lstm-jax: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -92,10 +97,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lstm-jax: {error.strerror}: {error.filename}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
-        print("\nlstm-jax: interrupted", file=sys.stderr)
+        print("\nlstm-jax: interrupted; the same command goes on, or starts again", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         return out_of_memory(error) if is_out_of_memory(error) else defect()
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Every signal that asks to stop acts as Ctrl-C does; a run, once it trains, saves first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not ours
+        return
+    numbers = [getattr(signal, name) for name in SIGNALS]
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def is_out_of_memory(error: Exception) -> bool:

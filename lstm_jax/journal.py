@@ -57,8 +57,17 @@ def finished(config: Any, workdir: str | Path) -> dict | None:
 class Journal:
     """One run's workdir while it trains: `with Journal(config, workdir) as run`."""
 
-    def __init__(self, config: Any, workdir: str | Path, why: str = "", begins: Begin = AS_IT_WAS):
+    def __init__(
+        self,
+        config: Any,
+        workdir: str | Path,
+        why: str = "",
+        begins: Begin = AS_IT_WAS,
+        progress: Progress | None = None,
+    ):
         self.config, self.workdir, self.status = config, Path(workdir), "running"
+        self.progress = progress or Progress(config.train.num_steps)
+        self._losses: dict[str, float] = {}
         self.why, self.begins = why, begins  # it runs on so many devices; it goes on from there
         self.step, self.steps_done, self.seconds, self._skipped = 0, 0, 0.0, 0
         self._began, self._look = time.perf_counter(), None
@@ -90,6 +99,7 @@ class Journal:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         with self._guards:
+            self.progress.close()
             with contextlib.suppress(Exception):  # no save may outlive the lock
                 self.checkpoints.close()
             if kind is not None and issubclass(kind, Exception):
@@ -108,6 +118,7 @@ class Journal:
         grace = self.config.train.grace_seconds
         with contextlib.suppress(OSError, ValueError):
             self.summarize({})
+        self.progress.close()
         print(
             f"interrupted: the running chunk did not end within train.grace_seconds={grace:g}; the "
             f"same command goes on from step {self.step}. A smaller train.log_every ends sooner",
@@ -121,7 +132,6 @@ class Journal:
         self.step, state = self.checkpoints.restore(target) or (0, None)
         first = not hasattr(self, "writer")
         self.writer = open_writer(self.workdir, self.config, resume_step=self.step)
-        self.progress = Progress(self.config.train.num_steps, self.step)
         if first:
             self.progress.message(parallel.table(self.config, self.why))
             state = self._goes_on_otherwise(state)
@@ -132,6 +142,8 @@ class Journal:
         self.checkpoints.skipped.clear()
         if self.step:
             self.progress.message(f"going on from step {self.step} in {self.workdir}")
+        self.progress.begin(self.step)
+        self.progress.__enter__()
         return state
 
     def _goes_on_otherwise(self, state: Any) -> Any:
@@ -213,7 +225,9 @@ class Journal:
             self.seconds += took
             metrics = metrics | {"steps_per_second": steps / took}
             self.writer.scalars(self.step, "train", metrics)
-            self.progress.update(self.step, loss=metrics["loss"])
+            self._losses = {"loss": metrics["loss"]}
+            if not self.due(self.config.train.eval_every):  # else `validated` says both at once
+                self.progress.update(self.step, **self._losses)
         if (skipped := int(metrics.get("skipped_steps", 0))) > self._skipped:
             self.record("skipped steps", step=self.step, skipped_steps=skipped)
             self._skipped = skipped
@@ -237,7 +251,7 @@ class Journal:
         """An evaluation is done: its log line, and for a language model some text."""
         self.writer.scalars(self.step, "valid", metrics)
         name = self.config.train.best_metric
-        self.progress.update(self.step, **{f"valid {name}": metrics[name]})
+        self.progress.update(self.step, **self._losses, **{f"valid {name}": metrics[name]})
         if task.samples:
             key = jax.random.fold_in(jax.random.key(self.config.seed), self.step)
             self.writer.text(self.step, "samples", task.samples(forward, key))
@@ -275,9 +289,11 @@ class Journal:
         """Test the best parameters, draw, sum up; the summary."""
         metrics = {}
         if self.status != "interrupted":
-            metrics = jax.tree.map(float, jax.device_get(evaluate()))
+            with self.progress.phase("test"):
+                metrics = jax.tree.map(float, jax.device_get(evaluate()))
             self.writer.scalars(self.step, "test", metrics.get("test", {}))
-            self.draw(task, forward)
+            with self.progress.phase("figures"):
+                self.draw(task, forward)
         self.checkpoints.close()  # a save that failed must not be called a completed run
         summary = self.summarize(
             metrics,

@@ -37,6 +37,7 @@ NUMERIC = (
 PLACEMENT = (
     "task.pipeline",
     "train.accumulate",
+    "train.compile",
     "parallel.mode",
     "parallel.data",
     "parallel.trials",
@@ -193,6 +194,7 @@ def train_fields() -> ConfigDict:
     train.nan_limit = 3  # skipped steps in a row, or rollbacks, until the run has diverged
     train.rollback_factor = 0.5  # of the learning rate at each rollback
     train.grace_seconds = 0.0  # from a signal to the end of the process; 0: as long as it takes
+    train.compile = "full"  # full | quick: on a CPU compiled in a third of the time, slower steps
     train.strict = False  # hidden transfers, leaked tracers, a second compilation are errors
     return train
 

@@ -234,7 +234,7 @@ _READERS = {bool: _bool, int: _int, float: _float, str: _str, tuple: _tuple}
 
 RATE = ("a rate from 0 up to, not including, 1", lambda v: 0 <= v < 1)
 SHARE = ("a rate from 0 to 1", lambda v: 0 <= v <= 1)
-SIZE = ("at least 1", lambda v: v >= 1)
+SIZE = ("a positive whole number", lambda v: v >= 1)
 NOT_NEGATIVE = ("at least 0", lambda v: v >= 0)
 POSITIVE = ("above 0", lambda v: v > 0)
 
@@ -254,7 +254,7 @@ RANGES = {
     "cell.zoneout_h": SHARE,
     "model.embedding": SIZE,
     "model.conv_features": (
-        "at least one channel count, each at least 1",
+        "channel counts, each a positive whole number",
         lambda v: len(v) > 0 and min(v) >= 1,
     ),
     "model.conv_width": SIZE,
@@ -290,8 +290,8 @@ RANGES = {
     "train.rollback_factor": ("above 0, up to 1", lambda v: 0 < v <= 1),
     "train.grace_seconds": NOT_NEGATIVE,
     "train.accumulate": SIZE,
-    "parallel.data": ("0 to choose, -1 for all devices, or at least 1", lambda v: v >= -1),
-    "parallel.trials": ("-1 for all devices, or at least 1", lambda v: v == -1 or v >= 1),
+    "parallel.data": ("0 to choose, -1 for all devices, or how many", lambda v: v >= -1),
+    "parallel.trials": ("-1 for all devices, or how many", lambda v: v == -1 or v >= 1),
     "parallel.remat": ("-1 for sqrt(T), 0 for none, or steps a chunk", lambda v: v >= -1),
     "parallel.timeout": SIZE,
 }
@@ -328,7 +328,9 @@ def _check_names(config: ConfigDict) -> None:
     from lstm_jax.modules import ENCODERS, MERGES
     from lstm_jax.nonfinite import POLICIES
     from lstm_jax.optim import build_optimizer
+    from lstm_jax.program import COMPILE
 
+    lookup("train.compile", config.train.compile, COMPILE)
     lookup("train.on_nan", config.train.on_nan, dict.fromkeys(POLICIES))
     lookup("parallel.mode", config.parallel.mode, dict.fromkeys(MODES))
     lookup("engine", config.model.engine, dict.fromkeys(["auto", *ENGINES]))

@@ -14,7 +14,11 @@ from jax.sharding import NamedSharding
 from lstm_jax import guards, memory, parallel
 from lstm_jax.config import build_model, build_task, split
 from lstm_jax.core import Array, count, lookup
+from lstm_jax.progress import Progress
 
+# What XLA is told for each `train.compile`. The optimizer of its CPU backend takes
+# two thirds of the time that a small model compiles for.
+COMPILE = {"full": {}, "quick": {"xla_backend_optimization_level": 0}}
 STREAMS = {"parameters": 0, "data": 1, "noise": 2}
 # Fields of `train` that say after how many steps something is due; 0: never.
 PERIODS = (
@@ -36,6 +40,11 @@ class Program(NamedTuple):
     mesh: Any = None  # the devices that share a batch, where there are several
     why: str = ""  # so many devices
 
+    def jit(self, function: Callable, **options: Any) -> Any:
+        """`jax.jit` as `train.compile` says."""
+        given = COMPILE[self.config.train.compile] if jax.default_backend() == "cpu" else {}
+        return jax.jit(function, compiler_options=given or None, **options)
+
     def shared(self, sums: Callable) -> Callable:
         """`sums(params, hyper, batch, carry, key) -> (sums, carry)`, by all devices together."""
         mode, readout = self.config.parallel.mode, self.task.spec.readout
@@ -48,7 +57,7 @@ class Program(NamedTuple):
 
     def forward(self, params: Any, hyper: dict) -> Callable:
         """`forward(batch, carry=None, key=None)` of this process alone, for figures and samples."""
-        return partial(jax.jit(self.model.apply), *parallel.local((params, hyper)))
+        return partial(self.jit(self.model.apply), *parallel.local((params, hyper)))
 
     @property
     def whole(self) -> NamedSharding | None:
@@ -107,7 +116,9 @@ def next_chunk(train: Any, step: int) -> int:
     return min(train.num_steps - step, *(every - step % every for every in periods))
 
 
-def ahead_of_time(program: Program, run_chunk: Callable, run_short: Callable) -> Callable:
+def ahead_of_time(
+    program: Program, run_chunk: Callable, run_short: Callable, progress: Progress
+) -> Callable:
     """`chunk(num_steps, state, hyper, data)`: the compiled program for that many steps.
 
     Two are compiled at most: one for the longest chunk, whose length the compiler knows, and one
@@ -122,8 +133,9 @@ def ahead_of_time(program: Program, run_chunk: Callable, run_short: Callable) ->
         memory.check_arrays(like, devices, program.config)
         run = run_short if short else partial(run_chunk, num_steps=longest)
         like = (*like, placed(jnp.int32(0), program.whole)) if short else like
-        jitted = jax.jit(run, donate_argnums=0, out_shardings=program.whole)
-        with guards.leak_checks(program.config.train.strict):
+        jitted = program.jit(run, donate_argnums=0, out_shardings=program.whole)
+        strict = guards.leak_checks(program.config.train.strict)
+        with strict, progress.phase("training steps", "compiling", worth=0):
             found = jitted.lower(*like).compile()
         memory.check_run(found, devices, program.config)
         return found

@@ -23,7 +23,7 @@ from lstm_jax.journal import Journal, finished
 from lstm_jax.nonfinite import Mishaps, select
 from lstm_jax.parallel import place
 from lstm_jax.program import Program, ahead_of_time, build_program, next_chunk, placed, stream
-from lstm_jax.progress import LARGER_IS_BETTER
+from lstm_jax.progress import LARGER_IS_BETTER, Progress
 from lstm_jax.tasks.task import Mean
 
 
@@ -66,7 +66,7 @@ def init_state(program: Program, hyper: dict, params: Any = None) -> TrainState:
 
 def first_state(program: Program, hyper: dict, params: Any = None, opt_state: Any = ()) -> Any:
     """Step 0 on one device, as in a pack; of another run's `opt_state` all but the step count."""
-    state = jax.jit(partial(init_state, program))(hyper, params)
+    state = program.jit(partial(init_state, program))(hyper, params)
     if not opt_state:
         return state
     return state._replace(opt_state=jax.device_put((*opt_state[:-1], state.opt_state[-1])))
@@ -204,21 +204,25 @@ def train(
     changed = begin.changes(config, Path(workdir))
     program, options, hyper = build_program(config), config.train, split(config)[1]
     task, whole, data = program.task, program.whole, program.task.data
-    jit = partial(jax.jit, out_shardings=whole)
-    chunk = ahead_of_time(program, partial(run_chunk, program), partial(run_short, program))
+    jit = partial(program.jit, out_shardings=whole)
+    progress = Progress(options.num_steps)
+    runs = partial(run_chunk, program), partial(run_short, program)
+    chunk = ahead_of_time(program, *runs, progress)
     check = jit(partial(validate, program))
     slope = jit(lambda *args: gradients(program, *args)[0])
     test = jit(lambda *args: {s: evaluate(program, *args, split=s) for s in task.splits})
     shapes = abstract(program, hyper, data)
     like = placed(jax.eval_shape(partial(init_state, program), hyper), whole)
-    jax.eval_shape(check, like, *shapes)  # refuse what cannot run before anything is created,
+    check.eval_shape(like, *shapes)  # refuse what cannot run before anything is created,
     chunk(next_chunk(options, 0), like, *shapes)  # and what does not fit
     inherited, source = begin.inherited(source, like, Path(workdir)) if source else ({}, {})
-    start = partial(first_state, program, hyper, **inherited)
     hyper, data = place((hyper, data), whole)
     feed = feeding(program, data)
+    start = partial(first_state, program, hyper, **inherited)
+    start = progress.during("initial parameters", start)
+    check, slope = progress.during("evaluation", check), progress.during("gradients", slope)
     begins = begin.Begin(changed, reopen, source)
-    with Journal(program.config, workdir, program.why, begins) as run:
+    with Journal(program.config, workdir, program.why, begins, progress) as run:
         state = run.restore(like) or place(start(), whole)
         going = run.goes_on(state)
         while going:

@@ -68,7 +68,9 @@ def planned(arguments: Arguments) -> tuple[Any, Any]:
     if not flags.study:
         raise UsageError("which study? --study=experiments/NAME")
     if flags.pack < 0:
-        raise UsageError(f"--pack={flags.pack}: expected at least 0")
+        raise UsageError(
+            f"--pack={flags.pack}: expected a positive whole number, or 0 for as many as fit"
+        )
     study = load_study(flags.study, arguments.overrides)
     plan = make_plan(study, flags.pack, trial_configs(study))
     return study, fitted(plan)

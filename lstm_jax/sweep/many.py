@@ -45,7 +45,9 @@ def trial_mesh(num_trials: int, wanted: int = -1) -> Mesh:
     return Mesh(np.array(devices), ("trial",), axis_types=(AxisType.Auto,))
 
 
-def over_trials(function: Callable, mesh: Mesh, block: int, donate: bool = False) -> Any:
+def over_trials(
+    function: Callable, mesh: Mesh, block: int, donate: bool = False, jit: Callable = jax.jit
+) -> Any:
     """Jitted `function(*arguments, data)`: all arguments but the data have a trial axis.
 
     A device runs its trials in blocks, one block after the other.
@@ -72,7 +74,7 @@ def over_trials(function: Callable, mesh: Mesh, block: int, donate: bool = False
         run = jax.shard_map(vmapped, mesh=mesh, in_specs=specs, out_specs=trial, check_vma=False)
         return run(*own, data)
 
-    return jax.jit(call, donate_argnums=0 if donate else ())
+    return jit(call, donate_argnums=0 if donate else ())
 
 
 class Compiled:
@@ -92,7 +94,7 @@ class Compiled:
         self._chunks: dict[bool, Any] = {}
 
     def jit(self, function: Callable, donate: bool = False) -> Any:
-        return over_trials(function, self.mesh, self.block, donate)
+        return over_trials(function, self.mesh, self.block, donate, self.program.jit)
 
     def place(self, tree: Any) -> Any:
         """Host arrays [K, ...] onto the devices, the last trial repeated where they are uneven."""
@@ -114,7 +116,7 @@ class Compiled:
         On one device, too: LAPACK's QR on all of a CPU's devices at once waits for ever for a
         thread of the pool that they share (jaxlib 0.10.2).
         """
-        one = jax.jit(partial(train.init_state, self.program))
+        one = self.program.jit(partial(train.init_state, self.program))
         states = [jax.device_get(one(hyper)) for hyper in self._hypers]
         return self.place(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
 

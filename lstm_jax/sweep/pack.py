@@ -48,7 +48,7 @@ class Pack:
             for trial, config in self.configs.items()
         ]
         self.checkpoints = Checkpoints(folder, keep_last=2, keep_best=0)
-        self.step, self.seconds, self.steps_done = 0, 0.0, 0
+        self.step, self.seconds, self.steps_done, self.compile_seconds = 0, 0.0, 0, 0.0
         self.best: tuple[float, int] | None = None
         self._look: Callable | None = None
         self.total, self.rungs = len(self.trials), tuple(plan.halving.get("rungs", ()))
@@ -75,7 +75,7 @@ class Pack:
         began, steps = time.perf_counter(), next_chunk(self.options, self.step)
         if self.steps_done == 0:
             check_memory(self.compiled.compile_chunk(steps, state), self.compiled.size)
-            began = time.perf_counter()
+            self.compile_seconds, began = time.perf_counter() - began, time.perf_counter()
         state, metrics = self.compiled.chunk(steps, state)
         due = (self.step + steps) % self.options.eval_every == 0 or self.is_last(steps)
         if due:
@@ -124,7 +124,7 @@ class Pack:
                 trial.writer.scalars(trial.step, "valid", line)
                 self.compare(trial, line)
             trial.ended = "diverged" if bad[i] else "completed" if stopped[i] else ""
-        self.progress(rate)
+        self.progress(rate, trained["loss"])
 
     def compare(self, trial: Trial, line: dict) -> None:
         """Remember the best value so far of the study's metric, where that is a validation one."""
@@ -136,16 +136,20 @@ class Pack:
         if self.best is None or sign * value < sign * self.best[0]:
             self.best = value, trial.number
 
-    def progress(self, rate: float) -> None:
+    def progress(self, rate: float, losses: Any) -> None:
         """What the sweep shows of the pack, in its heartbeat; of the trials, in their status."""
-        active = sum(not trial.ended for trial in self.trials)
+        training = [loss for t, loss in zip(self.trials, losses, strict=True) if not t.ended]
+        active = len(training)
         self.claim.progress = {
             "step": self.step,
             "num_steps": self.options.num_steps,
             "trials": self.total,
             "ended": self.total - active,
             "trial_steps_per_second": rate * active,
+            "compile_seconds": self.compile_seconds,
         }
+        if training:
+            self.claim.progress["loss"] = float(np.mean(training))
         if self.best:
             self.claim.progress |= {"best": self.best[0], "best_trial": self.best[1]}
         if time.monotonic() - self._said > STATUS_SECONDS:

@@ -92,8 +92,9 @@ def distances(features: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 def predict_split(forward: Callable, data: Any, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """(probabilities [N, O], labels [N]) of a split, in its order."""
     all_logits, all_labels = [], []
+    data, batch_of = jax.device_put(data), jax.jit(split.batch)  # one program, not one an operation
     for index in range(split.num_batches):
-        batch = split.batch(data, index)
+        batch = batch_of(data, jnp.int32(index))
         logits = np.asarray(forward(batch)[0])
         targets = np.asarray(batch["targets"])
         real = np.broadcast_to(np.asarray(batch["weights"]) > 0, targets.shape) & (targets >= 0)

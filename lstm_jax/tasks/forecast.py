@@ -85,7 +85,7 @@ def check_options(task: Any) -> None:
         raise unknown("task.objective", task.objective, ("squared", "absolute"))
     for name in ("look_back", "horizon", "period"):
         if getattr(task, name) < 1:
-            raise UsageError(f"task.{name}={getattr(task, name)}: expected at least 1")
+            raise UsageError(f"task.{name}={getattr(task, name)}: expected a positive whole number")
     if task.seasonal_input and task.period == 1:
         raise UsageError("task.seasonal_input=True needs a season: set task.period above 1")
     for name in ("test_part", "valid_part"):

@@ -104,7 +104,7 @@ def check(task: Any) -> None:
     lookup("task.pipeline", task.pipeline, dict.fromkeys(PIPELINES))
     for field in ("steps", "eval_batch_size", "eval_steps"):
         if task[field] < 1:
-            raise UsageError(f"task.{field}={task[field]}, expected at least 1")
+            raise UsageError(f"task.{field}={task[field]}: expected a positive whole number")
 
 
 def train_batch(text: Any, turn: Any, batch_size: int, row: int, steps: int) -> dict:

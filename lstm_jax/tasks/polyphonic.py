@@ -299,7 +299,11 @@ def nll_by_frame(rolls: dict, logits: np.ndarray) -> Any:
     from matplotlib.figure import Figure
 
     test = rolls["test"]
-    nll = [np.asarray(frame_nll(logits[: len(r) - 1, i], r[1:])) for i, r in enumerate(test)]
+    upcoming = np.zeros(logits.shape, np.float32)
+    for i, roll in enumerate(test):
+        upcoming[: len(roll) - 1, i] = roll[1:]
+    padded = np.asarray(frame_nll(logits, upcoming))  # at once: every length would be a program
+    nll = [padded[: len(roll) - 1, i] for i, roll in enumerate(test)]
     shown = sorted(len(values) for values in nll)[-10:][0]
     means = [np.mean([v[t] for v in nll if len(v) > t]) for t in range(shown)]
     trivial = baselines(rolls["train"], test)

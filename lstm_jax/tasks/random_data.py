@@ -66,7 +66,7 @@ def build(config: Any) -> Task:
     task, batch_size = config.task, config.train.batch_size
     for name in ("length", "features", "classes", "examples", "eval_size"):
         if getattr(task, name) < 1:
-            raise UsageError(f"task.{name}={getattr(task, name)}: expected at least 1")
+            raise UsageError(f"task.{name}={getattr(task, name)}: expected a positive whole number")
     sizes = {"train": task.examples, "valid": task.eval_size, "test": task.eval_size}
     shape = (task.length, task.features, task.classes)
 

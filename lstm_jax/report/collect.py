@@ -75,7 +75,7 @@ def read_sweep(plan: Plan, workdir: Path) -> Sweep:
         metrics |= dict.fromkeys(_names(summary))
         scores |= _trivial(summary, reading.metric)
         pack = packs[number]
-        status = _status(folder, claims.ended(pack_folder(workdir, pack)))
+        status = trial_status(folder, claims.ended(pack_folder(workdir, pack)))
         twin = first.setdefault(plan.hashes[number], number)
         size = len(plan.packs[pack])
         trial = _trial(plan, reading, fields, number, folder, summary, status, size)
@@ -104,17 +104,10 @@ def how(plan: Plan) -> Reading:
     )
 
 
-def _status(folder: Path, end: dict[str, Any]) -> str:
-    """A trial that its pack left running has failed with it."""
-    status = trial_status(folder)["status"]
-    lost = end.get("status") == "failed" and status not in ENDED + ("pruned",)
-    return "failed" if lost else status
-
-
-def _trial(plan, reading, fields, number, folder, summary, status, size) -> Trial:
+def _trial(plan, reading, fields, number, folder, summary, found, size) -> Trial:
     flat = plan.base | plan.trials[number]
     valid, test = _score(summary, reading.choose), _score(summary, reading.metric)
-    seconds = summary.get("wall_seconds")
+    seconds, status = summary.get("wall_seconds"), found["status"]
     return Trial(
         number=number,
         status=status,
@@ -129,13 +122,15 @@ def _trial(plan, reading, fields, number, folder, summary, status, size) -> Tria
         parameters=summary.get("parameters"),
         seconds=None if seconds is None else seconds / max(size, 1),
         flow=_newest(folder),
-        lacks=_lacks(status, summary, reading, valid, test),
+        lacks=_lacks(status, found["error"], summary, reading, valid, test),
     )
 
 
-def _lacks(status: str, summary: dict, reading: Reading, valid: float, test: float) -> str:
+def _lacks(
+    status: str, error: str, summary: dict, reading: Reading, valid: float, test: float
+) -> str:
     if status not in ENDED:
-        return status
+        return f"{status}: {error.splitlines()[0]}" if error else status
     if not summary:
         return "its summary.json is missing or damaged"
     for name, value in ((reading.choose, valid), (reading.metric, test)):

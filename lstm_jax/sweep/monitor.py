@@ -103,7 +103,9 @@ class Display:
         for pack in found:
             if pack.state != self._states.get(pack.number, "pending"):
                 self._states[pack.number] = pack.state
-                if not self._rich:
+                if pack.state == "failed":
+                    self.say(f"pack {pack.number}: failed: {pack.error}")
+                elif not self._rich:
                     self.say(self.line(pack))
             if self._rich and pack.state != "pending":
                 self.bar(pack)

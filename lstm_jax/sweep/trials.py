@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from lstm_jax.sweep.claims import read_json, replace_json
 from lstm_jax.writers import open_writer, read_metrics
 
 STATUS = "status.json"
+OVER = ("completed", "diverged", "pruned")  # a trial that trains no more, and has its summary
 
 
 class Trial:
@@ -99,6 +102,13 @@ def _pack_manifest() -> dict[str, Any]:
     return found
 
 
-def trial_status(folder: Path) -> dict[str, Any]:
-    """status.json of a trial, {"status": "pending"} where it was never started."""
-    return read_json(folder / STATUS) or {"status": "pending", "step": 0}
+def trial_status(folder: Path, end: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """status.json of a trial: "pending" at step 0 where it was never started.
+
+    With `end`, how its pack ended: a trial that a failed pack left behind failed with it, for the
+    same reason.
+    """
+    found = {"status": "pending", "step": 0, "error": "", **read_json(folder / STATUS)}
+    if end.get("status") == "failed" and found["status"] not in OVER:
+        found |= {"status": "failed", "error": found["error"] or end.get("error", "")}
+    return found

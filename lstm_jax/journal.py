@@ -236,7 +236,7 @@ class Journal:
         metrics = {}
         if self.status != "interrupted":
             metrics = jax.tree.map(float, jax.device_get(evaluate()))
-            self.writer.scalars(self.step, "test", metrics.get("test", {}))
+            self.writer.scalars(int(state.best.step), "test", metrics.get("test", {}))
             self.draw(task, forward)
         self.checkpoints.close()  # a save that failed must not be called a completed run
         summary = self.summarize(
@@ -254,7 +254,9 @@ class Journal:
     def draw(self, task: Any, forward: Callable) -> None:
         """The task's figures with the best parameters, and the learning curves."""
         figures = task.figures(forward) if task.figures else {}
-        figures["learning_curves"] = learning_curves(self.workdir)
+        figures["learning_curves"] = learning_curves(
+            self.workdir, best_metric=self.config.train.best_metric
+        )
         for name, figure in figures.items():
             self.writer.figure(self.step, name, figure)
 

@@ -368,7 +368,7 @@ def test_a_pack_that_fails_before_its_first_step_ends_the_launch_in_order(lost, 
 
 
 def test_the_reason_of_a_failed_pack_is_in_status_and_in_the_report(lost, capsys):
-    plan, workdir = lost
+    _, workdir = lost
     assert cli.main(["sweep", "status", f"--workdir={workdir}"]) == 0
     assert "series.csv: no such file" in capsys.readouterr().out
     assert cli.main(["report", f"--workdir={workdir}"]) == 0

@@ -62,7 +62,7 @@ class Trial:
         """The trial's last lines, summary and checkpoint; the checkpoint is still being written."""
         self.ended = status
         if test := metrics.get("test"):
-            self.writer.scalars(self.step, "test", test)
+            self.writer.scalars(int(state.best.step), "test", test)
         lines = [line for line in read_metrics(self.folder) if line["split"] == "train"]
         last = {"train": {k: v for k, v in lines[-1].items() if k != "split"}} if lines else {}
         summary = {

@@ -23,7 +23,7 @@ import jax
 
 from lstm_jax import distributed, events, nonfinite, parallel
 from lstm_jax.checkpoint import Checkpoints
-from lstm_jax.config import config_hash, flatten
+from lstm_jax.config import config_hash
 from lstm_jax.core import INTERRUPTED, count
 from lstm_jax.guards import Alarms, Signals, Strict, Watchdog, leak_checks
 from lstm_jax.lock import Lock
@@ -197,6 +197,7 @@ class Journal:
     def validated(self, metrics: dict, task: Any, forward: Callable) -> None:
         """An evaluation is done: its log line, and for a language model some text."""
         self.writer.scalars(self.step, "valid", metrics)
+        self.writer.baselines(self.step, task.baselines.get("valid", {}))
         name = self.config.train.best_metric
         self.progress.update(self.step, **{f"valid {name}": metrics[name]})
         if task.samples:
@@ -276,7 +277,7 @@ class Journal:
         write_json(self.workdir / SUMMARY, summary)
         scores = {f"{s}/{name}": v for s, found in metrics.items() for name, v in found.items()}
         if metrics:
-            self.writer.hparams(flatten(self.config), scores, self.status)
+            self.writer.hparams(self.writer.varied(self.config), scores, self.status)
         return summary
 
     def say(self, summary: dict) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lstm_jax.progress import LARGER_IS_BETTER
-from lstm_jax.sweep import claims
+from lstm_jax.sweep import claims, names
+from lstm_jax.sweep.names import SEED
 from lstm_jax.sweep.plan import Plan, pack_folder, trial_folder
 from lstm_jax.sweep.trials import trial_status
 from lstm_jax.writers import read_metrics
 
-TUNED = ("optimizer.learning_rate",)
-SEED, SUMMARY = "seed", "summary.json"
+SUMMARY = "summary.json"
 ENDED = ("completed", "diverged")
 
 
@@ -63,8 +63,7 @@ class Sweep(NamedTuple):
 def read_sweep(plan: Plan, workdir: Path) -> Sweep:
     """Every trial of the plan, begun or not."""
     reading = how(plan)
-    by_hand = set(reading.tuned) | set(reading.by) | {SEED}
-    fields = tuple(name for name in plan.varied if name not in by_hand)
+    fields = names.variant_fields(plan)
     flat = plan.base | plan.baseline
     baseline = tuple(_hashable(flat.get(name)) for name in fields)
     packs, first = plan.pack_of(), {}
@@ -92,14 +91,13 @@ def how(plan: Plan) -> Reading:
     shown = metric.partition("/")[2]
     usual = "max" if shown in LARGER_IS_BETTER else "min"
     same = plan.direction if shown == name else usual
-    tuned = given.get("tuned", TUNED)
     return Reading(
         choose=plan.metric if plan.metric.startswith("valid/") else f"valid/{name}",
         metric=metric,
         direction=given.get("direction", same),
         choose_direction=plan.direction,
-        tuned=tuple(f for f in tuned if f in plan.varied and f not in plan.baseline),
-        by=tuple(f for f in given.get("by", ()) if f in plan.varied),
+        tuned=names.tuned(plan),
+        by=names.sections(plan),
         select=given.get("select", "setting"),
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.checkpoint import Checkpoints
-from lstm_jax.config import config_hash, flatten
+from lstm_jax.config import config_hash
 from lstm_jax.manifest import describe, write_config, write_json
 from lstm_jax.sweep.claims import read_json, replace_json
 from lstm_jax.writers import open_writer, read_metrics
@@ -78,7 +78,7 @@ class Trial:
             **more,
         }
         scores = {f"{s}/{name}": v for s, found in metrics.items() for name, v in found.items()}
-        self.writer.hparams(flatten(self.config), scores, status)
+        self.writer.hparams(self.writer.varied(self.config), scores, status)
         self.writer.flush(sync=False)
         saved = self.checkpoints()
         saved.save(self.step, state, {self.config.train.best_metric: float(state.best.value)})

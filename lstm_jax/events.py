@@ -161,7 +161,9 @@ def hparams(
 ) -> list[Any]:
     """Summaries for the HParams tab, in the run itself: no sub-run with a timestamp.
 
-    Runs of a `group` are one row, which shows the means of their metrics.
+    Runs of a `group` are one row, which shows the means of their metrics; all of them must have the
+    same fields, which become the columns. A run without one says nothing of columns: TensorBoard
+    takes those of whichever run says so first, and would not show what only other runs set.
     """
     from tensorboardX import summary
 
@@ -171,13 +173,14 @@ def hparams(
     data = _proto("plugin_hparams").HParamsPluginData.FromString(plugin.content)
     data.session_start_info.group_name = group
     plugin.content = data.SerializeToString()
+    begun = [experiment, start] if group else [start]
     if status not in _SESSION:
-        return [experiment, start]
+        return begun
     # tensorboardX ends every session with success; say what it was.
     data = _proto("plugin_hparams").HParamsPluginData()
     data.session_end_info.status = _proto("api").Status.Value(_SESSION[status])
     end.value[0].metadata.plugin_data.content = data.SerializeToString()
-    return [experiment, start, end]
+    return [*begun, end]
 
 
 def plain_value(value: Any) -> bool | int | float | str:

@@ -39,6 +39,7 @@ __all__ = [
 
 METRICS = "metrics.jsonl"
 PLACE = "tensorboard.json"  # of a trial: where its events go, its group, the fields that vary
+BASELINE = "valid_baseline"  # tags of scores without a network; TensorBoard lists them last
 LEARNING = "training, validation, and scores without a network"
 
 
@@ -98,7 +99,7 @@ class Writer:
 
         A point at each evaluation, so that a line is as long as the curves are by then.
         """
-        points = {f"baseline/{m}/{name}": v for name, s in scores.items() for m, v in s.items()}
+        points = {f"{BASELINE}/{m}/{name}": v for name, s in scores.items() for m, v in s.items()}
         self._points(int(step), points)
 
     def _lay_out(self, metrics: Iterable[str]) -> None:
@@ -106,7 +107,7 @@ class Writer:
         if self._events is None or self._has_layout:
             return
         self._has_layout = True
-        charts = {m: [f"^train/{m}$", f"^valid/{m}$", f"^baseline/{m}/"] for m in metrics}
+        charts = {m: [f"^train/{m}$", f"^valid/{m}$", f"^{BASELINE}/{m}/"] for m in metrics}
         self._events.add(self._last_step, events.lines(LEARNING, charts))
 
     def varied(self, config: Any) -> dict[str, Any]:

@@ -60,9 +60,12 @@ def group_names(plan: Plan) -> list[str]:
 
 
 def places(plan: Plan) -> list[dict[str, Any]]:
-    """For every trial where its events go, who its twins are, and which fields tell it apart."""
+    """For every trial where its events go, its group, and the fields that tell groups apart.
+
+    Not the seed: TensorBoard's HParams shows a group as one row, and any seed of it as the row's.
+    """
     named = zip(run_names(plan), group_names(plan), strict=True)
-    fields = list(plan.varied)
+    fields = [name for name in plan.varied if name != SEED] or list(plan.varied)
     return [
         {"events": f"../../{FOLDER}/{run}", "group": group, "fields": fields}
         for run, group in named

@@ -22,8 +22,8 @@ Curves = dict[str, dict[int, list[float]]]  # {"valid/loss": {step: values, one 
 def write_means(plan: Plan, workdir: Path) -> list[Path]:
     """A run a variant that has more than one trial, written afresh; their folders.
 
-    Trials that have no finite value at a step are left out there; `trials/valid/loss` counts those
-    behind a mean.
+    Trials that have no finite value at a step are left out there; `spread/valid/loss/trials`
+    counts those behind a mean.
     """
     groups = defaultdict(list)
     for trial, name in enumerate(group_names(plan)):
@@ -53,7 +53,7 @@ def write(folder: Path, found: Curves) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     old = list(folder.glob("events.*"))
     file = events.EventFile(folder)
-    charts = {tag: [f"{part}/{tag}" for part in (MEAN, "low", "high")] for tag in sorted(found)}
+    charts = {tag: list(spread(tag, [0.0]))[:3] for tag in sorted(found)}
     file.add(0, events.margins(CATEGORY, charts))
     for tag, points in found.items():
         for step in sorted(points):
@@ -68,5 +68,5 @@ def spread(tag: str, values: list[float]) -> dict[str, float]:
     """Mean, one sample standard deviation to either side, and how many trials there are."""
     mean = statistics.fmean(values)
     half = statistics.stdev(values) if len(values) > 1 else 0.0
-    shown = {MEAN: mean, "low": mean - half, "high": mean + half, "trials": len(values)}
-    return {f"{part}/{tag}": value for part, value in shown.items()}
+    around = {"low": mean - half, "high": mean + half, "trials": len(values)}
+    return {f"{MEAN}/{tag}": mean} | {f"spread/{tag}/{part}": v for part, v in around.items()}

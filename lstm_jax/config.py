@@ -35,9 +35,11 @@ __all__ = [
     "build_model",
     "build_task",
     "cell_fields",
+    "changed",
     "config_hash",
     "default_config",
     "flatten",
+    "histogram_period",
     "signature",
     "split",
     "task_fields",
@@ -57,6 +59,21 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, (ConfigDict, dict))
         flat.update(flatten(value, name + ".") if nested else {name: value})
     return flat
+
+
+def changed(config: Any) -> dict[str, Any]:
+    """The fields that are not as `default_config` of the task has them, flat."""
+    defaults = flatten(default_config(config.task.name))
+    return {n: v for n, v in flatten(config).items() if n not in defaults or v != defaults[n]}
+
+
+def histogram_period(train: Any) -> int:
+    """Steps between histograms: `train.histogram_every`, or such that a run has about ten.
+
+    With a log line, since Python sees the device only then.
+    """
+    log_lines = train.num_steps / train.log_every
+    return train.histogram_every or max(round(log_lines / 10), 1) * train.log_every
 
 
 def split(config: ConfigDict) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -24,7 +24,7 @@ import jax
 from lstm_jax import advice, distributed, events, nonfinite, optim, parallel
 from lstm_jax.begin import AS_IT_WAS, Begin
 from lstm_jax.checkpoint import Checkpoints
-from lstm_jax.config import config_hash, flatten
+from lstm_jax.config import config_hash
 from lstm_jax.core import INTERRUPTED, count
 from lstm_jax.guards import Alarms, Signals, Strict, Watchdog, leak_checks
 from lstm_jax.lock import Lock
@@ -250,6 +250,7 @@ class Journal:
     def validated(self, metrics: dict, task: Any, forward: Callable) -> None:
         """An evaluation is done: its log line, and for a language model some text."""
         self.writer.scalars(self.step, "valid", metrics)
+        self.writer.baselines(self.step, task.baselines.get("valid", {}))
         name = self.config.train.best_metric
         self.progress.update(self.step, **self._losses, **{f"valid {name}": metrics[name]})
         if task.samples:
@@ -291,7 +292,7 @@ class Journal:
         if self.status != "interrupted":
             with self.progress.phase("test"):
                 metrics = jax.tree.map(float, jax.device_get(evaluate()))
-            self.writer.scalars(self.step, "test", metrics.get("test", {}))
+            self.writer.scalars(int(state.best.step), "test", metrics.get("test", {}))
             with self.progress.phase("figures"):
                 self.draw(task, forward)
         self.checkpoints.close()  # a save that failed must not be called a completed run
@@ -311,7 +312,9 @@ class Journal:
     def draw(self, task: Any, forward: Callable) -> None:
         """The task's figures with the best parameters, and the learning curves."""
         figures = task.figures(forward) if task.figures else {}
-        figures["learning_curves"] = learning_curves(self.workdir)
+        figures["learning_curves"] = learning_curves(
+            self.workdir, best_metric=self.config.train.best_metric
+        )
         for name, figure in figures.items():
             self.writer.figure(self.step, name, figure)
 
@@ -331,7 +334,7 @@ class Journal:
         write_json(self.workdir / SUMMARY, summary)
         scores = {f"{s}/{name}": v for s, found in metrics.items() for name, v in found.items()}
         if metrics:
-            self.writer.hparams(flatten(self.config), scores, self.status)
+            self.writer.hparams(self.writer.varied(self.config), scores, self.status)
         return summary
 
     def say(self, summary: dict) -> None:

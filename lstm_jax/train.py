@@ -16,7 +16,7 @@ import optax
 from jax import lax
 
 from lstm_jax import advice, begin, nonfinite, optim
-from lstm_jax.config import bind, split
+from lstm_jax.config import bind, histogram_period, split
 from lstm_jax.core import Array, lookup
 from lstm_jax.feed import abstract, feeding
 from lstm_jax.journal import Journal, finished
@@ -238,7 +238,7 @@ def train(
                 with run.strict("the evaluation"):
                     state, metrics = check(state, hyper, data)
                 run.validated(metrics, task, program.forward(state.params, hyper))
-            if run.due(options.histogram_every or options.checkpoint_every):
+            if run.due(histogram_period(options)):
                 slopes = slope(state, hyper, feed(run.step))
                 run.histograms(parameters=state.params, gradients=slopes)
             run.diagnose(program, state.params, hyper, data)

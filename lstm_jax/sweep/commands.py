@@ -172,14 +172,16 @@ def opened(arguments: Arguments) -> tuple[Any, Path]:
 
 
 def status(arguments: Arguments) -> int:
-    """The table, once; results.csv brought up to date."""
+    """The table, once; results.csv and TensorBoard's means over seeds brought up to date."""
     from lstm_jax.sweep import claims
     from lstm_jax.sweep import status as state
     from lstm_jax.sweep.results import write_results
+    from lstm_jax.sweep.seeds import write_means
 
     found, workdir = opened(arguments)
     state.show(found, workdir, state.packs(found, workdir, claims.Watcher()))
     print(write_results(found, workdir))
+    write_means(found, workdir)
     return OK
 
 

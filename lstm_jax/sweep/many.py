@@ -91,6 +91,7 @@ class Compiled:
         self.data = jax.device_put(program.task.data, NamedSharding(self.mesh, PartitionSpec()))
         self._hypers = hypers
         self._check = self.jit(partial(train.validate, program), donate=True)
+        self._slope = self.jit(lambda *arguments: train.gradients(program, *arguments)[0])
         self._chunks: dict[bool, Any] = {}
 
     def jit(self, function: Callable, donate: bool = False) -> Any:
@@ -150,6 +151,10 @@ class Compiled:
 
     def validate(self, state: Any) -> tuple:
         return self._check(state, self.hyper, self.data)
+
+    def gradients(self, state: Any) -> Any:
+        """Each trial's gradient on its next batch."""
+        return self._slope(state, self.hyper, self.data)
 
     def test(self, params: Any) -> dict:
         """{split: {metric: [K]}} of these parameters [K, ...]."""

@@ -13,8 +13,10 @@ from typing import Any
 from lstm_jax.cli import INTERRUPTED, OK, USAGE_ERROR
 from lstm_jax.progress import Bar, speed, start_live
 from lstm_jax.sweep import claims, status
+from lstm_jax.sweep.names import FOLDER
 from lstm_jax.sweep.plan import Plan, pack_folder
 from lstm_jax.sweep.results import write_results
+from lstm_jax.sweep.seeds import write_means
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 30.0
@@ -63,10 +65,11 @@ def monitor(plan: Plan, workdir: Path, launcher: Any, wait: bool = True) -> int:
 def closing(plan: Plan, workdir: Path, found: list[status.PackStatus]) -> int:
     """Results, the headline, what failed, what to do next."""
     path = write_results(plan, workdir)
+    write_means(plan, workdir)
     print(status.headline(plan, workdir, found))
     for line in status.failures(found):
         print(line)
-    print(f"{path}\ntensorboard --logdir {workdir / 'trials'}", flush=True)
+    print(f"{path}\ntensorboard --logdir {workdir / FOLDER}", flush=True)
     if any(p.state in ("pending", "running") for p in found):
         print(f"not done; to go on: lstm-jax sweep resume --workdir={workdir}")
         return INTERRUPTED
@@ -127,7 +130,9 @@ class Display:
             self.say(f"pack {pack.number}: compiled the training steps in {seconds}")
         if pack.state != before:
             self._began[pack.number] = time.monotonic()
-            if pack.state != "running" or not self._live:
+            if pack.state == "failed":
+                self.say(f"pack {pack.number}: failed: {pack.error}")
+            elif pack.state != "running" or not self._live:
                 self.say(self.line(pack))
 
     def _bars(self) -> Any:

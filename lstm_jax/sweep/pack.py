@@ -22,6 +22,7 @@ from lstm_jax.integrity import Damage, read_seal
 from lstm_jax.memory import check_memory
 from lstm_jax.program import next_chunk
 from lstm_jax.progress import LARGER_IS_BETTER
+from lstm_jax.sweep import names
 from lstm_jax.sweep.many import Compiled, at, pack_program
 from lstm_jax.sweep.trials import Trial
 from lstm_jax.writers import read_metrics
@@ -47,6 +48,7 @@ class Pack:
             Trial(trial, config, trial_folders(trial), claim.attempt, number)
             for trial, config in self.configs.items()
         ]
+        self.places = names.places(plan)
         self.checkpoints = Checkpoints(folder, keep_last=2, keep_best=0)
         self.step, self.seconds, self.steps_done, self.compile_seconds = 0, 0.0, 0, 0.0
         self.best: tuple[float, int] | None = None
@@ -89,6 +91,7 @@ class Pack:
         self.seconds += took
         self.log(seen, due, steps / took)
         self.diagnose(state)
+        self.histograms(state)
         return state
 
     def diagnose(self, state: Any) -> None:
@@ -104,6 +107,17 @@ class Pack:
             if not trial.ended:
                 found = self._look(at(params, i), split(trial.config)[1], data)
                 diagnostics.write(found, trial.writer, self.step, figures=False)
+
+    def histograms(self, state: Any) -> None:
+        """Every `train.histogram_every` steps those of the trials that still run; 0: none."""
+        every = self.options.histogram_every
+        if not every or not (self.step % every == 0 or self.is_last(0)):
+            return
+        slopes = self.compiled.gradients(state)
+        found = self.compiled.fetch({"parameters": state.params, "gradients": slopes})
+        for i, trial in enumerate(self.trials):
+            for tag, tree in found.items() if not trial.ended else ():
+                trial.writer.histograms(self.step, tag, at(tree, i))
 
     def is_last(self, steps: int) -> bool:
         return self.step + steps >= self.options.num_steps
@@ -122,6 +136,7 @@ class Pack:
             if valid and trial.due(self.options.eval_every):
                 line = {name: column[i] for name, column in valid.items()}
                 trial.writer.scalars(trial.step, "valid", line)
+                trial.writer.baselines(trial.step, self.program.task.baselines.get("valid", {}))
                 self.compare(trial, line)
             trial.ended = "diverged" if bad[i] else "completed" if stopped[i] else ""
         self.progress(rate, trained["loss"])
@@ -210,6 +225,7 @@ class Pack:
             self.trials = [t for t in self.trials if t.number in set(members.trials.tolist())]
         self.compile(self.trials)
         for trial in self.trials:
+            names.place(trial.folder, self.places[trial.number])
             trial.open(self.step)
         if members is None:
             return self.compiled.init()

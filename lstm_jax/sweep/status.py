@@ -79,12 +79,18 @@ def pack_status(plan: Plan, workdir: Path, number: int, watcher: claims.Watcher)
 
 
 def trials(plan: Plan, workdir: Path, found: list[PackStatus]) -> Counter[str]:
-    """Trials by state. One that says "running" in a pack that nobody runs is pending."""
+    """Trials by state.
+
+    One that says "running" in a pack that nobody runs is pending; so is one that failed in a pack
+    that is to be run again.
+    """
     counts: Counter[str] = Counter()
     for pack in found:
         for trial in plan.packs[pack.number]:
-            state = trial_status(trial_folder(workdir, trial))["status"]
-            if pack.state != "running" and state == "running":
+            end = {"status": pack.state, "error": pack.error}
+            state = trial_status(trial_folder(workdir, trial), end)["status"]
+            again = pack.state not in ("completed", "failed") and state == "failed"
+            if again or (pack.state != "running" and state == "running"):
                 state = "pending"
             counts[state] += 1
     return counts

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lstm_jax.core import Array, Cell, Keys, UsageError, lookup, off
-from lstm_jax.gates import ACTIVATIONS
+from lstm_jax.gates import ACTIVATIONS, activation_name
 from lstm_jax.unroll import unroll
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
@@ -205,7 +205,8 @@ class Head(nnx.Module):
     def __call__(self, ys: Array, keys: Keys | None) -> Array:
         ys = ys.astype(jnp.float32)
         if hasattr(self, "hidden"):
-            ys = ACTIVATIONS[self.config.head_activation](self.hidden(ys))
+            squash = activation_name("head activation", self.config.head_activation)
+            ys = ACTIVATIONS[squash](self.hidden(ys))
         return self.linear(dropout(ys, self.config.head_dropout, keys))
 
 
@@ -420,7 +421,7 @@ def _fitting(engine: str, num_steps: int) -> str:
 def _check(config: Any, spec: Any) -> None:
     lookup("encoder", config.encoder, ENCODERS)
     lookup("merge", config.merge, MERGES)
-    lookup("head activation", config.head_activation, ACTIVATIONS)
+    activation_name("head activation", config.head_activation)
     if config.encoder == "embedding" and not spec.ids:
         raise UsageError("model.encoder='embedding' needs integer ids; this task has reals")
     if config.tied and config.encoder != "embedding":

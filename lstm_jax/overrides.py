@@ -335,7 +335,7 @@ def _periods(train: Any) -> list[str]:
 def _check_names(config: ConfigDict) -> None:
     """Builds what is cheap to build, so that every registry gets to refuse its own names."""
     from lstm_jax.engines import ENGINES
-    from lstm_jax.gates import ACTIVATIONS
+    from lstm_jax.gates import activation_name
     from lstm_jax.modules import ENCODERS, MERGES
     from lstm_jax.nonfinite import POLICIES
     from lstm_jax.optim import build_optimizer
@@ -347,4 +347,4 @@ def _check_names(config: ConfigDict) -> None:
     build_optimizer(config.optimizer, config.train.num_steps)
     lookup("encoder", config.model.encoder, ENCODERS)
     lookup("merge", config.model.merge, MERGES)
-    lookup("head activation", config.model.head_activation, ACTIVATIONS)
+    activation_name("head activation", config.model.head_activation)

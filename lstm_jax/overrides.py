@@ -34,9 +34,19 @@ def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
     return config
 
 
+def split_spec(spec: str, is_there: Callable[[Path], bool] = Path.is_file) -> tuple[str, str]:
+    """(path, arg) of `path[:arg]`: the longest path that is there, since a name may hold colons."""
+    words = spec.split(":")
+    for n in range(len(words), 0, -1):
+        path, arg = ":".join(words[:n]), ":".join(words[n:])
+        if path and is_there(Path(path)):
+            return path, arg
+    return words[0], ":".join(words[1:])
+
+
 def read_config(spec: str) -> ConfigDict:
     """What `get_config(arg)` of the file `path.py[:arg]` returns."""
-    path, _, arg = spec.partition(":")
+    path, arg = split_spec(spec)
     get_config = getattr(load_module(Path(path)), "get_config", None)
     if get_config is None:
         raise UsageError(f"{path} has no get_config(); every config file defines one")
@@ -101,6 +111,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigD
         _switch_task(config, str(overrides.pop("task.name")))
     mistakes = []
     for name, value in overrides.items():
+        check_name(name)
         try:
             _set(config, name, value)
         except UsageError as error:
@@ -108,6 +119,15 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigD
     if mistakes:
         raise UsageError("\n".join(mistakes))
     return config.lock()
+
+
+def check_name(name: Any) -> None:
+    """Raises UsageError for a field's name that is no text."""
+    if not isinstance(name, str):
+        raise UsageError(
+            f"{name!r} is no field: expected a string, as in 'optimizer.learning_rate'; given "
+            f"{type(name).__name__}"
+        )
 
 
 def _switch_task(config: ConfigDict, name: str) -> None:

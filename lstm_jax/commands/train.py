@@ -28,8 +28,13 @@ from lstm_jax.core import UsageError
 
 FLAGS = (
     Flag("config", "", "config file, with a preset after a colon: configs/airline.py:smoke"),
-    Flag("workdir", "", "where the run lives (default: runs/<name of the config>)"),
-    Flag("reproduce", "", "a run to train once more in --workdir (default: its own name -again)"),
+    Flag("workdir", "", "where the run lives (default: runs/<name of the config>)", path=True),
+    Flag(
+        "reproduce",
+        "",
+        "a run to train once more in --workdir (default: its own name -again)",
+        path=True,
+    ),
 )
 EXIT_CODES = {"completed": OK, "diverged": DIVERGED, "interrupted": INTERRUPTED, "failed": DEFECT}
 
@@ -75,5 +80,7 @@ def again(arguments: Arguments) -> int:
 
 def default_workdir(spec: str) -> str:
     """runs/airline, runs/airline-classic, runs/airline-classic-smoke."""
-    path, _, arg = spec.partition(":")
+    from lstm_jax.overrides import split_spec
+
+    path, arg = split_spec(spec)
     return "-".join(["runs/" + Path(path).stem, *(part for part in arg.split(",") if part)])

@@ -182,7 +182,7 @@ def parse(verb: str, known: Sequence[Flag], argv: Sequence[str]) -> Arguments:
 def _value(flag: Flag, values: flags.FlagValues) -> Any:
     """What was given; the shell expands a `~` only where it starts a word."""
     value = values[flag.name].value
-    return os.path.expanduser(value) if flag.path else value
+    return os.path.expanduser(str(value)) if flag.path else value
 
 
 def config_arguments(argv: Sequence[str]) -> tuple[str, dict[str, Any], list[str]]:

@@ -277,8 +277,8 @@ def test_a_config_file_that_is_not_beside_the_study(tmp_path, monkeypatch):
 
 
 def test_a_key_that_is_no_string_is_told_from_a_library_too():
-    from lstm_jax.overrides import apply_overrides
     from lstm_jax.options import default_config
+    from lstm_jax.overrides import apply_overrides
 
     with pytest.raises(UsageError, match="7 is no field: expected a string"):
         apply_overrides(default_config("adding"), {7: 1, "seed": 2})  # pyright: ignore

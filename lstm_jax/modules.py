@@ -65,6 +65,11 @@ class Valid(NamedTuple):
         inside = jnp.broadcast_to(time < lengths, (num_steps, batch_size))
         return inside if self.mask is None else inside & self.mask
 
+    def swapped(self) -> Valid:
+        """The same of a batch with its first two axes the other way round."""
+        marks = (None if m is None else jnp.swapaxes(m, 0, 1) for m in (self.mask, self.resets))
+        return Valid(self.lengths, *marks)
+
 
 EVERY_STEP = Valid()
 
@@ -75,7 +80,7 @@ class Recurrent(nnx.Module):
     `layer(xs, carry) -> (carry, ys, last)`: xs [T, B, D], ys [T, B, F], and `last` [B, F], what
     each direction says after its last valid step (zeros for a row that has none). With
     `bidirectional` the carry is the pair (forward, backward), and `merge` joins the directions:
-    concat | sum | mean | mul.
+    concat | sum | mean | mul. With `time_major=False` xs, ys, masks and resets are [B, T, ..].
 
     Schuster & Paliwal (1997) for the two directions.
     """
@@ -89,7 +94,9 @@ class Recurrent(nnx.Module):
         bidirectional: bool = False,
         merge: str = "concat",
         engine: str = "auto",
+        time_major: bool = True,
     ):
+        self.time_major = time_major
         self.cell, self.merge = nnx.static(cell), lookup("merge", merge, MERGES)
         self.bidirectional, self.engine = bidirectional, engine
         keys = jax.random.split(key)
@@ -100,6 +107,13 @@ class Recurrent(nnx.Module):
     def __call__(
         self, xs: Array, carry: Any = None, valid: Valid = EVERY_STEP, keys: Keys | None = None
     ) -> tuple[Any, Array, Array]:
+        if self.time_major:
+            return self._both_ways(xs, carry, valid, keys)
+        xs = jnp.swapaxes(xs, 0, 1)
+        carry, ys, last = self._both_ways(xs, carry, valid.swapped(), keys)
+        return carry, jnp.swapaxes(ys, 0, 1), last
+
+    def _both_ways(self, xs, carry, valid, keys) -> tuple[Any, Array, Array]:
         steps = valid.steps(*xs.shape[:2])
         if not self.bidirectional:
             carry, ys = self._run(self.forward, xs, carry, valid, keys)

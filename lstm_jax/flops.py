@@ -17,7 +17,8 @@ import jax
 FREE = frozenset({
     "broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "concatenate",
     "slice", "dynamic_slice", "dynamic_update_slice", "gather", "copy", "copy_p", "pad", "rev",
-    "stack", "unstack", "tile", "iota", "convert_element_type", "bitcast_convert_type", "stop_gradient", "select_n",
+    "stack", "unstack", "tile",
+    "iota", "convert_element_type", "bitcast_convert_type", "stop_gradient", "select_n",
     "reduce_precision", "split", "device_put", "sharding_constraint", "random_bits", "random_wrap",
     "random_unwrap", "random_fold_in", "random_seed", "random_split", "threefry2x32", "shift_left",
     "shift_right_logical", "or", "and", "xor", "not", "eq", "ne", "lt", "le", "gt", "ge",

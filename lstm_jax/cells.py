@@ -23,6 +23,7 @@ from lstm_jax.gates import (
     ACTIVATIONS,
     UPDATES,
     GateTable,
+    activation_name,
     early,
     gate_table,
     gate_values,
@@ -233,7 +234,7 @@ def rnn(
     Source: Elman (1990).
     """
     check_hidden(hidden, kernel_init, recurrent_init)
-    lookup("activation", activation, ACTIVATIONS)
+    activation = activation_name("activation", activation)
     squash = late(activation)
 
     def init(key, in_features):

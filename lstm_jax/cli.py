@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -68,6 +69,7 @@ class Flag(NamedTuple):
     name: str
     default: Any
     help: str
+    path: bool = False  # a file or a folder: `~` is the home folder, as in the shell
 
 
 class Arguments(NamedTuple):
@@ -190,11 +192,17 @@ def parse(verb: str, known: Sequence[Flag], argv: Sequence[str]) -> Arguments:
     except flags.Error as error:
         names = ", ".join(f"--{flag.name}" for flag in known)
         raise UsageError(f"{error} ({verb} takes: {names})") from None
-    options = SimpleNamespace(**{flag.name: values[flag.name].value for flag in known})
+    options = SimpleNamespace(**{flag.name: _value(flag, values) for flag in known})
     takes_config = any(flag.name == "config" for flag in known)
     if (config or overrides) and not takes_config:
         raise UsageError(f"{verb} takes no --config; it reads the one in --workdir")
     return Arguments(config, overrides, options, tuple(words), (verb, *argv))
+
+
+def _value(flag: Flag, values: flags.FlagValues) -> Any:
+    """What was given; the shell expands a `~` only where it starts a word."""
+    value = values[flag.name].value
+    return os.path.expanduser(str(value)) if flag.path else value
 
 
 def config_arguments(argv: Sequence[str]) -> tuple[str, dict[str, Any], list[str]]:
@@ -222,7 +230,7 @@ def config_arguments(argv: Sequence[str]) -> tuple[str, dict[str, Any], list[str
 def _config_file(value: Any) -> str:
     if value is True or not value:
         raise UsageError("--config needs a file, as in --config=configs/airline.py")
-    return value
+    return os.path.expanduser(value)
 
 
 def no_words(arguments: Arguments) -> None:

@@ -42,7 +42,7 @@ def cache_dir() -> Path:
     """LSTM_JAX_CACHE, or the user's cache folder."""
     import pooch
 
-    return Path(os.environ.get("LSTM_JAX_CACHE") or pooch.os_cache("lstm_jax"))
+    return Path(os.environ.get("LSTM_JAX_CACHE") or pooch.os_cache("lstm_jax")).expanduser()
 
 
 def folders(data_dir: str = "") -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from lstm_jax.core import Array, Cell, Hidden, Spec, dot, lookup
-from lstm_jax.gates import ACTIVATIONS, GATE_ACTIVATIONS, early, late
+from lstm_jax.gates import ACTIVATIONS, GATE_ACTIVATIONS, activation_name, early, late
 from lstm_jax.parts import check_hidden, from_parts, hidden_carry, kernels, notes_of, weigh
 
 
@@ -100,13 +100,9 @@ class Squash(NamedTuple):
 
 
 def _squash(gate: str, candidate: str) -> Squash:
-    choices = {name: ACTIVATIONS[name] for name in GATE_ACTIVATIONS}
-    lookup("gate activation", gate, choices)
-    return Squash(
-        early(gate),
-        late(gate),
-        lookup("candidate activation", candidate, choices),
-    )
+    gate = activation_name("gate activation", gate, GATE_ACTIVATIONS)
+    candidate = activation_name("candidate activation", candidate, GATE_ACTIVATIONS)
+    return Squash(early(gate), late(gate), ACTIVATIONS[candidate])
 
 
 def mgu(

@@ -6,7 +6,7 @@ row costs what the standard row costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -251,6 +251,13 @@ def check_table(table: GateTable) -> None:
             )
 
 
+def activation_name(kind: str, name: str, known: Iterable[str] = ACTIVATIONS) -> str:
+    """`name`, if it is known; "none" is what people call identity."""
+    name = "identity" if name == "none" else name
+    lookup(kind, name, dict.fromkeys(known))
+    return name
+
+
 def gate_table(
     gates: str | GateTable = "lstm",
     gate_activation: str | Mapping[str, str] = "",
@@ -259,7 +266,8 @@ def gate_table(
 ) -> GateTable:
     """The row `gates` with other activations; `""` keeps the row's own.
 
-    `gate_activation` names one activation for i, f and o, or maps some of them to theirs.
+    `gate_activation` names one activation for i, f and o, or maps some of them to theirs. "none"
+    is identity.
 
     Raises:
       UsageError: an unknown row or activation, or an activation for a gate that is not learned.
@@ -275,8 +283,8 @@ def gate_table(
         wanted["g"] = candidate_activation
     for name, activation in wanted.items():
         lookup("gate", name, NAMES)
-        if activation not in GATE_ACTIVATIONS:
-            lookup("gate activation", activation, dict.fromkeys(GATE_ACTIVATIONS))
+        kind = "candidate activation" if name == "g" else "gate activation"
+        activation = activation_name(kind, activation, GATE_ACTIVATIONS)
         gate = getattr(table, name)
         if not isinstance(gate, Learned):
             raise UsageError(
@@ -285,6 +293,6 @@ def gate_table(
             )
         table = table._replace(**{name: gate._replace(activation=activation)})
     if output_activation:
-        lookup("output activation", output_activation, ACTIVATIONS)
-        table = table._replace(output=output_activation)
+        output = activation_name("output activation", output_activation)
+        table = table._replace(output=output)
     return table

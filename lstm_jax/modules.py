@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lstm_jax.core import Array, Cell, Keys, UsageError, lookup, off
-from lstm_jax.gates import ACTIVATIONS
+from lstm_jax.gates import ACTIVATIONS, activation_name
 from lstm_jax.unroll import unroll
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
@@ -65,6 +65,11 @@ class Valid(NamedTuple):
         inside = jnp.broadcast_to(time < lengths, (num_steps, batch_size))
         return inside if self.mask is None else inside & self.mask
 
+    def swapped(self) -> Valid:
+        """The same of a batch with its first two axes the other way round."""
+        marks = (None if m is None else jnp.swapaxes(m, 0, 1) for m in (self.mask, self.resets))
+        return Valid(self.lengths, *marks)
+
 
 EVERY_STEP = Valid()
 
@@ -75,7 +80,7 @@ class Recurrent(nnx.Module):
     `layer(xs, carry) -> (carry, ys, last)`: xs [T, B, D], ys [T, B, F], and `last` [B, F], what
     each direction says after its last valid step (zeros for a row that has none). With
     `bidirectional` the carry is the pair (forward, backward), and `merge` joins the directions:
-    concat | sum | mean | mul.
+    concat | sum | mean | mul. With `time_major=False` xs, ys, masks and resets are [B, T, ..].
 
     Schuster & Paliwal (1997) for the two directions.
     """
@@ -89,7 +94,9 @@ class Recurrent(nnx.Module):
         bidirectional: bool = False,
         merge: str = "concat",
         engine: str = "auto",
+        time_major: bool = True,
     ):
+        self.time_major = time_major
         self.cell, self.merge = nnx.static(cell), lookup("merge", merge, MERGES)
         self.bidirectional, self.engine = bidirectional, engine
         keys = jax.random.split(key)
@@ -100,6 +107,13 @@ class Recurrent(nnx.Module):
     def __call__(
         self, xs: Array, carry: Any = None, valid: Valid = EVERY_STEP, keys: Keys | None = None
     ) -> tuple[Any, Array, Array]:
+        if self.time_major:
+            return self._both_ways(xs, carry, valid, keys)
+        xs = jnp.swapaxes(xs, 0, 1)
+        carry, ys, last = self._both_ways(xs, carry, valid.swapped(), keys)
+        return carry, jnp.swapaxes(ys, 0, 1), last
+
+    def _both_ways(self, xs, carry, valid, keys) -> tuple[Any, Array, Array]:
         steps = valid.steps(*xs.shape[:2])
         if not self.bidirectional:
             carry, ys = self._run(self.forward, xs, carry, valid, keys)
@@ -205,7 +219,8 @@ class Head(nnx.Module):
     def __call__(self, ys: Array, keys: Keys | None) -> Array:
         ys = ys.astype(jnp.float32)
         if hasattr(self, "hidden"):
-            ys = ACTIVATIONS[self.config.head_activation](self.hidden(ys))
+            squash = activation_name("head activation", self.config.head_activation)
+            ys = ACTIVATIONS[squash](self.hidden(ys))
         return self.linear(dropout(ys, self.config.head_dropout, keys))
 
 
@@ -420,7 +435,7 @@ def _fitting(engine: str, num_steps: int) -> str:
 def _check(config: Any, spec: Any) -> None:
     lookup("encoder", config.encoder, ENCODERS)
     lookup("merge", config.merge, MERGES)
-    lookup("head activation", config.head_activation, ACTIVATIONS)
+    activation_name("head activation", config.head_activation)
     if config.encoder == "embedding" and not spec.ids:
         raise UsageError("model.encoder='embedding' needs integer ids; this task has reals")
     if config.tied and config.encoder != "embedding":

@@ -39,9 +39,19 @@ def with_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDi
     return config
 
 
+def split_spec(spec: str, is_there: Callable[[Path], bool] = Path.is_file) -> tuple[str, str]:
+    """(path, arg) of `path[:arg]`: the longest path that is there, since a name may hold colons."""
+    words = spec.split(":")
+    for n in range(len(words), 0, -1):
+        path, arg = ":".join(words[:n]), ":".join(words[n:])
+        if path and is_there(Path(path)):
+            return path, arg
+    return words[0], ":".join(words[1:])
+
+
 def read_config(spec: str) -> ConfigDict:
     """What `get_config(arg)` of the file `path.py[:arg]` returns."""
-    path, _, arg = spec.partition(":")
+    path, arg = split_spec(spec)
     get_config = getattr(load_module(Path(path)), "get_config", None)
     if get_config is None:
         raise UsageError(f"{path} has no get_config(); every config file defines one")
@@ -106,6 +116,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigD
         _switch_task(config, str(overrides.pop("task.name")))
     mistakes = []
     for name, value in overrides.items():
+        check_name(name)
         try:
             _set(config, name, value)
         except UsageError as error:
@@ -113,6 +124,15 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigD
     if mistakes:
         raise UsageError("\n".join(mistakes))
     return config.lock()
+
+
+def check_name(name: Any) -> None:
+    """Raises UsageError for a field's name that is no text."""
+    if not isinstance(name, str):
+        raise UsageError(
+            f"{name!r} is no field: expected a string, as in 'optimizer.learning_rate'; given "
+            f"{type(name).__name__}"
+        )
 
 
 def _switch_task(config: ConfigDict, name: str) -> None:
@@ -324,7 +344,7 @@ def _mistake(name: str, value: Any) -> str:
 def _check_names(config: ConfigDict) -> None:
     """Builds what is cheap to build, so that every registry gets to refuse its own names."""
     from lstm_jax.engines import ENGINES
-    from lstm_jax.gates import ACTIVATIONS
+    from lstm_jax.gates import activation_name
     from lstm_jax.modules import ENCODERS, MERGES
     from lstm_jax.nonfinite import POLICIES
     from lstm_jax.optim import build_optimizer
@@ -338,4 +358,4 @@ def _check_names(config: ConfigDict) -> None:
     build_optimizer(config.optimizer, config.train.num_steps)
     lookup("encoder", config.model.encoder, ENCODERS)
     lookup("merge", config.model.merge, MERGES)
-    lookup("head activation", config.model.head_activation, ACTIVATIONS)
+    activation_name("head activation", config.model.head_activation)

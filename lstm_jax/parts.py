@@ -260,8 +260,8 @@ def check_hidden(hidden: int, *inits: str) -> None:
     """Raises UsageError unless `hidden` is a whole number of units and every init a known one."""
     if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
         raise UsageError(f"hidden={hidden!r}: expected a whole number of units, at least 1")
-    for init in inits:
-        lookup("initializer", init, KERNELS)
+    for option, init in zip(("kernel_init", "recurrent_init"), inits, strict=False):
+        lookup(option, init, KERNELS)
 
 
 def check_peepholes(peepholes: str, gates: Any, table: GateTable) -> None:

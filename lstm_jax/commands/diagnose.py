@@ -16,7 +16,7 @@ from lstm_jax.cli import OK, Arguments, Flag, no_words
 from lstm_jax.core import UsageError
 
 FLAGS = (
-    Flag("workdir", "", "the run, or a sweep"),
+    Flag("workdir", "", "the run, or a sweep", path=True),
     Flag("trials", 1, "of a sweep: chosen trials of each variant to look at"),
 )
 

@@ -36,11 +36,16 @@ from lstm_jax.core import UsageError
 
 FLAGS = (
     Flag("config", "", "config file, with a preset after a colon: configs/airline.py:smoke"),
-    Flag("workdir", "", "where the run lives (default: runs/<name of the config>)"),
+    Flag("workdir", "", "where the run lives (default: runs/<name of the config>)", path=True),
     Flag("extend", 0, "so many more steps after the end of a run that has finished"),
-    Flag("init_from", "", "a run whose best weights a new run starts from"),
+    Flag("init_from", "", "a run whose best weights a new run starts from", path=True),
     Flag("init_optimizer", False, "with --init_from: its newest weights and its optimizer's state"),
-    Flag("reproduce", "", "a run to train once more in --workdir (default: its own name -again)"),
+    Flag(
+        "reproduce",
+        "",
+        "a run to train once more in --workdir (default: its own name -again)",
+        path=True,
+    ),
 )
 EXIT_CODES = {"completed": OK, "diverged": DIVERGED, "interrupted": INTERRUPTED, "failed": DEFECT}
 
@@ -111,5 +116,7 @@ def again(arguments: Arguments) -> int:
 
 def default_workdir(spec: str) -> str:
     """runs/airline, runs/airline-classic, runs/airline-classic-smoke."""
-    path, _, arg = spec.partition(":")
+    from lstm_jax.overrides import split_spec
+
+    path, arg = split_spec(spec)
     return "-".join(["runs/" + Path(path).stem, *(part for part in arg.split(",") if part)])

@@ -22,8 +22,13 @@ from lstm_jax.cli import OK, Arguments, Flag
 from lstm_jax.core import UsageError, lookup
 
 FLAGS = (
-    Flag("study", "", "folder of the study, with a preset after a colon: experiments/NAME:smoke"),
-    Flag("workdir", "", "where the sweep lives (default: sweeps/<name of the study>)"),
+    Flag(
+        "study",
+        "",
+        "folder of the study, with a preset after a colon: experiments/NAME:smoke",
+        path=True,
+    ),
+    Flag("workdir", "", "where the sweep lives (default: sweeps/<name of the study>)", path=True),
     Flag("config", "", "(fields only: --config.train.num_steps=100)"),
     Flag("launcher", "local", "local | slurm | ray"),
     Flag("pack", 0, "most trials in a pack (0: as many as fit in memory)"),
@@ -160,9 +165,11 @@ def launch_options(arguments: Arguments, of_study: dict[str, Any]) -> dict[str, 
 def opened(arguments: Arguments) -> tuple[Any, Path]:
     """The sweep in --workdir (default: that of --study)."""
     from lstm_jax.sweep.plan import read_plan
+    from lstm_jax.sweep.study import split_study
 
     flags = arguments.flags
-    study = Path(flags.study.rpartition(":")[0] or flags.study).name if flags.study else ""
+    text = Path(split_study(flags.study)[0])
+    study = (text.parent if text.suffix == ".py" else text).resolve().name if flags.study else ""
     if not flags.workdir and not study:
         found = sorted(str(path.parent) for path in Path("sweeps").glob("*/sweep.json"))
         there = f"; there are: {', '.join(found)}" if found else ""

@@ -70,7 +70,8 @@ def _path(task: Any) -> Path:
     """task.csv as given, below task.data_dir, or a file of a known data set."""
     if not task.csv:
         return AIRLINE
-    given, below = Path(task.csv), Path(task.data_dir or ".") / task.csv
+    given = Path(task.csv).expanduser()
+    below = Path(task.data_dir or ".").expanduser() / task.csv
     if given.exists() or below.exists():
         return given if given.exists() else below
     dataset, _, name = task.csv.partition("/")

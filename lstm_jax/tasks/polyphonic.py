@@ -80,9 +80,10 @@ def build(config: Any) -> Task:
 
 def load(task: Any) -> dict[str, list[np.ndarray]]:
     """{"train" | "valid" | "test": rolls [T, 88] of 0 and 1}, checked."""
-    if task.file and not Path(task.file).is_file():
+    given = Path(task.file).expanduser()
+    if task.file and not given.is_file():
         raise UsageError(f"{task.file}: no such file")
-    place = Path(task.file or files.path("jsb", "JSB_Chorales.mat", task.data_dir))
+    place = given if task.file else files.path("jsb", "JSB_Chorales.mat", task.data_dir)
     name, content = str(place), files.read(place)
     kinds = {".mat": from_mat, ".npz": from_npz, ".json": from_json}
     kind = Path(place.stem).suffix if place.suffix == ".gz" else place.suffix

@@ -22,7 +22,18 @@ from lstm_jax import data as files
 from lstm_jax.core import UsageError
 from lstm_jax.tasks import matfile, packing, readers
 from lstm_jax.tasks.midi import LOWEST, write_midi
-from lstm_jax.tasks.task import Mean, Spec, Task, ratio, sequential, shuffled, time_major
+from lstm_jax.tasks.task import (
+    Mean,
+    Spec,
+    Task,
+    average,
+    ratio,
+    sequential,
+    shuffled,
+    step_weights,
+    time_major,
+    weighed,
+)
 
 KEYS = 88
 SPLITS = ("train", "valid", "test")
@@ -204,14 +215,10 @@ def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
 
     accuracy = TP / (TP + FP + FN) of the keys with p > 1/2, Bay et al. (2009).
     """
-    steps, size = outputs.shape[:2]
-    counts = batch.get("weights", jnp.ones(size)) * jnp.ones((steps, size))
-    if "mask" in batch:
-        counts = counts * batch["mask"]
-    if "lengths" in batch:
-        counts = counts * (jnp.arange(steps)[:, None] < batch["lengths"])
-    nll = Mean(jnp.sum(frame_nll(outputs, batch["targets"]) * counts), jnp.sum(counts))
-    on, played = outputs > 0, batch["targets"] > 0
+    counts = step_weights(batch, *outputs.shape[:2])
+    outputs, targets = weighed(counts, outputs, batch["targets"])
+    nll = average(frame_nll(outputs, targets), counts)
+    on, played = outputs > 0, targets > 0
     hits = jnp.sum((on & played) * counts[..., None])
     touched = jnp.sum((on | played) * counts[..., None])
     return ratio(nll), {"loss": nll, "nll": nll, "accuracy": Mean(hits, touched)}

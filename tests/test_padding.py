@@ -190,7 +190,7 @@ def test_what_was_not_observed_reaches_no_forecast_loss():
 
     def run(fill: float):
         spoiled = {k: jnp.where(seen, batch[k], fill) for k in ("targets", "base", "actual")}
-        spoiled["observed"] = seen.astype(np.float32)
+        spoiled["observed"] = jnp.asarray(seen, jnp.float32)
         return graded(np.where(seen, outputs, np.float32(fill)), batch | spoiled)
 
     for fill in FILLS:

@@ -70,6 +70,13 @@ class Valid(NamedTuple):
         marks = (None if m is None else jnp.swapaxes(m, 0, 1) for m in (self.mask, self.resets))
         return Valid(self.lengths, *marks)
 
+    def clear(self, xs: Array) -> Array:
+        """xs [T, B, ...] with zeros at the steps that do not count: 0 * NaN would be NaN."""
+        if self.lengths is None and self.mask is None:
+            return xs
+        steps = self.steps(*xs.shape[:2])
+        return jnp.where(steps.reshape(*steps.shape, *[1] * (xs.ndim - 2)), xs, 0)
+
 
 EVERY_STEP = Valid()
 
@@ -278,7 +285,7 @@ class SequenceModel(nnx.Module):
         self, inputs: Array, carry: Any, valid: Valid, keys: Keys | None
     ) -> tuple[Array, tuple]:
         config = self.config
-        encoded = self.encoder(inputs, valid)
+        encoded = self.encoder(valid.clear(inputs), valid)
         encoded = noise(encoded, config.input_noise, _fold(keys, 1))
         xs = encoded = dropout(encoded, config.input_dropout, _fold(keys, 2))
         carries, outs, lasts = [], [], []
@@ -303,7 +310,7 @@ class SequenceModel(nnx.Module):
         if self.readout == "last":
             return last
         steps = valid.steps(*ys.shape[:2])[..., None]
-        return jnp.sum(ys * steps, axis=0) / jnp.maximum(jnp.sum(steps, axis=0), 1)
+        return jnp.sum(jnp.where(steps, ys, 0), axis=0) / jnp.maximum(jnp.sum(steps, axis=0), 1)
 
 
 def build_model(config: Any, spec: Any, around: Callable[[Cell], Cell] = lambda c: c) -> Model:

@@ -57,14 +57,15 @@ def unroll(
     steps, batch = xs.shape[0], xs.shape[1]
     fresh = cell.initial_carry(params, (batch,))
     carry = fresh if carry is None else check_carry(carry, fresh)
-    valid, restart, first = _marks(steps, batch, lengths, mask, resets, reverse)
-    keys = make_keys(key, batch)
-    if first is not None:
-        carry = select(first, fresh, carry)
+    valid, restart, unread = _marks(steps, batch, lengths, mask, resets, reverse)
+    keys, given = make_keys(key, batch), carry
+    if unread is not None:  # whatever stands in it must not reach a gradient: 0 * NaN is NaN
+        carry = select(unread, fresh, given)
     run = pick(engine, cell)
     timed = None if keys is None else _step_keys(keys.example, steps)
     inputs = Step(xs, timed, valid, restart)
-    return run(stepping(cell), cell.prepare(params, keys), carry, inputs, reverse=reverse)
+    last, ys = run(stepping(cell), cell.prepare(params, keys), carry, inputs, reverse=reverse)
+    return last if valid is None else select(jnp.any(valid, axis=0), last, given), ys
 
 
 def trace(cell: Cell, params: Params, xs: Array, carry: Any = None, **options: Any) -> Any:
@@ -102,8 +103,8 @@ def _step_keys(keys: Array, steps: int) -> Array:
 
 
 def _marks(steps, batch, lengths, mask, resets, reverse):
-    """(valid, restart, first): where steps count, after which a fresh start follows, and whether
-    the first step to run is one."""
+    """(valid, restart, unread): where steps count, after which a fresh start follows, and which
+    examples [B] never read the carry they were given."""
     valid = None
     if mask is not None:
         valid = check_marks("mask", mask, steps, batch)
@@ -111,13 +112,16 @@ def _marks(steps, batch, lengths, mask, resets, reverse):
         within = jnp.arange(steps)[:, None] < check_lengths(lengths, steps, batch)
         valid = within if valid is None else valid & within
     if resets is None:
-        return valid, None, None
+        return valid, None, None if valid is None else ~jnp.any(valid, axis=0)
     resets = check_marks("resets", resets, steps, batch)
     valid = jnp.ones((steps, batch), bool) if valid is None else valid
     resets, never = resets & valid, jnp.zeros((1, batch), bool)
+    counted = jnp.cumsum(valid, axis=0)
+    empty = counted[-1] == 0
     if reverse:  # nothing is left to start afresh before the first step that counts
-        return valid, resets & (jnp.cumsum(valid, axis=0) > 1), None
-    return valid, jnp.concatenate([resets[1:], never]), resets[0]
+        return valid, resets & (counted > 1), empty
+    begins = jnp.any(resets & (counted == 1), axis=0)
+    return valid, jnp.concatenate([resets[1:], never]), begins | empty
 
 
 # The boundary ----------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from lstm_jax.tasks.task import (
     sequential,
     step_weights,
     time_major,
+    weighed,
 )
 
 
@@ -67,8 +68,8 @@ def loss_of(test_max: int) -> Callable:
     """
 
     def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
-        targets = batch["targets"]
-        weights = step_weights(batch, *targets.shape[:2])
+        weights = step_weights(batch, *outputs.shape[:2])
+        outputs, targets = weighed(weights, outputs, batch["targets"])
         mean = average(jax.nn.softplus(outputs) - targets * outputs, weights[..., None])
         wrong = ((outputs > 0) != (targets > 0.5)).any(axis=-1) & (weights > 0)
         accepted = ~wrong.any(axis=0)

@@ -29,6 +29,7 @@ from lstm_jax.tasks.task import (
     ratio,
     sequential,
     shuffled,
+    weighed,
 )
 
 AIRLINE = Path(__file__).parent / "airline.csv"
@@ -178,13 +179,14 @@ def loss_of(frame: Frame) -> Any:
     task = frame.task
 
     def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
-        difference = outputs - batch["targets"]
+        counted = example_weights(batch, outputs.shape[0])[:, None] * batch["observed"]
+        known = weighed(counted, outputs, *(batch[name] for name in ("targets", "base", "actual")))
+        outputs, targets, base, actual = known
+        difference = outputs - targets
         error = jnp.abs(difference) if task.objective == "absolute" else jnp.square(difference)
-        weights = example_weights(batch, outputs.shape[0])
-        mean = average(error, weights[:, None] * batch["observed"])
-        forecast = windows.to_units(outputs, batch["base"], task, frame.fitted)
-        miss = (forecast - batch["actual"])[:, -1]
-        counted = weights * batch["observed"][:, -1]
+        mean = average(error, counted)
+        forecast = windows.to_units(outputs, base, task, frame.fitted)
+        miss, counted = (forecast - actual)[:, -1], counted[:, -1]
         metrics = {
             "loss": mean,
             "squared_error": average(jnp.square(miss), counted),

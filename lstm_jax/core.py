@@ -195,12 +195,17 @@ def dot(x: Array, w: Array | Turned, dtype: Any = None) -> Array:
         # The barriers keep the compiler from turning the product back.
         turned = jax.lax.optimization_barrier(x.T)
         return jax.lax.optimization_barrier(dot(w.t, turned, dtype)).T
-    if x.ndim > 2 and jax.default_backend() == "cpu":
+    if x.ndim > 2 and jax.default_backend() == "cpu" and _mergeable(x):
         # Of two axes to sum over, the gradient of w would make XLA:CPU transpose a copy.
         return dot(x.reshape(-1, x.shape[-1]), w, dtype).reshape(*x.shape[:-1], w.shape[-1])
     if dtype is None:
         return jnp.matmul(x, w)
     return jnp.matmul(x.astype(dtype), w.astype(dtype), preferred_element_type=w.dtype)
+
+
+def _mergeable(x: Array) -> bool:
+    """Whether the leading axes may become one: none lies on an explicit axis of a mesh."""
+    return all(axis is None for axis in jax.typeof(x).sharding.spec)
 
 
 def count(params: Params) -> int:

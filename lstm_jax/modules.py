@@ -197,7 +197,14 @@ class Convolution(nnx.Module):
         self.depth = len(config.conv_features)
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             rngs = nnx.Rngs(jax.random.fold_in(key, i))
-            conv = nnx.Conv(fan_in, fan_out, config.conv_width, padding="CAUSAL", rngs=rngs)
+            conv = nnx.Conv(
+                fan_in,
+                fan_out,
+                config.conv_width,
+                padding="CAUSAL",
+                param_dtype=jnp.result_type(float),
+                rngs=rngs,
+            )
             setattr(self, f"conv_{i}", conv)
 
     def __call__(self, xs: Array, valid: Valid) -> Array:
@@ -212,19 +219,29 @@ class Convolution(nnx.Module):
 ENCODERS = {"none": OneHot, "embedding": Embedding, "conv": Convolution}
 
 
+def linear(fan_in: int, fan_out: int, key: Array) -> nnx.Linear:
+    """A dense layer of JAX's default float type, as cells are: float64 with JAX_ENABLE_X64."""
+    return nnx.Linear(fan_in, fan_out, param_dtype=jnp.result_type(float), rngs=nnx.Rngs(key))
+
+
+def widened(ys: Array) -> Array:
+    """ys in float32, or in the wider type that they have."""
+    return ys.astype(jnp.promote_types(ys.dtype, jnp.float32))
+
+
 class Head(nnx.Module):
-    """What is read out -> [hidden dense -> dropout] -> linear [.., O], in float32."""
+    """What is read out -> [hidden dense -> dropout] -> linear [.., O], in float32 or wider."""
 
     def __init__(self, config: Any, in_features: int, out_features: int, key: Array):
         self.config = nnx.static(config)
         keys = jax.random.split(key)
         if config.head_hidden:
-            self.hidden = nnx.Linear(in_features, config.head_hidden, rngs=nnx.Rngs(keys[0]))
+            self.hidden = linear(in_features, config.head_hidden, keys[0])
         fan_in = config.head_hidden or in_features
-        self.linear = nnx.Linear(fan_in, out_features, rngs=nnx.Rngs(keys[1]))
+        self.linear = linear(fan_in, out_features, keys[1])
 
     def __call__(self, ys: Array, keys: Keys | None) -> Array:
-        ys = ys.astype(jnp.float32)
+        ys = widened(ys)
         if hasattr(self, "hidden"):
             squash = activation_name("head activation", self.config.head_activation)
             ys = ACTIVATIONS[squash](self.hidden(ys))
@@ -237,12 +254,11 @@ class TiedHead(nnx.Module):
     def __init__(self, config: Any, in_features: int, out_features: int, key: Array):
         self.config = nnx.static(config)
         if in_features != config.embedding:
-            shape = in_features, config.embedding
-            self.hidden = nnx.Linear(*shape, rngs=nnx.Rngs(key))
+            self.hidden = linear(in_features, config.embedding, key)
         self.bias = nnx.Param(jnp.zeros(out_features))
 
     def __call__(self, ys: Array, keys: Keys | None, embedding: Embedding) -> Array:
-        ys = dropout(ys.astype(jnp.float32), self.config.head_dropout, keys)
+        ys = dropout(widened(ys), self.config.head_dropout, keys)
         ys = self.hidden(ys) if hasattr(self, "hidden") else ys
         return embedding.attend(ys) + self.bias[...]
 

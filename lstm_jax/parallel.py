@@ -165,7 +165,8 @@ def table(config: Any, why: str = "") -> str:
         "devices": f"{count} of {jax.device_count()}{over}{reason}",
         "batch": f"{batch}{share}",
         **(shared if count > 1 else {}),
-        "precision": f"parameters float32, cell {config.cell.dtype}, matmuls {precision}",
+        "precision": f"parameters {jnp.result_type(float)}, cell {config.cell.dtype}, "
+        f"matmuls {precision}",
     }
     return "\n".join(f"{name:<10} {value}" for name, value in rows.items())
 

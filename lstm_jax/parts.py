@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lstm_jax.core import Apart, Array, Hidden, Params, UsageError, dot, lookup
 from lstm_jax.gates import NAMES, Coupled, GateTable, Learned, open_blocks
@@ -258,7 +259,7 @@ LAYER_NORMS: dict[str, Norm] = {
 
 def check_hidden(hidden: int, *inits: str) -> None:
     """Raises UsageError unless `hidden` is a whole number of units and every init a known one."""
-    if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
+    if not isinstance(hidden, (int, np.integer)) or isinstance(hidden, bool) or hidden < 1:
         raise UsageError(f"hidden={hidden!r}: expected a whole number of units, at least 1")
     for option, init in zip(("kernel_init", "recurrent_init"), inits, strict=False):
         lookup(option, init, KERNELS)

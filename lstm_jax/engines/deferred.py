@@ -19,8 +19,9 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from lstm_jax.core import Apart, Cell, Params, Turned, cores, parts_of
 from lstm_jax.gates import open_blocks, open_each, shut_blocks
+from lstm_jax.meshes import zeros
 from lstm_jax.parts import bare, refill
-from lstm_jax.steps import even_size, join_steps, split_steps
+from lstm_jax.steps import even_size, join_steps, known, split_steps
 
 WHOLE = 4  # a sequence of so many blocks is run as one
 NARROW = 16  # so few input features are projected step by step
@@ -31,11 +32,11 @@ LANES = 16  # float32 numbers in a CPU's vector: batches of whole ones may be th
 def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
     """(carry, ys) with `scan`'s values, and gradients by a reverse scan of the step's own VJP.
 
-    Second derivatives work reverse over reverse; forward mode does not pass a custom VJP, use
-    engine `scan` for it.
+    Second derivatives work reverse over reverse; forward mode does not pass a custom VJP, `pick`
+    takes `scan` for it.
     """
     length, batch = steps.x.shape[:2]
-    size = block_size(length, batch * params["bias"].size)
+    size = block_size(length, batch * columns(params))
     # A transform's `project` may close over traced rates, which a custom VJP must not.
     inside = parts_of(cell) is not None and not cell.spec.transforms
     loop = _loop(cell, reverse, inside)
@@ -44,7 +45,7 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
         zs = cell.project(params, part)
         return loop(params, carry, part if inside else bare(zs), refill(zs, ()))
 
-    if size == length:
+    if size is length or size == length:
         return block(carry, steps)
     last, ys = lax.scan(block, carry, split_steps(steps, size), reverse=reverse)
     return last, join_steps(ys, length)
@@ -52,9 +53,18 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
 
 def block_size(length: int, width: int) -> int:
     """Steps a block: all of them but for long sequences on a CPU."""
+    if not known(length, width):
+        return length
     if jax.default_backend() != "cpu" or length * width <= WHOLE * room():
         return max(length, 1)
     return even_size(length, room() // width)
+
+
+def columns(params: Params) -> int:
+    """Pre-activations a step: the bias's, or those of the widest parameter where there is none."""
+    if "bias" in params:
+        return params["bias"].size
+    return max([1, *(jnp.shape(leaf)[-1] for leaf in jax.tree.leaves(params) if jnp.ndim(leaf))])
 
 
 def room() -> int:
@@ -140,7 +150,7 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
             return new, (y, (carry, blocks, pull) if keep else ())
 
         source = source if entering else project(params, source)
-        times = jnp.arange(len(jax.tree.leaves(source)[0]))
+        times = jnp.arange(jax.tree.leaves(source)[0].shape[0])
         last, (ys, saved) = lax.scan(step, carry, (times, source, notes), reverse=reverse)
         return (last, ys), saved
 
@@ -160,7 +170,7 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
         params, source, asked, fixed, (carries, blocks, pulls) = residuals
         dlast, dys = jax.tree.map(_dense, cotangents)
         # Matrices transposed once, not at every step; the product with a turned one needs none.
-        flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if jnp.ndim(w) == 2}
+        flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if _matrix(w)}
         few = large(params, dlast)
 
         def step(dcarry, now):
@@ -184,7 +194,7 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
         of_x = lambda params, x: project(params, source._replace(x=x))  # noqa: E731
         dprojected, dx = jax.vjp(of_x, params, source.x)[1](dzs)
         dsource = jax.tree.map(lambda _: None, source)._replace(x=dx)
-        return jax.tree.map(jnp.add, dparams, dprojected), dfirst, dsource, dnotes
+        return jax.tree.map(_plus, dparams, dprojected), dfirst, dsource, dnotes
 
     loop.defvjp(remembering, backward, symbolic_zeros=True)
     return loop
@@ -218,7 +228,7 @@ def _last(batch: int, units: int) -> bool:
     On a CPU that saves laying h R out anew, and gates are whole rows. With cores to spare it pays
     for products worth sharing out, without them only up to where XLA shares them out all the same.
     """
-    if jax.default_backend() != "cpu" or batch % LANES:
+    if jax.default_backend() != "cpu" or not known(batch) or batch % LANES:
         return False
     return batch * units >= 2**13 if spare() else batch == 2 * LANES and 128 <= units < 512
 
@@ -226,9 +236,14 @@ def _last(batch: int, units: int) -> bool:
 def _large(params: Params, carry: Any) -> list[tuple[str, Any]]:
     """The matrices that a CPU multiplies sooner features first: large ones, by few rows."""
     rows = jax.tree.leaves(carry)[0].shape[0]
-    if jax.default_backend() != "cpu" or rows > ROWS:
+    if jax.default_backend() != "cpu" or not known(rows) or rows > ROWS:
         return []
-    return [(k, w) for k, w in params.items() if jnp.ndim(w) == 2 and w.size >= LARGE]
+    return [(k, w) for k, w in params.items() if _matrix(w) and w.size >= LARGE]
+
+
+def _matrix(w: Any) -> bool:
+    """Whether a parameter is one: a cell may keep a tree of them under a name, or whole numbers."""
+    return getattr(w, "ndim", 0) == 2 and jnp.issubdtype(w.dtype, jnp.inexact)
 
 
 def _parameters(recur: Any, apart: Apart, params: Params, now: tuple, cotangents: tuple) -> Params:
@@ -245,8 +260,13 @@ def _parameters(recur: Any, apart: Apart, params: Params, now: tuple, cotangents
 
 def _dense(cotangent: Any) -> Any:
     """A cotangent as an array, where JAX only says that it is zero."""
-    known: Any = getattr(cotangent, "aval", None)
-    return jnp.zeros_like(known) if isinstance(cotangent, SymbolicZero) else cotangent
+    kind: Any = getattr(cotangent, "aval", None)
+    return zeros(kind) if isinstance(cotangent, SymbolicZero) else cotangent
+
+
+def _plus(a: Any, b: Any) -> Any:
+    """a + b; whole numbers have no gradient, which JAX writes as float0."""
+    return a if a.dtype == jax.dtypes.float0 else a + b
 
 
 def _parted(tree: Any, wanted: Any) -> tuple[Any, Any]:

@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 APT := apt-get -o Acquire::Retries=3
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help airline test test-slow test-faults test-oracles test-parallel test-browser test-cluster \
+.PHONY: help airline test test-newest test-slow test-faults test-oracles test-parallel test-browser test-cluster \
   lint bench bench-dispatch bench-sweep clean
 
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
 	@echo "make test          the test suite"
+	@echo "make test-newest   the laws and one run of the rest on the newest Python that is installed"
 	@echo "make test-slow     the tests that train for minutes"
 	@echo "make test-faults   kills, damaged files, full disks: FAULTS=5 percent of the cases, or full"
 	@echo "make test-oracles  parity with torch, keras, haiku and equinox (own environment, large download)"
@@ -31,8 +32,21 @@ airline: $(VENV)/.run
 # Here programs are compiled more than run: half the time, at the price of slower ones. The other
 # targets compile as users do.
 QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+# A flag that this version of JAX does not know would end every process: such flags are left out.
+known = $(foreach flag,$(1),$(shell JAX_PLATFORMS=cpu XLA_FLAGS=$(flag) $(BIN)/python -c \
+  'import jax; jax.devices()' > /dev/null 2>&1 && echo $(flag)))
+TESTS ?= tests
 test: $(VENV)/.dev
-	XLA_FLAGS="$(QUICK) $$XLA_FLAGS" $(BIN)/python -m pytest -q -n $(JOBS) --ignore=tests/oracles
+	XLA_FLAGS="$(call known,$(QUICK)) $$XLA_FLAGS" \
+	  $(BIN)/python -m pytest -q -n $(JOBS) --ignore=tests/oracles $(TESTS)
+
+# Another Python brings another JAX: the laws, and one run of everything else.
+NEWEST ?= $(shell $(PYTHON) .ci/newest.py)
+ONCE := tests/test_laws.py tests/test_catalogue.py tests/test_flops.py tests/test_cli.py
+test-newest:
+	@newest="$(NEWEST)"; if test -z "$$newest"; then \
+	  echo "skipped: no Python newer than $$($(PYTHON) --version) is installed; NEWEST=/path names one"; \
+	else $(MAKE) test PYTHON="$$newest" VENV=.venv-newest TESTS="$(ONCE)"; fi
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n $(JOBS) -m slow --ignore=tests/oracles
@@ -105,4 +119,4 @@ define make_venv
 endef
 
 clean:
-	rm -rf .venv .venv-oracles .venv-bench .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-newest .venv-oracles .venv-bench .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -7,7 +7,7 @@ Command: lstm-jax train --config=configs/chars.py --workdir=runs/chars
          lstm-jax predict --workdir=runs/chars --prompt="ROMEO:" --length=500
 Cost: 12 epochs in eleven minutes of CPU time, 346,433 parameters.
 Expect: 2.13 bits per character on validation, 2.34 on test (seed 0); a bigram model has 3.57, 3.60.
-Presets: `smoke`.
+Presets: `smoke`: under 10 s, the first time 20.
 """
 
 from ml_collections import ConfigDict
@@ -37,6 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
+    config.train.compile = "quick"
     config.task.steps = 10
     config.task.eval_size = 500
     config.task.sample_length = 20

@@ -6,7 +6,7 @@ Command:  lstm-jax train --config=configs/copy_memory.py
 Cost:     72,329 parameters, 6000 steps; 9 minutes on 2 busy CPU cores.
 Expected: test loss 0.063 at T=50 and 83 % of the ten symbols (seed 0, still falling), against
           0.297 without memory.
-Presets:  `smoke`: seconds.
+Presets:  `smoke`: under 10 s, the first time 20.
 """
 
 from ml_collections import ConfigDict
@@ -34,6 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
+    config.train.compile = "quick"
     config.task.length = 5
     config.task.eval_size = 100
     config.cell.hidden = 8

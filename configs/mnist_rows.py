@@ -3,7 +3,7 @@
 Command: lstm-jax train --config=configs/mnist_rows.py --workdir=runs/mnist_rows
 Cost: 10 epochs in three minutes of CPU time, 81,674 parameters.
 Expect: test accuracy 99.1 % (seed 0).
-Presets: `smoke`.
+Presets: `smoke`: under 10 s, the first time 20.
 """
 
 from ml_collections import ConfigDict
@@ -33,6 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
+    config.train.compile = "quick"
     config.cell.hidden = 8
     config.task.train_size = config.task.eval_size = 200
     config.train.num_steps = 20

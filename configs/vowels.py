@@ -5,7 +5,7 @@ Any pair of .ts files: --config.task.train_file=A_TRAIN.ts --config.task.test_fi
 Command: lstm-jax train --config=configs/vowels.py --workdir=runs/vowels
 Cost: half a minute, 20,297 parameters.
 Expect: test accuracy 97.3 % (median of seeds 0, 1, 2; 96.2 to 97.3); nearest class mean 92.7 %.
-Presets: `smoke`.
+Presets: `smoke`: under 10 s, the first time 20.
 """
 
 from ml_collections import ConfigDict
@@ -35,6 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
+    config.train.compile = "quick"
     config.cell.hidden = 8
     config.train.num_steps = 20
     config.train.log_every = config.train.eval_every = 10

@@ -1,9 +1,15 @@
 """lstm_jax: the LSTM as a pure function, every design choice a switch."""
 
+from lstm_jax import early as early  # isort: skip  # before JAX, which takes seconds
+from typing import TYPE_CHECKING, Any
+
 from lstm_jax import cells
 from lstm_jax.cells import transforms
 from lstm_jax.core import Carry, Cell, Hidden, Keys, UsageError
 from lstm_jax.engines.unroll import trace, unroll
+
+if TYPE_CHECKING:
+    from lstm_jax.modules import Recurrent, Valid
 
 __version__ = "0.1.0"
 __all__ = [
@@ -11,9 +17,20 @@ __all__ = [
     "Cell",
     "Hidden",
     "Keys",
+    "Recurrent",
     "UsageError",
+    "Valid",
     "cells",
     "trace",
     "transforms",
     "unroll",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The names that bring Flax, whose import takes a second, once they are asked for."""
+    if name not in ("Recurrent", "Valid"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lstm_jax import modules
+
+    return getattr(modules, name)

@@ -299,6 +299,13 @@ class Checkpoints:
             self._metrics.pop(step, None)
         return moved
 
+    def leaves(self) -> tuple[int, str, dict[str, np.ndarray]] | None:
+        """(step, digest, {path: array}) of the newest step that verifies, of whatever state."""
+        found = self._walk(None, None, move=False)
+        if found is None:
+            return None
+        return found[0], integrity.read_seal(self.root / str(found[0]))["digest"], found[1]
+
     # ------------------------------------------------------------ listing
 
     def steps(self) -> list[CheckpointInfo]:

@@ -6,10 +6,14 @@ docstring is its help, `FLAGS` what it takes, `run(arguments) -> exit code` what
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -26,6 +30,7 @@ from lstm_jax.core import (
     unknown,
 )
 
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 __all__ = ["DEFECT", "DIVERGED", "INTERRUPTED", "OK", "USAGE_ERROR", "Arguments", "Flag", "main"]
 
 VERBS = {
@@ -64,6 +69,7 @@ class Flag(NamedTuple):
     name: str
     default: Any
     help: str
+    path: bool = False  # a file or a folder: `~` is the home folder, as in the shell
 
 
 class Arguments(NamedTuple):
@@ -80,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name); the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return dispatch(argv)
+        with signals_interrupt():
+            return dispatch(argv)
     except UsageError as error:
         print(f"lstm-jax: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -92,10 +99,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lstm-jax: {error.strerror}: {error.filename}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
-        print("\nlstm-jax: interrupted", file=sys.stderr)
+        print("\nlstm-jax: interrupted; the same command goes on, or starts again", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         return out_of_memory(error) if is_out_of_memory(error) else defect()
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Every signal that asks to stop acts as Ctrl-C does; a run, once it trains, saves first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not ours
+        return
+    numbers = [getattr(signal, name) for name in SIGNALS]
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -170,11 +192,17 @@ def parse(verb: str, known: Sequence[Flag], argv: Sequence[str]) -> Arguments:
     except flags.Error as error:
         names = ", ".join(f"--{flag.name}" for flag in known)
         raise UsageError(f"{error} ({verb} takes: {names})") from None
-    options = SimpleNamespace(**{flag.name: values[flag.name].value for flag in known})
+    options = SimpleNamespace(**{flag.name: _value(flag, values) for flag in known})
     takes_config = any(flag.name == "config" for flag in known)
     if (config or overrides) and not takes_config:
         raise UsageError(f"{verb} takes no --config; it reads the one in --workdir")
     return Arguments(config, overrides, options, tuple(words), (verb, *argv))
+
+
+def _value(flag: Flag, values: flags.FlagValues) -> Any:
+    """What was given; the shell expands a `~` only where it starts a word."""
+    value = values[flag.name].value
+    return os.path.expanduser(str(value)) if flag.path else value
 
 
 def config_arguments(argv: Sequence[str]) -> tuple[str, dict[str, Any], list[str]]:
@@ -202,7 +230,7 @@ def config_arguments(argv: Sequence[str]) -> tuple[str, dict[str, Any], list[str
 def _config_file(value: Any) -> str:
     if value is True or not value:
         raise UsageError("--config needs a file, as in --config=configs/airline.py")
-    return value
+    return os.path.expanduser(value)
 
 
 def no_words(arguments: Arguments) -> None:

@@ -35,9 +35,11 @@ __all__ = [
     "build_model",
     "build_task",
     "cell_fields",
+    "changed",
     "config_hash",
     "default_config",
     "flatten",
+    "histogram_period",
     "signature",
     "split",
     "task_fields",
@@ -57,6 +59,21 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, (ConfigDict, dict))
         flat.update(flatten(value, name + ".") if nested else {name: value})
     return flat
+
+
+def changed(config: Any) -> dict[str, Any]:
+    """The fields that are not as `default_config` of the task has them, flat."""
+    defaults = flatten(default_config(config.task.name))
+    return {n: v for n, v in flatten(config).items() if n not in defaults or v != defaults[n]}
+
+
+def histogram_period(train: Any) -> int:
+    """Steps between histograms: `train.histogram_every`, or such that a run has about ten.
+
+    With a log line, since Python sees the device only then.
+    """
+    log_lines = train.num_steps / train.log_every
+    return train.histogram_every or max(round(log_lines / 10), 1) * train.log_every
 
 
 def split(config: ConfigDict) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -119,10 +136,19 @@ def build_task(config: Any) -> Any:
 
 def with_field(message: str, flat: dict[str, Any]) -> str:
     """A message about a name that nobody knows, with the field of a flat config that holds it."""
-    given = re.search(r"unknown [\w. ]+? ('.*?'|\".*?\");", message)
-    holders = [name for name, value in flat.items() if given and repr(value) == given[1]]
-    named = any(name.rpartition(".")[2] in message for name in holders)
-    return message if named or not holders else f"config.{holders[0]}: {message}"
+    given = re.search(r"unknown ([\w. ]+?) ('.*?'|\".*?\");", message)
+    holders = [name for name, value in flat.items() if given and repr(value) == given[2]]
+    meant = _of_kind(given[1], holders) if given else []
+    named = any(name.rpartition(".")[2] in message for name in meant)
+    return message if named or not meant else f"config.{' or config.'.join(meant)}: {message}"
+
+
+def _of_kind(kind: str, fields: list[str]) -> list[str]:
+    """Those of `fields` that an "output activation", say, may stand in: several fields may well
+    hold the same word."""
+    same = [name for name in fields if name.rpartition(".")[2] == kind.replace(" ", "_")]
+    words = set(kind.split())
+    return same or [name for name in fields if words <= set(re.split(r"[._]", name))] or fields
 
 
 def build_model(config: Any, spec: Any) -> Any:

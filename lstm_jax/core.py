@@ -156,17 +156,3 @@ def constructor(make: Callable[P, Cell]) -> Callable[P, Cell]:
         return make(*args, **kwargs)._replace(made=functools.partial(made, *args, **kwargs))
 
     return made
-
-
-from lstm_jax.errors import *  # noqa
-from lstm_jax.errors import (
-    DEFECT,
-    DIVERGED,
-    INTERRUPTED,
-    OK,
-    USAGE_ERROR,
-    UsageError,
-    lookup,
-    unknown,
-)  # noqa
-from lstm_jax.ops import Turned, cores, count, dot, off  # noqa

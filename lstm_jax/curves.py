@@ -11,10 +11,11 @@ _COLORS = {"train": "#0072B2", "valid": "#D55E00", "test": "#009E73"}
 _LABELS = {"train": "training", "valid": "validation", "test": "test"}
 
 
-def learning_curves(workdir: str | Path, metric: str = "loss") -> Any:
+def learning_curves(workdir: str | Path, metric: str = "loss", best_metric: str = "") -> Any:
     """matplotlib Figure of `metric` against the step for training and validation.
 
-    The best validation step is marked; the axis is logarithmic where values span a factor of 20.
+    Marked is the step whose parameters are kept: the best validation by `best_metric` ("": by what
+    is drawn). The axis is logarithmic where values span a factor of 20.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -27,7 +28,7 @@ def learning_curves(workdir: str | Path, metric: str = "loss") -> Any:
         if points:
             _draw(axes, split, points)
     if len(curves["valid"]) > 1:
-        _mark_best(axes, curves["valid"], metric)
+        _mark_best(axes, workdir, metric, best_metric or metric)
     _dress(axes, metric, [value for points in curves.values() for _, value in points])
     return figure
 
@@ -47,13 +48,19 @@ def _draw(axes: Any, split: str, points: list[tuple[int, float]]) -> None:
     axes.plot(*zip(*points, strict=True), color=_COLORS[split], label=_LABELS[split], **style)
 
 
-def _mark_best(axes: Any, points: list[tuple[int, float]], metric: str) -> None:
+def _mark_best(axes: Any, workdir: str | Path, metric: str, best_metric: str) -> None:
     from lstm_jax.progress import LARGER_IS_BETTER
 
-    choose = max if metric in LARGER_IS_BETTER else min
-    step, value = choose(points, key=lambda point: point[1])
-    label = f"best: {value:.4g} at step {step}"
-    axes.plot([step], [value], "o", ms=5, mfc="white", mec=_COLORS["valid"], mew=1.4, label=label)
+    choose = max if best_metric in LARGER_IS_BETTER else min
+    scored = _points(workdir, "valid", best_metric)
+    values = dict(_points(workdir, "valid", metric))
+    step = choose(scored, key=lambda point: point[1], default=(-1, 0.0))[0]
+    if step not in values:
+        return
+    by = "" if metric == best_metric else f" by {best_metric.replace('_', ' ')}"
+    label = f"best{by}: {values[step]:.4g} at step {step}"
+    style: dict[str, Any] = {"ms": 5, "mfc": "white", "mec": _COLORS["valid"], "mew": 1.4}
+    axes.plot([step], [values[step]], "o", label=label, **style)
 
 
 def _dress(axes: Any, metric: str, values: list[float]) -> None:

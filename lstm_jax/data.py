@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import logging
 import os
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def cache_dir() -> Path:
     """LSTM_JAX_CACHE, or the user's cache folder."""
     import pooch
 
-    return Path(os.environ.get("LSTM_JAX_CACHE") or pooch.os_cache("lstm_jax"))
+    return Path(os.environ.get("LSTM_JAX_CACHE") or pooch.os_cache("lstm_jax")).expanduser()
 
 
 def folders(data_dir: str = "") -> list[Path]:
@@ -245,19 +246,31 @@ def receive(url: str, part: Path, file: File) -> None:
 @contextlib.contextmanager
 def bar(name: str, start: int, total: int) -> Iterator[Any]:
     """A progress bar on a terminal, one plain line elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich import filesize
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    from lstm_jax.progress import Bar, clock, start_live
+
+    done, began = start, time.monotonic()
+
+    def advance(size: int) -> None:
+        nonlocal done
+        done += size
+
+    def render() -> Any:
+        rate = (done - start) / max(time.monotonic() - began, 1e-3)
+        eta = [f"ETA {clock((total - done) / rate)}"] if start < done < total else []
+        sizes = f"{filesize.decimal(done)}/{filesize.decimal(total)}"
+        return Bar(done, total, [sizes, f"{filesize.decimal(int(rate))}/s", *eta], label=name)
+
+    live = start_live(sys.stderr, render)
+    if live is None:
         resumed = f", going on from {start:,}" if start else ""
-        console.print(f"downloading {name} ({total:,} bytes{resumed})", highlight=False)
-        yield lambda size: None
-        return
-    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(name, total=total, completed=start)
-        yield lambda size: progress.advance(task, size)
+        print(f"downloading {name} ({total:,} bytes{resumed})", file=sys.stderr, flush=True)
+    try:
+        yield advance
+    finally:
+        if live is not None:
+            live.stop()
 
 
 def unavailable(dataset: str, file: File, data_dir: str, target: Path, failures: list[str]) -> str:

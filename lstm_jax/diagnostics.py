@@ -140,7 +140,8 @@ def lyapunov(cell: Cell, params: Any, xs: Array, valid: Array, skip: int = 0) ->
 
     _, growth = lax.scan(body, (carry, jax.tree.unflatten(tree, draws)), (zs, valid))
     counted = valid & (jnp.arange(len(xs))[:, None] >= skip)
-    return jnp.sum(growth * counted, axis=0) / jnp.maximum(jnp.sum(counted, axis=0), 1)
+    total = jnp.sum(jnp.where(counted, growth, 0), axis=0)
+    return total / jnp.maximum(jnp.sum(counted, axis=0), 1)
 
 
 def step_jacobians(cell: Cell, params: Any, carries: Any, xs: Array) -> Array:
@@ -198,7 +199,7 @@ def _observe(program: Any, params: Any, hyper: dict, data: Any) -> dict[str, Any
         outputs, _ = model.apply(_with_probes(params, zeros), hyper, batch)
         slope = lax.stop_gradient(jax.grad(lambda o: task.loss(o, batch)[0])(outputs))
         kept, last, felt = _last_only(slope, counts)
-        return jnp.sum(kept * outputs), (list(inputs), last, felt)
+        return jnp.sum(jnp.where(kept != 0, kept * outputs, 0)), (list(inputs), last, felt)
 
     zeros = {
         name: {way: probes(cell, own, steps, size) for way, own in params[name].items()}
@@ -251,7 +252,7 @@ def _last_only(slope: Array, counts: Array) -> tuple[Array, Array, Array]:
     last = steps - 1 - jnp.argmax(felt[::-1], axis=0)
     here = jnp.arange(steps)[:, None] == last[None, :]
     here = here.reshape(*here.shape, *[1] * (slope.ndim - 2))
-    return slope * here, last, jnp.any(felt, axis=0)
+    return jnp.where(here, slope, 0), last, jnp.any(felt, axis=0)
 
 
 def _reach(valid: Valid, counts: Array, last: Array) -> Array:
@@ -272,8 +273,7 @@ def _layer(cell: Cell, params: Any, xs: Array, valid: Valid, counts: Array) -> d
     memory = jnp.abs(seen["c" if "c" in fields else "h"])
     carry = cell.initial_carry(params, (xs.shape[1],))
     steps, row = len(xs), jnp.argmax(jnp.sum(counts, axis=0))
-    at = jnp.linspace(steps // 4, jnp.sum(counts[:, row]) - 1, TIMES).astype(jnp.int32)
-    at = jnp.clip(at, 1, steps - 1) if steps > 1 else at * 0
+    at = _some_steps(counts[:, row], None if valid.resets is None else valid.resets[:, row])
     before = type(carry)(**{name: seen[name][at - 1, row] for name in fields})
     prepared = cell.prepare(params, None)
     few = jnp.argsort(~jnp.any(counts, axis=0), stable=True)[: min(EXAMPLES, xs.shape[1])]
@@ -289,6 +289,17 @@ def _layer(cell: Cell, params: Any, xs: Array, valid: Valid, counts: Array) -> d
         "lyapunov": lyapunov(cell, prepared, xs[:, few], counts[:, few], steps // 4),
         "jacobians": step_jacobians(cell, prepared, before, xs[at, row]),
     }
+
+
+def _some_steps(counts: Array, resets: Array | None) -> Array:
+    """[TIMES] steps, late ones rather than early, that go on from a step which counts as well."""
+    goes_on = counts[1:] & counts[:-1]
+    goes_on = goes_on if resets is None else goes_on & ~resets[1:]
+    if not len(goes_on):
+        return jnp.zeros(TIMES, jnp.int32)
+    found = jnp.sum(goes_on)
+    places = jnp.linspace((found + 1) // 4 - 1, found - 1, TIMES).astype(jnp.int32)
+    return jnp.argsort(~goes_on, stable=True)[jnp.maximum(places, 0)] + 1
 
 
 def _mean(values: Array, counts: Array, axes: tuple[int, ...] = (1, 2)) -> Array:

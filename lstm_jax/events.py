@@ -13,7 +13,7 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,19 +142,45 @@ def image(tag: str, png: bytes) -> Any:
     return Summary(value=[Summary.Value(tag=tag, image=picture)])
 
 
-def hparams(values: Mapping[str, Any], metrics: Mapping[str, Any], status: str) -> list[Any]:
-    """Summaries for the HParams tab, in the run itself: no sub-run with a timestamp."""
+def lines(category: str, charts: Mapping[str, Sequence[str]]) -> Any:
+    """The Custom Scalars tab: in each chart all curves whose tags match one of its patterns."""
+    from tensorboardX import summary
+
+    return summary.custom_scalars({category: {n: ["Multiline", p] for n, p in charts.items()}})
+
+
+def margins(category: str, charts: Mapping[str, Sequence[str]]) -> Any:
+    """The same tab: in each chart a curve a run with a band, of three tags (value, low, high)."""
+    from tensorboardX import summary
+
+    return summary.custom_scalars({category: {n: ["Margin", t] for n, t in charts.items()}})
+
+
+def hparams(
+    values: Mapping[str, Any], metrics: Mapping[str, Any], status: str, group: str = ""
+) -> list[Any]:
+    """Summaries for the HParams tab, in the run itself: no sub-run with a timestamp.
+
+    Runs of a `group` are one row, which shows the means of their metrics; all of them must have the
+    same fields, which become the columns. A run without one says nothing of columns: TensorBoard
+    takes those of whichever run says so first, and would not show what only other runs set.
+    """
     from tensorboardX import summary
 
     plain = {name: plain_value(value) for name, value in values.items()}
     experiment, start, end = summary.hparams(plain, dict(metrics))
+    plugin = start.value[0].metadata.plugin_data
+    data = _proto("plugin_hparams").HParamsPluginData.FromString(plugin.content)
+    data.session_start_info.group_name = group
+    plugin.content = data.SerializeToString()
+    begun = [experiment, start] if group else [start]
     if status not in _SESSION:
-        return [experiment, start]
+        return begun
     # tensorboardX ends every session with success; say what it was.
     data = _proto("plugin_hparams").HParamsPluginData()
     data.session_end_info.status = _proto("api").Status.Value(_SESSION[status])
     end.value[0].metadata.plugin_data.content = data.SerializeToString()
-    return [experiment, start, end]
+    return [*begun, end]
 
 
 def plain_value(value: Any) -> bool | int | float | str:

@@ -19,7 +19,10 @@ from lstm_jax.tasks.pipeline import window
 
 
 class Feed:
-    """`feed(step)`: the data with a window that begins at `step`; the next one is on its way."""
+    """`feed(step)`: the data with the window that `step` is in; the next one is on its way.
+
+    Windows begin at multiples of `train.log_every`, where every chunk ends: none spans two.
+    """
 
     def __init__(self, program: Any, data: dict):
         self.task, self.mesh, self.data = program.task, program.mesh, data
@@ -31,13 +34,14 @@ class Feed:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="feed")
 
     def __call__(self, step: int) -> dict:
-        if step not in self._windows:  # the start, or a resume
-            self._batches = self.task.feed(step)
-            self._windows = {step: self._read(step)}
-        after = step + self.num_steps
+        first = step - step % self.num_steps
+        if first not in self._windows:  # the start, or a resume
+            self._batches = self.task.feed(first)
+            self._windows = {first: self._read(first)}
+        after = first + self.num_steps
         if after not in self._windows:
-            self._windows = {step: self._windows[step], after: self._read(after)}
-        return self.data | {"window": self._windows[step].result()}
+            self._windows = {first: self._windows[first], after: self._read(after)}
+        return self.data | {"window": self._windows[first].result()}
 
     def _read(self, step: int) -> Future:
         batches = self._batches

@@ -7,6 +7,7 @@ element of its larger side, a time loop its body times its length, a `while` its
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ import jax
 FREE = frozenset({
     "broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "concatenate",
     "slice", "dynamic_slice", "dynamic_update_slice", "gather", "copy", "copy_p", "pad", "rev",
+    "stack", "unstack", "tile",
     "iota", "convert_element_type", "bitcast_convert_type", "stop_gradient", "select_n",
     "reduce_precision", "split", "device_put", "sharding_constraint", "random_bits", "random_wrap",
     "random_unwrap", "random_fold_in", "random_seed", "random_split", "threefry2x32", "shift_left",
@@ -25,20 +27,30 @@ FREE = frozenset({
 
 def count(function: Callable, *arguments: Any) -> int:
     """FLOPs of `function(*arguments)`; arguments may be ShapeDtypeStructs."""
+    return tally(function, *arguments).total()
+
+
+def tally(function: Callable, *arguments: Any) -> Counter[str]:
+    """The same by primitive. What JAX makes of all but products changes from version to version."""
     return _jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _jaxpr(jaxpr: Any) -> int:
-    return sum(_equation(equation) for equation in jaxpr.eqns)
+def _jaxpr(jaxpr: Any) -> Counter[str]:
+    return sum((_equation(equation) for equation in jaxpr.eqns), Counter())
 
 
-def _equation(equation: Any) -> int:
+def _equation(equation: Any) -> Counter[str]:
     name, params = equation.primitive.name, equation.params
     inner = [_jaxpr(getattr(p, "jaxpr", p)) for p in _jaxprs(params, name)]
     if name == "cond":
-        return max(inner)
+        return max(inner, key=Counter.total)
     if inner:
-        return params.get("length", 1) * sum(inner)
+        times = params.get("length", 1)
+        return Counter({k: times * n for k, n in sum(inner, Counter()).items()})
+    return Counter({name: _operations(equation, name)})
+
+
+def _operations(equation: Any, name: str) -> int:
     if name in FREE:
         return 0
     if name == "dot_general":

@@ -206,25 +206,33 @@ def check_leaves(leaves: Mapping[str, np.ndarray], seal: Mapping[str, Any]) -> N
 
 def check_target(target: Any, seal: Mapping[str, Any], where: str) -> None:
     """CheckpointMismatch with one line per difference between the saved state and `target`."""
-    lines, wanted, saved = [], flatten(target), seal["leaves"]
-    for path in sorted(wanted.keys() | saved.keys()):
-        have = _describe(saved[path].dtype, saved[path].shape) if path in saved else "absent"
-        like = wanted.get(path)
-        want = "absent" if like is None else _describe(_dtype(like), np.shape(like))
-        if have != want:
-            lines.append(f"  {path}: saved {have}, expected {want}")
-    if lines:
-        more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
+    if lines := differences(flatten(target), seal["leaves"]):
         raise CheckpointMismatch(
             f"{where} was saved by another model or optimizer:\n"
-            + "\n".join(lines[:20] + more)
+            + "\n".join(lines)
             + "\nrun with the config it was saved with, or start afresh in another workdir"
         )
 
 
+def differences(wanted: Mapping[str, Any], saved: Mapping[str, Any], most: int = 20) -> list[str]:
+    """A line per path where the two differ in shape or dtype."""
+    lines = []
+    for path in sorted(wanted.keys() | saved.keys()):
+        have, want = (_describe(leaves.get(path)) for leaves in (saved, wanted))
+        if have != want:
+            lines.append(f"  {path}: saved {have}, expected {want}")
+    more = [f"  ... and {len(lines) - most} more"] if len(lines) > most else []
+    return lines[:most] + more
+
+
 def _dtype(leaf: Any) -> str:
+    if isinstance(leaf, Leaf):
+        return leaf.dtype
     return np.dtype(leaf.dtype).name if hasattr(leaf, "dtype") else np.asarray(leaf).dtype.name
 
 
-def _describe(dtype: str, shape: tuple[int, ...]) -> str:
-    return f"{dtype}[{','.join(map(str, shape))}]"
+def _describe(leaf: Any) -> str:
+    if leaf is None:
+        return "absent"
+    shape = leaf.shape if isinstance(leaf, Leaf) else np.shape(leaf)
+    return f"{_dtype(leaf)}[{','.join(map(str, shape))}]"

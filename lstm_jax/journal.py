@@ -21,9 +21,10 @@ from typing import Any
 
 import jax
 
-from lstm_jax import distributed, events, nonfinite, parallel
+from lstm_jax import advice, distributed, events, nonfinite, optim, parallel
+from lstm_jax.begin import AS_IT_WAS, Begin
 from lstm_jax.checkpoint import Checkpoints
-from lstm_jax.config import config_hash, flatten
+from lstm_jax.config import config_hash
 from lstm_jax.core import INTERRUPTED, count
 from lstm_jax.guards import Alarms, Signals, Strict, Watchdog, leak_checks
 from lstm_jax.lock import Lock
@@ -38,11 +39,9 @@ from lstm_jax.writers import (
 )
 
 SUMMARY, INCIDENTS = "summary.json", "incidents.jsonl"
-ADVICE = """diverged: step {next} was not finite{tried}. The state of step {step} is kept.
+DIVERGED = """diverged: step {next} was not finite{tried}{reason}. The state of step {step} is kept.
 What helps, most likely first:
-  --config.optimizer.learning_rate={rate:.3g}   a third of what it was
-  --config.optimizer.clip_norm=1.0   no gradient is longer than this
-  --config.optimizer.warmup_steps={warmup}   a gentle start"""
+  {lines}"""
 
 
 def finished(config: Any, workdir: str | Path) -> dict | None:
@@ -58,11 +57,21 @@ def finished(config: Any, workdir: str | Path) -> dict | None:
 class Journal:
     """One run's workdir while it trains: `with Journal(config, workdir) as run`."""
 
-    def __init__(self, config: Any, workdir: str | Path, why: str = ""):
+    def __init__(
+        self,
+        config: Any,
+        workdir: str | Path,
+        why: str = "",
+        begins: Begin = AS_IT_WAS,
+        progress: Progress | None = None,
+    ):
         self.config, self.workdir, self.status = config, Path(workdir), "running"
-        self.why = why  # it runs on so many devices
+        self.progress = progress or Progress(config.train.num_steps)
+        self._losses: dict[str, float] = {}
+        self.why, self.begins = why, begins  # it runs on so many devices; it goes on from there
         self.step, self.steps_done, self.seconds, self._skipped = 0, 0, 0.0, 0
         self._began, self._look = time.perf_counter(), None
+        self.advice = advice.Report("", [])  # for a run that diverged
         train = config.train
         self.checkpoints = Checkpoints(
             self.workdir,
@@ -90,6 +99,7 @@ class Journal:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         with self._guards:
+            self.progress.close()
             with contextlib.suppress(Exception):  # no save may outlive the lock
                 self.checkpoints.close()
             if kind is not None and issubclass(kind, Exception):
@@ -108,6 +118,7 @@ class Journal:
         grace = self.config.train.grace_seconds
         with contextlib.suppress(OSError, ValueError):
             self.summarize({})
+        self.progress.close()
         print(
             f"interrupted: the running chunk did not end within train.grace_seconds={grace:g}; the "
             f"same command goes on from step {self.step}. A smaller train.log_every ends sooner",
@@ -121,17 +132,61 @@ class Journal:
         self.step, state = self.checkpoints.restore(target) or (0, None)
         first = not hasattr(self, "writer")
         self.writer = open_writer(self.workdir, self.config, resume_step=self.step)
-        self.progress = Progress(self.config.train.num_steps, self.step)
         if first:
             self.progress.message(parallel.table(self.config, self.why))
+            state = self._goes_on_otherwise(state)
             write_config(self.workdir, self.config)
-            write_manifest(self.workdir, self.config)
+            write_manifest(self.workdir, self.config, init_from=self.begins.source)
         for step, why, moved in self.checkpoints.skipped:
             self.record("corrupt checkpoint", step=step, why=why, moved_to=moved and moved.name)
         self.checkpoints.skipped.clear()
         if self.step:
             self.progress.message(f"going on from step {self.step} in {self.workdir}")
+        self.progress.begin(self.step)
+        self.progress.__enter__()
         return state
+
+    def _goes_on_otherwise(self, state: Any) -> Any:
+        """The state of a run that goes on under another config or past its end, as one that may.
+
+        What this leaves on disk, and in which order, lets the same command be killed and repeated.
+        """
+        changes, reopen, source = self.begins
+        if state is None:
+            if source:
+                self.progress.message(f"starting from {source['run']}, step {source['step']}")
+            return None
+        if not (changes or reopen):
+            return state
+        if any(jax.device_get((state.bad, state.stopped))):
+            state = nonfinite.revived(state)
+            self.save(state)
+            self.checkpoints.wait()
+        rates = self._rates(changes)
+        told = {name: list(pair) for name, pair in changes.items()}
+        self.record("goes on", step=self.step, changes=told, learning_rate=rates)
+        for name, (there, here) in changes.items():
+            self.progress.message(f"{name}: {there} up to step {self.step}, {here} from there on")
+        if rates[0] != rates[1]:
+            words = f"schedule {self.config.optimizer.schedule} of {self.config.train.num_steps}"
+            self.progress.message(
+                f"learning rate, by the {words} steps: {rates[0]:.4g} before, {rates[1]:.4g} now"
+            )
+        if jax.process_index() == 0:
+            (self.workdir / SUMMARY).unlink(missing_ok=True)
+        return state
+
+    def _rates(self, changes: dict[str, tuple]) -> list[float]:
+        """The learning rate at this step by the config before the changes, and by that of now."""
+        before, after = self.config.copy_and_resolve_references(), self.config
+        with before.unlocked():
+            for name, (there, _) in changes.items():
+                section, _, field = name.rpartition(".")
+                before[section][field] = there
+        return [
+            float(optim.learning_rate(c.optimizer, c.train.num_steps, self.step))
+            for c in (before, after)
+        ]
 
     def goes_on(self, state: Any) -> bool:
         """Whether another chunk is to be run; every process of the run gives the same answer."""
@@ -155,10 +210,6 @@ class Journal:
 
     # ------------------------------------------------------------ events
 
-    def next_chunk(self) -> int:
-        """Steps until the next log line."""
-        return min(self.config.train.log_every, self.config.train.num_steps - self.step)
-
     @contextlib.contextmanager
     def chunk(self, num_steps: int) -> Iterator[None]:
         """Watches and times a chunk of that many steps."""
@@ -174,7 +225,9 @@ class Journal:
             self.seconds += took
             metrics = metrics | {"steps_per_second": steps / took}
             self.writer.scalars(self.step, "train", metrics)
-            self.progress.update(self.step, loss=metrics["loss"])
+            self._losses = {"loss": metrics["loss"]}
+            if not self.due(self.config.train.eval_every):  # else `validated` says both at once
+                self.progress.update(self.step, **self._losses)
         if (skipped := int(metrics.get("skipped_steps", 0))) > self._skipped:
             self.record("skipped steps", step=self.step, skipped_steps=skipped)
             self._skipped = skipped
@@ -197,8 +250,9 @@ class Journal:
     def validated(self, metrics: dict, task: Any, forward: Callable) -> None:
         """An evaluation is done: its log line, and for a language model some text."""
         self.writer.scalars(self.step, "valid", metrics)
+        self.writer.baselines(self.step, task.baselines.get("valid", {}))
         name = self.config.train.best_metric
-        self.progress.update(self.step, **{f"valid {name}": metrics[name]})
+        self.progress.update(self.step, **self._losses, **{f"valid {name}": metrics[name]})
         if task.samples:
             key = jax.random.fold_in(jax.random.key(self.config.seed), self.step)
             self.writer.text(self.step, "samples", task.samples(forward, key))
@@ -219,9 +273,10 @@ class Journal:
             if jax.process_index() == 0:
                 diagnostics.write(found, self.writer, self.step)
 
-    def due(self, every: int) -> bool:
-        """Whether this step is a multiple of `every`, or the run's last."""
-        return self.step % every == 0 or self.step >= self.config.train.num_steps
+    def due(self, *periods: int) -> bool:
+        """Whether this step is a multiple of one of them that is not 0, or the run's last."""
+        at = any(every and self.step % every == 0 for every in periods)
+        return at or self.step >= self.config.train.num_steps
 
     def save(self, state: Any) -> None:
         """A checkpoint; what was logged before it is on disk before it."""
@@ -235,15 +290,18 @@ class Journal:
         """Test the best parameters, draw, sum up; the summary."""
         metrics = {}
         if self.status != "interrupted":
-            metrics = jax.tree.map(float, jax.device_get(evaluate()))
-            self.writer.scalars(self.step, "test", metrics.get("test", {}))
-            self.draw(task, forward)
+            with self.progress.phase("test"):
+                metrics = jax.tree.map(float, jax.device_get(evaluate()))
+            self.writer.scalars(int(state.best.step), "test", metrics.get("test", {}))
+            with self.progress.phase("figures"):
+                self.draw(task, forward)
         self.checkpoints.close()  # a save that failed must not be called a completed run
         summary = self.summarize(
             metrics,
             best_step=int(state.best.step),
             baselines=task.baselines,
             parameters=count(state.params),
+            **({"reason": self.advice.reason} if self.status == "diverged" else {}),
             **jax.device_get(nonfinite.counts(self.config.train, state.mishaps)),
         )
         self.writer.close()
@@ -254,7 +312,9 @@ class Journal:
     def draw(self, task: Any, forward: Callable) -> None:
         """The task's figures with the best parameters, and the learning curves."""
         figures = task.figures(forward) if task.figures else {}
-        figures["learning_curves"] = learning_curves(self.workdir)
+        figures["learning_curves"] = learning_curves(
+            self.workdir, best_metric=self.config.train.best_metric
+        )
         for name, figure in figures.items():
             self.writer.figure(self.step, name, figure)
 
@@ -274,18 +334,24 @@ class Journal:
         write_json(self.workdir / SUMMARY, summary)
         scores = {f"{s}/{name}": v for s, found in metrics.items() for name, v in found.items()}
         if metrics:
-            self.writer.hparams(flatten(self.config), scores, self.status)
+            self.writer.hparams(self.writer.varied(self.config), scores, self.status)
         return summary
 
     def say(self, summary: dict) -> None:
         """How it ended, in the words of a user."""
         config, tested = self.config, summary["metrics"]
         if self.status == "diverged":
-            numbers = {"rate": config.optimizer.learning_rate / 3, "step": self.step}
             rolled = summary.get("rollbacks", 0)
-            numbers["tried"] = f", nor after {rolled} rollbacks" if rolled else ""
-            warmup = max(config.train.num_steps // 20, 1)
-            print(ADVICE.format(next=self.step + 1, warmup=warmup, **numbers), flush=True)
+            tried = f", nor after {rolled} rollbacks" if rolled else ""
+            reason = self.advice.reason and f": {self.advice.reason}"
+            words = {"tried": tried, "reason": reason, "lines": "\n  ".join(self.advice.lines)}
+            print(DIVERGED.format(next=self.step + 1, step=self.step, **words), flush=True)
+        if self.status == "completed" and not summary["best_step"]:
+            print(
+                f"no evaluation had a finite {config.train.best_metric}: the parameters kept are "
+                "those of step 0",
+                flush=True,
+            )
         if self.status == "interrupted":
             print(f"interrupted at step {self.step}; the same command goes on from there")
             return

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lstm_jax.core import Array, Cell, Keys, UsageError, lookup, off
-from lstm_jax.gates import ACTIVATIONS
+from lstm_jax.gates import ACTIVATIONS, activation_name
 from lstm_jax.unroll import unroll
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
@@ -65,6 +65,18 @@ class Valid(NamedTuple):
         inside = jnp.broadcast_to(time < lengths, (num_steps, batch_size))
         return inside if self.mask is None else inside & self.mask
 
+    def swapped(self) -> Valid:
+        """The same of a batch with its first two axes the other way round."""
+        marks = (None if m is None else jnp.swapaxes(m, 0, 1) for m in (self.mask, self.resets))
+        return Valid(self.lengths, *marks)
+
+    def clear(self, xs: Array) -> Array:
+        """xs [T, B, ...] with zeros at the steps that do not count: 0 * NaN would be NaN."""
+        if self.lengths is None and self.mask is None:
+            return xs
+        steps = self.steps(*xs.shape[:2])
+        return jnp.where(steps.reshape(*steps.shape, *[1] * (xs.ndim - 2)), xs, 0)
+
 
 EVERY_STEP = Valid()
 
@@ -75,7 +87,7 @@ class Recurrent(nnx.Module):
     `layer(xs, carry) -> (carry, ys, last)`: xs [T, B, D], ys [T, B, F], and `last` [B, F], what
     each direction says after its last valid step (zeros for a row that has none). With
     `bidirectional` the carry is the pair (forward, backward), and `merge` joins the directions:
-    concat | sum | mean | mul.
+    concat | sum | mean | mul. With `time_major=False` xs, ys, masks and resets are [B, T, ..].
 
     Schuster & Paliwal (1997) for the two directions.
     """
@@ -89,7 +101,9 @@ class Recurrent(nnx.Module):
         bidirectional: bool = False,
         merge: str = "concat",
         engine: str = "auto",
+        time_major: bool = True,
     ):
+        self.time_major = time_major
         self.cell, self.merge = nnx.static(cell), lookup("merge", merge, MERGES)
         self.bidirectional, self.engine = bidirectional, engine
         keys = jax.random.split(key)
@@ -100,6 +114,13 @@ class Recurrent(nnx.Module):
     def __call__(
         self, xs: Array, carry: Any = None, valid: Valid = EVERY_STEP, keys: Keys | None = None
     ) -> tuple[Any, Array, Array]:
+        if self.time_major:
+            return self._both_ways(xs, carry, valid, keys)
+        xs = jnp.swapaxes(xs, 0, 1)
+        carry, ys, last = self._both_ways(xs, carry, valid.swapped(), keys)
+        return carry, jnp.swapaxes(ys, 0, 1), last
+
+    def _both_ways(self, xs, carry, valid, keys) -> tuple[Any, Array, Array]:
         steps = valid.steps(*xs.shape[:2])
         if not self.bidirectional:
             carry, ys = self._run(self.forward, xs, carry, valid, keys)
@@ -176,7 +197,14 @@ class Convolution(nnx.Module):
         self.depth = len(config.conv_features)
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             rngs = nnx.Rngs(jax.random.fold_in(key, i))
-            conv = nnx.Conv(fan_in, fan_out, config.conv_width, padding="CAUSAL", rngs=rngs)
+            conv = nnx.Conv(
+                fan_in,
+                fan_out,
+                config.conv_width,
+                padding="CAUSAL",
+                param_dtype=jnp.result_type(float),
+                rngs=rngs,
+            )
             setattr(self, f"conv_{i}", conv)
 
     def __call__(self, xs: Array, valid: Valid) -> Array:
@@ -191,21 +219,32 @@ class Convolution(nnx.Module):
 ENCODERS = {"none": OneHot, "embedding": Embedding, "conv": Convolution}
 
 
+def linear(fan_in: int, fan_out: int, key: Array) -> nnx.Linear:
+    """A dense layer of JAX's default float type, as cells are: float64 with JAX_ENABLE_X64."""
+    return nnx.Linear(fan_in, fan_out, param_dtype=jnp.result_type(float), rngs=nnx.Rngs(key))
+
+
+def widened(ys: Array) -> Array:
+    """ys in float32, or in the wider type that they have."""
+    return ys.astype(jnp.promote_types(ys.dtype, jnp.float32))
+
+
 class Head(nnx.Module):
-    """What is read out -> [hidden dense -> dropout] -> linear [.., O], in float32."""
+    """What is read out -> [hidden dense -> dropout] -> linear [.., O], in float32 or wider."""
 
     def __init__(self, config: Any, in_features: int, out_features: int, key: Array):
         self.config = nnx.static(config)
         keys = jax.random.split(key)
         if config.head_hidden:
-            self.hidden = nnx.Linear(in_features, config.head_hidden, rngs=nnx.Rngs(keys[0]))
+            self.hidden = linear(in_features, config.head_hidden, keys[0])
         fan_in = config.head_hidden or in_features
-        self.linear = nnx.Linear(fan_in, out_features, rngs=nnx.Rngs(keys[1]))
+        self.linear = linear(fan_in, out_features, keys[1])
 
     def __call__(self, ys: Array, keys: Keys | None) -> Array:
-        ys = ys.astype(jnp.float32)
+        ys = widened(ys)
         if hasattr(self, "hidden"):
-            ys = ACTIVATIONS[self.config.head_activation](self.hidden(ys))
+            squash = activation_name("head activation", self.config.head_activation)
+            ys = ACTIVATIONS[squash](self.hidden(ys))
         return self.linear(dropout(ys, self.config.head_dropout, keys))
 
 
@@ -215,12 +254,11 @@ class TiedHead(nnx.Module):
     def __init__(self, config: Any, in_features: int, out_features: int, key: Array):
         self.config = nnx.static(config)
         if in_features != config.embedding:
-            shape = in_features, config.embedding
-            self.hidden = nnx.Linear(*shape, rngs=nnx.Rngs(key))
+            self.hidden = linear(in_features, config.embedding, key)
         self.bias = nnx.Param(jnp.zeros(out_features))
 
     def __call__(self, ys: Array, keys: Keys | None, embedding: Embedding) -> Array:
-        ys = dropout(ys.astype(jnp.float32), self.config.head_dropout, keys)
+        ys = dropout(widened(ys), self.config.head_dropout, keys)
         ys = self.hidden(ys) if hasattr(self, "hidden") else ys
         return embedding.attend(ys) + self.bias[...]
 
@@ -263,7 +301,7 @@ class SequenceModel(nnx.Module):
         self, inputs: Array, carry: Any, valid: Valid, keys: Keys | None
     ) -> tuple[Array, tuple]:
         config = self.config
-        encoded = self.encoder(inputs, valid)
+        encoded = self.encoder(valid.clear(inputs), valid)
         encoded = noise(encoded, config.input_noise, _fold(keys, 1))
         xs = encoded = dropout(encoded, config.input_dropout, _fold(keys, 2))
         carries, outs, lasts = [], [], []
@@ -288,7 +326,7 @@ class SequenceModel(nnx.Module):
         if self.readout == "last":
             return last
         steps = valid.steps(*ys.shape[:2])[..., None]
-        return jnp.sum(ys * steps, axis=0) / jnp.maximum(jnp.sum(steps, axis=0), 1)
+        return jnp.sum(jnp.where(steps, ys, 0), axis=0) / jnp.maximum(jnp.sum(steps, axis=0), 1)
 
 
 def build_model(config: Any, spec: Any, around: Callable[[Cell], Cell] = lambda c: c) -> Model:
@@ -420,7 +458,7 @@ def _fitting(engine: str, num_steps: int) -> str:
 def _check(config: Any, spec: Any) -> None:
     lookup("encoder", config.encoder, ENCODERS)
     lookup("merge", config.merge, MERGES)
-    lookup("head activation", config.head_activation, ACTIVATIONS)
+    activation_name("head activation", config.head_activation)
     if config.encoder == "embedding" and not spec.ids:
         raise UsageError("model.encoder='embedding' needs integer ids; this task has reals")
     if config.tied and config.encoder != "embedding":

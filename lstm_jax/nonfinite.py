@@ -67,6 +67,16 @@ def rolled_back(restored: Any, failed: Any) -> Any:
     return restored._replace(mishaps=restored.mishaps._replace(rollbacks=count))
 
 
+def revived(state: Any) -> Any:
+    """A state that diverged or stopped early, as one that goes on; patience counts anew."""
+    since = jnp.where(state.stopped, 0, state.best.evaluations_since)
+    best = state.best._replace(evaluations_since=since)
+    mishaps = state.mishaps._replace(in_a_row=state.mishaps.in_a_row * 0)
+    # Each an array of its own: a chunk takes over the memory of every one.
+    bad, stopped = state.bad & False, state.stopped & False
+    return state._replace(bad=bad, stopped=stopped, best=best, mishaps=mishaps)
+
+
 def counts(train: Any, mishaps: Mishaps) -> dict[str, Array]:
     """For log lines and the summary: what the policy counts, {} under `stop`."""
     if train.on_nan == "skip":

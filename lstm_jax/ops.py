@@ -43,6 +43,12 @@ class Turned:
         rows, columns = at
         return Turned(self.t[columns, rows])
 
+    def __rmatmul__(self, x: Array) -> Array:
+        return dot(x, self)
+
+    def __jax_array__(self) -> Array:
+        return self.t.T
+
 
 def dot(x: Array, w: Array | Turned, dtype: Any = None) -> Array:
     """`x @ w`; with `dtype`, operands are cast to it and products summed in `w`'s own type."""
@@ -50,12 +56,17 @@ def dot(x: Array, w: Array | Turned, dtype: Any = None) -> Array:
         # The barriers keep the compiler from turning the product back.
         turned = jax.lax.optimization_barrier(x.T)
         return jax.lax.optimization_barrier(dot(w.t, turned, dtype)).T
-    if x.ndim > 2 and jax.default_backend() == "cpu":
+    if x.ndim > 2 and jax.default_backend() == "cpu" and _mergeable(x):
         # Of two axes to sum over, the gradient of w would make XLA:CPU transpose a copy.
         return dot(x.reshape(-1, x.shape[-1]), w, dtype).reshape(*x.shape[:-1], w.shape[-1])
     if dtype is None:
         return jnp.matmul(x, w)
     return jnp.matmul(x.astype(dtype), w.astype(dtype), preferred_element_type=w.dtype)
+
+
+def _mergeable(x: Array) -> bool:
+    """Whether the leading axes may become one: none lies on an explicit axis of a mesh."""
+    return all(axis is None for axis in jax.typeof(x).sharding.spec)
 
 
 def weigh(x: Array, weight: Any) -> Array:

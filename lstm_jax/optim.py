@@ -51,7 +51,7 @@ SCHEDULES = {
 }
 
 
-def learning_rate(config: Any, num_steps: int, step: Array) -> Array:
+def learning_rate(config: Any, num_steps: int, step: Array | int) -> Array:
     """`learning_rate * schedule(step) * min(1, (step + 1) / warmup_steps)`, a float32 scalar."""
     step = jnp.asarray(step, jnp.float32)
     rate = config.learning_rate * lookup("schedule", config.schedule, SCHEDULES)(

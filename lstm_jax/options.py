@@ -37,12 +37,34 @@ NUMERIC = (
 PLACEMENT = (
     "task.pipeline",
     "train.accumulate",
+    "train.compile",
     "parallel.mode",
     "parallel.data",
     "parallel.trials",
     "parallel.remat",
     "parallel.distributed",
     "parallel.timeout",
+)
+
+
+# May change while a run goes on: what is watched, kept and done, not what is computed from what.
+MIDWAY = (
+    "optimizer.learning_rate",
+    "train.num_steps",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.histogram_every",
+    "train.diagnose_every",
+    "train.patience",
+    "train.keep_last",
+    "train.keep_best",
+    "train.keep_every",
+    "train.on_nan",
+    "train.nan_limit",
+    "train.rollback_factor",
+    "train.grace_seconds",
+    "train.strict",
 )
 
 
@@ -158,20 +180,22 @@ def train_fields() -> ConfigDict:
     train.num_steps = 1000
     train.batch_size = 32  # the global one, whatever the number of devices
     train.accumulate = 1  # turns that each device takes its share of a batch in, to save memory
-    train.log_every = 50  # steps in one compiled call, and between two log lines
-    train.eval_every = 100  # a multiple of log_every; so are the next two
-    train.checkpoint_every = 500
-    train.histogram_every = 0  # parameter and gradient histograms; 0: with every checkpoint
+    train.log_every = 50  # steps between two log lines; whatever else is due ends one early
+    train.eval_every = 100  # steps between two evaluations on the validation split
+    train.checkpoint_every = 500  # steps between two checkpoints
+    # parameter and gradient histograms; 0: some ten a run, none in a pack
+    train.histogram_every = 0
     train.diagnose_every = 0  # how gradients, gates and memory behave (diagnostics); 0: never
     train.best_metric = "loss"  # on the validation split; chooses the parameters that are kept
     train.patience = 0  # evaluations without a better one before stopping early; 0: never stop
     train.keep_last = 3  # newest checkpoints kept
     train.keep_best = 1  # best checkpoints kept
-    train.keep_every = 0  # checkpoints at multiples of this step are kept for ever; 0: none
+    train.keep_every = 0  # a checkpoint every so many steps is kept for ever; 0: none
     train.on_nan = "stop"  # a step that is not finite: stop | skip | rollback (nonfinite.py)
     train.nan_limit = 3  # skipped steps in a row, or rollbacks, until the run has diverged
     train.rollback_factor = 0.5  # of the learning rate at each rollback
     train.grace_seconds = 0.0  # from a signal to the end of the process; 0: as long as it takes
+    train.compile = "full"  # full | quick: on a CPU compiled in a third of the time, slower steps
     train.strict = False  # hidden transfers, leaked tracers, a second compilation are errors
     return train
 

@@ -29,14 +29,29 @@ def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
     Raises:
       UsageError: no such file, preset, field or value; nothing has been created then.
     """
-    config = apply_overrides(read_config(spec), overrides or {})
+    return with_overrides(read_config(spec), overrides or {})
+
+
+def with_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """The validated, locked `config` with flat dotted `overrides`."""
+    config = apply_overrides(config, overrides)
     validate(config)
     return config
 
 
+def split_spec(spec: str, is_there: Callable[[Path], bool] = Path.is_file) -> tuple[str, str]:
+    """(path, arg) of `path[:arg]`: the longest path that is there, since a name may hold colons."""
+    words = spec.split(":")
+    for n in range(len(words), 0, -1):
+        path, arg = ":".join(words[:n]), ":".join(words[n:])
+        if path and is_there(Path(path)):
+            return path, arg
+    return words[0], ":".join(words[1:])
+
+
 def read_config(spec: str) -> ConfigDict:
     """What `get_config(arg)` of the file `path.py[:arg]` returns."""
-    path, _, arg = spec.partition(":")
+    path, arg = split_spec(spec)
     get_config = getattr(load_module(Path(path)), "get_config", None)
     if get_config is None:
         raise UsageError(f"{path} has no get_config(); every config file defines one")
@@ -101,6 +116,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigD
         _switch_task(config, str(overrides.pop("task.name")))
     mistakes = []
     for name, value in overrides.items():
+        check_name(name)
         try:
             _set(config, name, value)
         except UsageError as error:
@@ -108,6 +124,15 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigD
     if mistakes:
         raise UsageError("\n".join(mistakes))
     return config.lock()
+
+
+def check_name(name: Any) -> None:
+    """Raises UsageError for a field's name that is no text."""
+    if not isinstance(name, str):
+        raise UsageError(
+            f"{name!r} is no field: expected a string, as in 'optimizer.learning_rate'; given "
+            f"{type(name).__name__}"
+        )
 
 
 def _switch_task(config: ConfigDict, name: str) -> None:
@@ -229,7 +254,7 @@ _READERS = {bool: _bool, int: _int, float: _float, str: _str, tuple: _tuple}
 
 RATE = ("a rate from 0 up to, not including, 1", lambda v: 0 <= v < 1)
 SHARE = ("a rate from 0 to 1", lambda v: 0 <= v <= 1)
-SIZE = ("at least 1", lambda v: v >= 1)
+SIZE = ("a positive whole number", lambda v: v >= 1)
 NOT_NEGATIVE = ("at least 0", lambda v: v >= 0)
 POSITIVE = ("above 0", lambda v: v > 0)
 
@@ -249,7 +274,7 @@ RANGES = {
     "cell.zoneout_h": SHARE,
     "model.embedding": SIZE,
     "model.conv_features": (
-        "at least one channel count, each at least 1",
+        "channel counts, each a positive whole number",
         lambda v: len(v) > 0 and min(v) >= 1,
     ),
     "model.conv_width": SIZE,
@@ -285,13 +310,12 @@ RANGES = {
     "train.rollback_factor": ("above 0, up to 1", lambda v: 0 < v <= 1),
     "train.grace_seconds": NOT_NEGATIVE,
     "train.accumulate": SIZE,
-    "parallel.data": ("0 to choose, -1 for all devices, or at least 1", lambda v: v >= -1),
-    "parallel.trials": ("-1 for all devices, or at least 1", lambda v: v == -1 or v >= 1),
+    "parallel.data": ("0 to choose, -1 for all devices, or how many", lambda v: v >= -1),
+    "parallel.trials": ("-1 for all devices, or how many", lambda v: v == -1 or v >= 1),
     "parallel.remat": ("-1 for sqrt(T), 0 for none, or steps a chunk", lambda v: v >= -1),
     "parallel.timeout": SIZE,
 }
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the device
-PERIODS = ("eval_every", "checkpoint_every", "histogram_every", "diagnose_every", "keep_every")
 MODES = ("jit", "pmap")
 
 
@@ -299,7 +323,6 @@ def validate(config: ConfigDict) -> None:
     """Raises UsageError naming every field that cannot be, before anything is created."""
     flat = flatten(config)
     mistakes = [m for name in flat if (m := _mistake(name, flat[name]))]
-    mistakes += [] if mistakes else _periods(config.train)
     if mistakes:
         raise UsageError("\n".join(mistakes))
     try:
@@ -318,28 +341,16 @@ def _mistake(name: str, value: Any) -> str:
     return "" if fits(value) else f"config.{name}={value!r}: expected {expected}"
 
 
-def _periods(train: Any) -> list[str]:
-    """Every period has to be whole log lines, since Python sees the device only then."""
-    mistakes = []
-    for name in PERIODS:
-        every, log = train[name], train.log_every
-        if every % log:
-            near = max(log, round(every / log) * log)
-            mistakes.append(
-                f"config.train.{name}={every} is no multiple of config.train.log_every={log}; "
-                f"the nearest is {near}"
-            )
-    return mistakes
-
-
 def _check_names(config: ConfigDict) -> None:
     """Builds what is cheap to build, so that every registry gets to refuse its own names."""
     from lstm_jax.engines import ENGINES
-    from lstm_jax.gates import ACTIVATIONS
+    from lstm_jax.gates import activation_name
     from lstm_jax.modules import ENCODERS, MERGES
     from lstm_jax.nonfinite import POLICIES
     from lstm_jax.optim import build_optimizer
+    from lstm_jax.program import COMPILE
 
+    lookup("train.compile", config.train.compile, COMPILE)
     lookup("train.on_nan", config.train.on_nan, dict.fromkeys(POLICIES))
     lookup("parallel.mode", config.parallel.mode, dict.fromkeys(MODES))
     lookup("engine", config.model.engine, dict.fromkeys(["auto", *ENGINES]))
@@ -347,4 +358,4 @@ def _check_names(config: ConfigDict) -> None:
     build_optimizer(config.optimizer, config.train.num_steps)
     lookup("encoder", config.model.encoder, ENCODERS)
     lookup("merge", config.model.merge, MERGES)
-    lookup("head activation", config.model.head_activation, ACTIVATIONS)
+    activation_name("head activation", config.model.head_activation)

@@ -147,7 +147,7 @@ def local(tree: Any) -> Any:
 
 
 def table(config: Any, why: str = "") -> str:
-    """What runs where, in six lines; `config.parallel.data` is the number that was chosen."""
+    """What runs where, a line a fact; `config.parallel.data` is the number that was chosen."""
     devices = choose_devices(config.parallel.data)
     count, processes, batch = len(devices), jax.process_count(), config.train.batch_size
     turns = config.train.accumulate
@@ -156,15 +156,17 @@ def table(config: Any, why: str = "") -> str:
     over = f" of {processes} processes" if processes > 1 else ""
     reason = f": {why}" if why else ""
     precision = getattr(jax.config, "jax_default_matmul_precision", None) or "default"
+    shared = {
+        "mesh": f"data={count}, {config.parallel.mode}",
+        "sharded": "batch and carry by example; parameters and optimizer whole on every device",
+    }
     rows = {
         "platform": f"{devices[0].platform} ({devices[0].device_kind})",
         "devices": f"{count} of {jax.device_count()}{over}{reason}",
-        "mesh": f"data={count}, {config.parallel.mode}" if count > 1 else "none",
         "batch": f"{batch}{share}",
-        "sharded": "batch and carry by example; parameters and optimizer whole on every device"
-        if count > 1
-        else "nothing",
-        "precision": f"parameters float32, cell {config.cell.dtype}, matmuls {precision}",
+        **(shared if count > 1 else {}),
+        "precision": f"parameters {jnp.result_type(float)}, cell {config.cell.dtype}, "
+        f"matmuls {precision}",
     }
     return "\n".join(f"{name:<10} {value}" for name, value in rows.items())
 

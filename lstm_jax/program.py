@@ -8,13 +8,27 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 
 from lstm_jax import guards, memory, parallel
 from lstm_jax.config import build_model, build_task, split
 from lstm_jax.core import Array, count, lookup
+from lstm_jax.progress import Progress
 
+# What XLA is told for each `train.compile`. The optimizer of its CPU backend takes
+# two thirds of the time that a small model compiles for.
+COMPILE = {"full": {}, "quick": {"xla_backend_optimization_level": 0}}
 STREAMS = {"parameters": 0, "data": 1, "noise": 2}
+# Fields of `train` that say after how many steps something is due; 0: never.
+PERIODS = (
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "histogram_every",
+    "diagnose_every",
+    "keep_every",
+)
 
 
 class Program(NamedTuple):
@@ -25,6 +39,11 @@ class Program(NamedTuple):
     model: Any
     mesh: Any = None  # the devices that share a batch, where there are several
     why: str = ""  # so many devices
+
+    def jit(self, function: Callable, **options: Any) -> Any:
+        """`jax.jit` as `train.compile` says."""
+        given = COMPILE[self.config.train.compile] if jax.default_backend() == "cpu" else {}
+        return jax.jit(function, compiler_options=given or None, **options)
 
     def shared(self, sums: Callable) -> Callable:
         """`sums(params, hyper, batch, carry, key) -> (sums, carry)`, by all devices together."""
@@ -38,7 +57,7 @@ class Program(NamedTuple):
 
     def forward(self, params: Any, hyper: dict) -> Callable:
         """`forward(batch, carry=None, key=None)` of this process alone, for figures and samples."""
-        return partial(jax.jit(self.model.apply), *parallel.local((params, hyper)))
+        return partial(self.jit(self.model.apply), *parallel.local((params, hyper)))
 
     @property
     def whole(self) -> NamedSharding | None:
@@ -88,23 +107,46 @@ def placed(shapes: Any, sharding: NamedSharding | None) -> Any:
     return jax.tree.map(like, shapes)
 
 
-def ahead_of_time(program: Program, run_chunk: Callable) -> Callable:
+def next_chunk(train: Any, step: int) -> int:
+    """Steps from `step` until something is due: a log line, an evaluation, ..., the end.
+
+    No chunk is longer than the first: the shortest period.
+    """
+    periods = [train[name] for name in PERIODS if train[name]]
+    return min(train.num_steps - step, *(every - step % every for every in periods))
+
+
+def ahead_of_time(
+    program: Program, run_chunk: Callable, run_short: Callable, progress: Progress
+) -> Callable:
     """`chunk(num_steps, state, hyper, data)`: the compiled program for that many steps.
 
-    It takes over the state's memory. Compiled before the clock starts, and nothing can retrace it.
-    UsageError where it does not fit in the devices.
+    Two are compiled at most: one for the longest chunk, whose length the compiler knows, and one
+    for all shorter ones. They take over the state's memory. Compiled before the clock starts, and
+    nothing can retrace them. UsageError where one does not fit in the devices.
     """
-    compiled: dict[int, Callable] = {}
+    compiled: dict[bool, Callable] = {}
     devices = program.mesh.size if program.mesh else 1
+    longest = next_chunk(program.config.train, 0)
+
+    def compile_for(short: bool, *like: Any) -> Callable:
+        memory.check_arrays(like, devices, program.config)
+        run = run_short if short else partial(run_chunk, num_steps=longest)
+        like = (*like, placed(jnp.int32(0), program.whole)) if short else like
+        jitted = program.jit(run, donate_argnums=0, out_shardings=program.whole)
+        strict = guards.leak_checks(program.config.train.strict)
+        with strict, progress.phase("training steps", "compiling", worth=0):
+            found = jitted.lower(*like).compile()
+        memory.check_run(found, devices, program.config)
+        return found
 
     def chunk(num_steps: int, *like: Any) -> Callable:
-        if num_steps not in compiled:
-            memory.check_arrays(like, devices, program.config)
-            run = partial(run_chunk, num_steps=num_steps)
-            jitted = jax.jit(run, donate_argnums=0, out_shardings=program.whole)
-            with guards.leak_checks(program.config.train.strict):
-                compiled[num_steps] = jitted.lower(*like).compile()
-            memory.check_run(compiled[num_steps], devices, program.config)
-        return compiled[num_steps]
+        short = num_steps != longest
+        if short not in compiled:
+            compiled[short] = compile_for(short, *like)
+        if not short:
+            return compiled[short]
+        length = parallel.place(np.int32(num_steps), program.whole)
+        return lambda *arguments: compiled[short](*arguments, length)
 
     return chunk

@@ -2,77 +2,139 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import sys
+import textwrap
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
+
+from lstm_jax import guards
 
 LARGER_IS_BETTER = frozenset({"accuracy", "first_failing_n"})
 _LINES = 20  # of a run, when output is no terminal,
 _LINE_SECONDS = 60.0  # but one at least this often
+_COMPILE_SECONDS = 1.0  # compiling for less is not worth a line
+_SHORT = 0.5  # seconds of a phase that nobody needs to see
+_GAP = "  "
 
 
 class Progress:
-    """Bar with the latest values, steps/s and time left; plain lines when output is no terminal.
+    """A bar with steps/s, time left and the latest values; plain lines when output is no terminal.
 
     with Progress(1000) as bar: bar.update(50, loss=0.3)
     """
 
     def __init__(self, total: int, start: int = 0, *, file: TextIO | None = None):
         self.total = total
-        self._file = file or sys.stdout
-        self._began = (time.monotonic(), start)
-        self._marks: deque[tuple[float, int]] = deque(maxlen=20)
+        self._file, self._live = file or sys.stdout, None
+        self._phase: tuple[str, float] | None = None  # what is being done, and since when
+        self._compiling = 0.0  # seconds that count for no rate
+        self._values: dict[str, tuple[int, float]] = {}  # name: (step, value)
         self._printed = (float("-inf"), -1)  # when, and the how-manieth of _LINES parts
-        self._values: dict[str, float] = {}
-        self._bar = _make_bar(self._file, total, start) if self._file.isatty() else None
+        self.begin(start)
 
     def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._bar.start()
+        self._live = self._live or start_live(self._file, self._bar)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def begin(self, step: int) -> None:
+        """Training starts, or starts again, at this step."""
+        self._step, self._began = step, (self._now(), step)
+        self._marks: deque[tuple[float, int]] = deque(maxlen=20)
+
     def update(self, step: int, **values: Any) -> None:
         """Say how far the run is; a value stays on show until it is given again."""
-        self._marks.append((time.monotonic(), step))
-        self._values |= {name: float(value) for name, value in values.items()}
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step, note=self._note())
-            self._bar.refresh()
+        self._step = step
+        self._marks.append((self._now(), step))
+        # Not in place: the thread that draws the bar may be reading.
+        self._values = self._values | {name: (step, float(v)) for name, v in values.items()}
+        if self._live is not None:
+            self._live.refresh()
         elif self._is_due(step):
-            self._print(f"step {step:>{len(str(self.total))}}/{self.total}  {self._note()}")
+            count = f"step {step:>{len(str(self.total))}}/{self.total}"
+            self._print(_GAP.join([count, *self._losses(), *self._speed()]))
 
     def message(self, text: str) -> None:
         """A line above the bar."""
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False)
         else:
             self._print(text)
 
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    @contextlib.contextmanager
+    def phase(self, what: str, doing: str = "", worth: float = _COMPILE_SECONDS) -> Iterator[None]:
+        """Shows what is being done; afterwards a line if it compiled for `worth` seconds."""
+        compiled, began, outer = guards.compilations(), time.monotonic(), self._phase
+        shown_alone = self._live is None
+        self._phase = doing or what, began
+        self.__enter__()
+        try:
+            yield
+        finally:
+            self._phase = outer
+            if shown_alone:
+                self.close(erase=True)
+        seconds = time.monotonic() - began
+        if guards.compilations() > compiled:
+            self._compiling += seconds
+            if seconds >= worth:
+                self.message(f"compiled the {what} in {seconds:.1f} s")
+
+    def during(self, what: str, function: Callable) -> Callable:
+        """`function`, every call of it a phase."""
+
+        def call(*arguments: Any) -> Any:
+            with self.phase(what):
+                return function(*arguments)
+
+        return call
+
+    def close(self, erase: bool = False) -> None:
+        if self._live is not None:
+            self._live.transient = erase
+            self._live.stop()
+        self._live = None
 
     @property
     def rate(self) -> float:
-        """Steps per second over the last 20 updates, without the first, which compiles."""
+        """Steps per second over the last 20 updates, without the first and without compiling."""
         marks = self._marks if len(self._marks) > 1 else [self._began, *self._marks]
         (t0, s0), (t1, s1) = marks[0], marks[-1]
         return (s1 - s0) / (t1 - t0) if t1 > t0 else 0.0
 
-    def _note(self) -> str:
-        shown = [f"{name} {value:.4g}" for name, value in self._values.items()]
-        left = self.total - (self._marks[-1][1] if self._marks else self._began[1])
-        time_left = f"{left / self.rate:.0f}" if self.rate else ""
-        eta = [f"ETA {_clock(int(time_left))}"] if time_left and left else []
-        return "  ".join([*shown, f"{self.rate:,.0f} steps/s", *eta])
+    def _now(self) -> float:
+        return time.monotonic() - self._compiling
+
+    def _bar(self) -> Bar:
+        speed, count = self._speed(), f"{self._step:,}/{self.total:,}"
+        what, since = self._phase or ("", time.monotonic())
+        if (seconds := time.monotonic() - since) > _SHORT:
+            speed = [f"{what} {clock(seconds)}"]
+        return Bar(self._step, self.total, [count, *speed, *self._losses()])
+
+    def _losses(self) -> list[str]:
+        """The values, each with its step where that is not the last one."""
+        steps = {
+            step: "" if step == self._step else f" (step {step})"
+            for step, _ in self._values.values()
+        }
+        return [f"{name} {value:.4g}{steps[step]}" for name, (step, value) in self._values.items()]
+
+    def _speed(self) -> list[str]:
+        rate, left = self.rate, self.total - self._step
+        if not rate:
+            return [f"{clock(self._now() - self._began[0])} so far"]
+        since = self._now() - self._marks[-1][0]
+        eta = [f"ETA {clock(max(left / rate - since, 0))}"] if left else []
+        return [speed(rate, "steps"), *eta]
 
     def _is_due(self, step: int) -> bool:
         now, part = time.monotonic(), step * _LINES // max(self.total, 1)
@@ -85,22 +147,69 @@ class Progress:
         print(line, file=self._file, flush=True)
 
 
-def _clock(seconds: int) -> str:
-    minutes, seconds = divmod(seconds, 60)
+def clock(seconds: float) -> str:
+    """0:07, 12:34, 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _make_bar(file: TextIO, total: int, start: int) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as RichProgress
+def speed(rate: float, unit: str) -> str:
+    """1,234 steps/s, 2.5 steps/s, and below one a second 40 s/step."""
+    digits = 0 if max(rate, 1 / rate) >= 10 else 1
+    return f"{rate:,.{digits}f} {unit}/s" if rate >= 1 else f"{1 / rate:,.{digits}f} s/{unit[:-1]}"
 
-    columns = [BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[note]}")]
-    # No refresh thread: it would take time from the training between two updates.
-    bar = RichProgress(*columns, console=Console(file=file), auto_refresh=False, expand=True)
-    bar.add_task("train", total=total, completed=start, note="compiling")
-    return bar
+
+# ---------------------------------------------------------------- a terminal's bar
+
+
+class Bar(NamedTuple):
+    """A bar and words beside it, for rich; on a narrow terminal whole words go below it."""
+
+    done: int
+    total: int
+    words: Sequence[str]
+    label: str = ""
+
+    NARROW, WIDE = 8, 40  # columns of the bar itself
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        label = [self.label] if self.label else []
+        taken = sum(len(word) + len(_GAP) for word in [*label, " " * self.NARROW])
+        first, *more = filled(self.words, options.max_width, taken)
+        width = options.max_width - len(first) - taken + self.NARROW
+        row = Table.grid(padding=(0, len(_GAP), 0, 0), pad_edge=False)
+        bar = ProgressBar(self.total, self.done, width=max(min(width, self.WIDE), 1))
+        row.add_row(*map(Text, label), bar, Text(first, no_wrap=True))
+        yield row
+        yield from (Text(line, no_wrap=True) for line in more)
+
+
+def filled(words: Sequence[str], width: int, taken: int) -> list[str]:
+    """Lines of whole words, `taken` columns of the first being in use."""
+    whole = _GAP.join(word.replace(" ", "\xa0") for word in words)
+    indent = " " * min(taken, width - 1)
+    lines = textwrap.wrap(whole, width, initial_indent=indent, break_on_hyphens=False)
+    return [line.strip(" ").replace("\xa0", " ") for line in lines]
+
+
+def start_live(file: TextIO, render: Callable) -> Any:
+    """A rich Live that draws what `render` returns twice a second; None where nothing can move."""
+    if not file.isatty():
+        return None
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(file=file)
+    if console.is_dumb_terminal:
+        return None
+    live = Live(console=console, get_renderable=render, refresh_per_second=2)
+    live.start(refresh=True)
+    return live
 
 
 # ---------------------------------------------------------------- the closing table

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lstm_jax import runs
+from lstm_jax import begin, runs
 from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import flatten
 from lstm_jax.core import UsageError
@@ -38,8 +37,9 @@ def reproduce(original: Path, workdir: Path) -> tuple[dict, Verdict]:
         raise UsageError(f"{original} has no checkpoint that verifies; nothing to compare with")
     if workdir.resolve() == original.resolve():
         raise UsageError(f"--workdir={workdir} is the run itself; name another directory")
-    runs.check_same(config, workdir)
-    summary = train.train(config, workdir)
+    begin.check_same(config, workdir)
+    source = runs.recorded(original).get("init_from")
+    summary = train.train(config, workdir, source=source)
     return summary, compare(wanted, original, workdir)
 
 
@@ -61,7 +61,7 @@ def digests(workdir: Path) -> dict[int, str]:
 
 def differences(original: Path, workdir: Path) -> list[str]:
     """What the manifests say that may have changed numbers."""
-    there, here = _manifest(original), _facts(_manifest(workdir))
+    there, here = runs.recorded(original), _facts(runs.recorded(workdir))
     attempts = [_facts(attempt) for attempt in (*there.get("earlier", []), there)]
     lines = []
     for name in sorted({*here, *(name for facts in attempts for name in facts)}):
@@ -69,19 +69,21 @@ def differences(original: Path, workdir: Path) -> list[str]:
         theirs = list(dict.fromkeys(str(facts.get(name, NOTHING)) for facts in attempts))
         if theirs != [mine]:
             lines.append(f"{name}: {', then '.join(theirs)} there, {mine} here")
-    return lines
+    return lines + _midway(original)
+
+
+def _midway(workdir: Path) -> list[str]:
+    """What was changed while the run went on: it is no run of one config."""
+    return [
+        f"{name}: {there} up to step {line['step']}, {here} from there on"
+        for line in begin.incidents(workdir)
+        if line.get("what") == "goes on"
+        for name, (there, here) in line["changes"].items()
+    ]
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {name: v for name, v in flatten(manifest).items() if name.startswith(MATTERS)}
-
-
-def _manifest(workdir: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((workdir / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _steps(found: Mapping[int, str]) -> str:

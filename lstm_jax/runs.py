@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from lstm_jax.config import PLACEMENT, default_config, flatten, split
+from lstm_jax.config import default_config, flatten, split
 from lstm_jax.core import UsageError
 from lstm_jax.overrides import apply_overrides
 
@@ -31,7 +31,7 @@ def saved_config(workdir: Path) -> ConfigDict:
     Raises:
       UsageError: there is no run, or its config is none that this version reads.
     """
-    saved = flatten(_read_json(workdir / "config.json", _no_run(workdir)))
+    saved = flatten(read_json(workdir / "config.json", _no_run(workdir)))
     if "task.name" not in saved:
         raise UsageError(f"{workdir / 'config.json'} has no task.name; it is no config of a run")
     return apply_overrides(default_config(saved["task.name"]), saved)
@@ -40,31 +40,16 @@ def saved_config(workdir: Path) -> ConfigDict:
 def summary(workdir: Path) -> dict[str, Any]:
     """summary.json, or {} where the run has not ended."""
     path = workdir / "summary.json"
-    return _read_json(path, "") if path.exists() else {}
+    return read_json(path, "") if path.exists() else {}
 
 
-def check_same(config: ConfigDict, workdir: Path) -> None:
-    """Raises UsageError when `workdir` holds a run of another config: what differs, where to go.
-
-    On which devices it is computed may change: see `PLACEMENT`.
-    """
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    theirs, ours = flatten(_read_json(path, "")), json.loads(json.dumps(flatten(config)))
-    pairs = {
-        n: (theirs.get(n, _NOTHING), ours.get(n, _NOTHING)) for n in {*theirs, *ours} - {*PLACEMENT}
-    }
-    lines = [f"  {n}: {a} there, {b} here" for n, (a, b) in sorted(pairs.items()) if a != b]
-    if lines:
-        raise UsageError(
-            f"{workdir} holds a run of another config:\n"
-            + "\n".join(lines)
-            + "\nto start afresh elsewhere, name another directory with --workdir=DIR"
-        )
-
-
-_NOTHING = "(no such field)"
+def recorded(workdir: Path) -> dict[str, Any]:
+    """manifest.json, or {} where there is none that can be read."""
+    try:
+        found = json.loads((workdir / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def open_run(workdir: Path) -> Run:
@@ -112,7 +97,8 @@ def _no_run(workdir: Path) -> str:
     return f"{workdir} holds no run: it has no config.json{_known_runs()}"
 
 
-def _read_json(path: Path, missing: str) -> dict[str, Any]:
+def read_json(path: Path, missing: str) -> dict[str, Any]:
+    """An object from a file; UsageError with `missing`, or with what is wrong with it."""
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:

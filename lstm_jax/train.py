@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from lstm_jax import nonfinite, optim
-from lstm_jax.config import bind, split
+from lstm_jax import advice, begin, nonfinite, optim
+from lstm_jax.config import bind, histogram_period, split
 from lstm_jax.core import Array, lookup
 from lstm_jax.feed import abstract, feeding
 from lstm_jax.journal import Journal, finished
 from lstm_jax.nonfinite import Mishaps, select
 from lstm_jax.parallel import place
-from lstm_jax.program import Program, ahead_of_time, build_program, placed, stream
-from lstm_jax.progress import LARGER_IS_BETTER
+from lstm_jax.program import Program, ahead_of_time, build_program, next_chunk, placed, stream
+from lstm_jax.progress import LARGER_IS_BETTER, Progress
 from lstm_jax.tasks.task import Mean
 
 
@@ -49,10 +49,11 @@ class TrainState(NamedTuple):
     mishaps: Mishaps  # steps that were not finite, and what was done about them
 
 
-def init_state(program: Program, hyper: dict) -> TrainState:
-    """Step 0."""
+def init_state(program: Program, hyper: dict, params: Any = None) -> TrainState:
+    """Step 0, with fresh parameters or with these."""
     config = bind(program.config, hyper)
-    params = program.model.init(stream(hyper, "parameters"), hyper)
+    if params is None:
+        params = program.model.init(stream(hyper, "parameters"), hyper)
     optimizer = optim.build_optimizer(config.optimizer, config.train.num_steps)
     stateful, size = program.task.spec.stateful, config.train.batch_size
     carry = program.model.initial_carry(params, hyper, size) if stateful else ()
@@ -61,6 +62,14 @@ def init_state(program: Program, hyper: dict) -> TrainState:
     best = Best(worst, zero, params, zero)
     opt_state, mishaps = optimizer.init(params), nonfinite.no_mishaps()
     return TrainState(zero, params, opt_state, carry, best, no, no, mishaps)
+
+
+def first_state(program: Program, hyper: dict, params: Any = None, opt_state: Any = ()) -> Any:
+    """Step 0 on one device, as in a pack; of another run's `opt_state` all but the step count."""
+    state = program.jit(partial(init_state, program))(hyper, params)
+    if not opt_state:
+        return state
+    return state._replace(opt_state=jax.device_put((*opt_state[:-1], state.opt_state[-1])))
 
 
 def gradients(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
@@ -105,18 +114,45 @@ def step(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:
 
 
 def average(means: dict) -> dict:
-    return {name: jnp.sum(m.total, 0) / jnp.sum(m.count, 0) for name, m in means.items()}
+    return {name: m.total / m.count for name, m in means.items()}
+
+
+def summed(steps: Any) -> Any:
+    """Sums over the steps or batches that lie along the first axis."""
+    return jax.tree.map(lambda x: jnp.sum(x, 0), steps)
+
+
+def told(program: Program, state: TrainState, sums: tuple) -> dict:
+    """The metrics of a chunk: means over the steps that counted."""
+    means, seen = sums
+    counts = nonfinite.counts(program.config.train, state.mishaps)
+    return program.task.summarize(average(means)) | average(seen) | counts
 
 
 def run_chunk(program: Program, state: TrainState, hyper: dict, data: Any, num_steps: int) -> tuple:
-    """(state, metrics) after `num_steps` steps; metrics are means over the steps that counted."""
+    """(state, metrics) after `num_steps` steps, which the compiler knows."""
 
     def body(state, _):
         return step(program, state, hyper, data)
 
-    state, (means, seen) = lax.scan(body, state, length=num_steps)
-    counts = nonfinite.counts(program.config.train, state.mishaps)
-    return state, program.task.summarize(average(means)) | average(seen) | counts
+    state, steps = lax.scan(body, state, length=num_steps)
+    return state, told(program, state, summed(steps))
+
+
+def run_short(
+    program: Program, state: TrainState, hyper: dict, data: Any, num_steps: Array
+) -> tuple:
+    """`run_chunk` where the number of steps is an array: one program for all shorter chunks."""
+
+    def body(_, both):
+        state, sums = both
+        state, found = step(program, state, hyper, data)
+        return state, jax.tree.map(jnp.add, sums, found)
+
+    shapes = jax.eval_shape(partial(step, program), state, hyper, data)[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    state, sums = lax.fori_loop(0, num_steps, body, (state, nothing))
+    return state, told(program, state, sums)
 
 
 def evaluate(program: Program, params: Any, hyper: dict, data: Any, split: str) -> dict:
@@ -135,7 +171,7 @@ def evaluate(program: Program, params: Any, hyper: dict, data: Any, split: str) 
     size = jax.eval_shape(batch_of, data, jnp.int32(0))["inputs"].shape[1]
     carry = program.model.initial_carry(params, hyper, size) if stateful else ()
     _, means = lax.scan(body, carry, jnp.arange(num_batches))
-    return program.task.summarize(average(means))
+    return program.task.summarize(average(summed(means)))
 
 
 def update_best(program: Program, state: TrainState, metrics: dict) -> TrainState:
@@ -156,28 +192,42 @@ def validate(program: Program, state: TrainState, hyper: dict, data: Any) -> tup
     return update_best(program, state, metrics), metrics
 
 
-def train(config: Any, workdir: str | Path) -> dict:
-    """Train in `workdir`, from the start or from where the last run stopped; the summary."""
-    if done := finished(config, workdir):
+def train(
+    config: Any, workdir: str | Path, *, reopen: bool = False, source: dict | None = None
+) -> dict:
+    """Train in `workdir`, from the start or from where the last run stopped; the summary.
+
+    `reopen` goes on with a run that has ended; `source` is the run to start from: see `begin`.
+    """
+    if not reopen and (done := finished(config, workdir)):
         return done
+    changed = begin.changes(config, Path(workdir))
     program, options, hyper = build_program(config), config.train, split(config)[1]
     task, whole, data = program.task, program.whole, program.task.data
-    start = partial(jax.jit(partial(init_state, program)), hyper)  # on one device, as in a pack
-    jit = partial(jax.jit, out_shardings=whole)
-    chunk = ahead_of_time(program, partial(run_chunk, program))
+    jit = partial(program.jit, out_shardings=whole)
+    progress = Progress(options.num_steps)
+    runs = partial(run_chunk, program), partial(run_short, program)
+    chunk = ahead_of_time(program, *runs, progress)
     check = jit(partial(validate, program))
     slope = jit(lambda *args: gradients(program, *args)[0])
     test = jit(lambda *args: {s: evaluate(program, *args, split=s) for s in task.splits})
-    like, shapes = placed(jax.eval_shape(start), whole), abstract(program, hyper, data)
-    jax.eval_shape(check, like, *shapes)  # refuse what cannot run before anything is created,
-    chunk(min(options.log_every, options.num_steps), like, *shapes)  # and what does not fit
+    shapes = abstract(program, hyper, data)
+    like = placed(jax.eval_shape(partial(init_state, program), hyper), whole)
+    check.eval_shape(like, *shapes)  # refuse what cannot run before anything is created,
+    chunk(next_chunk(options, 0), like, *shapes)  # and what does not fit
+    inherited, source = begin.inherited(source, like, Path(workdir)) if source else ({}, {})
     hyper, data = place((hyper, data), whole)
     feed = feeding(program, data)
-    with Journal(program.config, workdir, program.why) as run:
+    start = partial(first_state, program, hyper, **inherited)
+    start = progress.during("initial parameters", start)
+    check, slope = progress.during("evaluation", check), progress.during("gradients", slope)
+    begins = begin.Begin(changed, reopen, source)
+    with Journal(program.config, workdir, program.why, begins, progress) as run:
         state = run.restore(like) or place(start(), whole)
         going = run.goes_on(state)
         while going:
-            advance, window = chunk(size := run.next_chunk(), like, *shapes), feed(run.step)
+            size = next_chunk(options, run.step)
+            advance, window = chunk(size, like, *shapes), feed(run.step)
             with run.chunk(size):
                 state, metrics = jax.block_until_ready(advance(state, hyper, window))
             run.trained(state, metrics)
@@ -188,12 +238,14 @@ def train(config: Any, workdir: str | Path) -> dict:
                 with run.strict("the evaluation"):
                     state, metrics = check(state, hyper, data)
                 run.validated(metrics, task, program.forward(state.params, hyper))
-            if run.due(options.histogram_every or options.checkpoint_every):
+            if run.due(histogram_period(options)):
                 slopes = slope(state, hyper, feed(run.step))
                 run.histograms(parameters=state.params, gradients=slopes)
             run.diagnose(program, state.params, hyper, data)
             going = run.goes_on(state)
-            if run.due(options.checkpoint_every) or not going:
+            if run.due(options.checkpoint_every, options.keep_every) or not going:
                 run.save(state)
+        if run.status == "diverged":
+            run.advice = advice.explain(program, gradients, state, hyper, feed(run.step))
         best = state.best.params, hyper
         return run.finish(state, task, program.forward(*best), partial(test, *best, data))

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from lstm_jax import events
+from lstm_jax.config import changed, flatten
 from lstm_jax.core import UsageError
 from lstm_jax.curves import learning_curves
 from lstm_jax.manifest import to_json, write_config, write_json, write_manifest, write_text
@@ -37,6 +38,9 @@ __all__ = [
 ]
 
 METRICS = "metrics.jsonl"
+PLACE = "tensorboard.json"  # of a trial: where its events go, its group, the fields that vary
+BASELINE = "valid_baseline"  # tags of scores without a network; TensorBoard lists them last
+LEARNING = "training, validation, and scores without a network"
 
 
 def open_writer(
@@ -66,10 +70,9 @@ class Writer:
         self._path = workdir / METRICS
         self._written = _repair(self._path, resume_step)
         self._tags: set[str] = set()
-        self._last_step = resume_step
-        self._events = (
-            events.EventFile(workdir, resume_step and resume_step + 1) if tensorboard else None
-        )
+        self._last_step, self._has_layout = resume_step, False
+        self.place = _place(workdir)
+        self._events = _event_file(workdir, self.place, resume_step) if tensorboard else None
 
     def scalars(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl and one point per metric under the tag `split/metric`.
@@ -88,6 +91,30 @@ class Writer:
         self._last_step = max(self._last_step, step)
         events.append(self._path, _line({"step": step, "split": split, **values}))
         self._points(step, {f"{split}/{name}": value for name, value in values.items()})
+        if split == "valid":
+            self._lay_out(values)
+
+    def baselines(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Scores {name: {metric: value}} as level lines beside the learning curves of TensorBoard.
+
+        A point at each evaluation, so that a line is as long as the curves are by then.
+        """
+        points = {f"{BASELINE}/{m}/{name}": v for name, s in scores.items() for m, v in s.items()}
+        self._points(int(step), points)
+
+    def _lay_out(self, metrics: Iterable[str]) -> None:
+        """TensorBoard's Custom Scalars tab: a chart a metric, with all that compares in it."""
+        if self._events is None or self._has_layout:
+            return
+        self._has_layout = True
+        charts = {m: [f"^train/{m}$", f"^valid/{m}$", f"^{BASELINE}/{m}/"] for m in metrics}
+        self._events.add(self._last_step, events.lines(LEARNING, charts))
+
+    def varied(self, config: Any) -> dict[str, Any]:
+        """What tells this run apart: the fields that its sweep varies, or that are not defaults."""
+        flat = flatten(config)
+        fields = self.place.get("fields", changed(config))
+        return {name: flat.get(name) for name in fields}
 
     def histograms(self, step: int, tag: str, tree: Any) -> None:
         """One histogram per leaf of a pytree of arrays, under `tag/path`, of its finite values."""
@@ -133,7 +160,7 @@ class Writer:
             return
         new = sorted(metrics.keys() - self._tags)
         self._points(self._last_step, {tag: float(metrics[tag]) for tag in new})
-        for summary in events.hparams(hparams, metrics, status):
+        for summary in events.hparams(hparams, metrics, status, self.place.get("group", "")):
             self._events.add(self._last_step, summary)
 
     def flush(self, sync: bool = True) -> None:
@@ -166,6 +193,21 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
         return []
     records = filter(None, map(_parse, data.split(b"\n")))
     return [{k: float("nan") if v is None else v for k, v in r.items()} for r in records]
+
+
+def _place(workdir: Path) -> dict[str, Any]:
+    """PLACE of a trial; {} of a run alone, whose events lie with its other files."""
+    try:
+        found = json.loads((workdir / PLACE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _event_file(workdir: Path, place: Mapping[str, Any], resume_step: int) -> events.EventFile:
+    folder = Path(os.path.normpath(workdir / place.get("events", "")))
+    folder.mkdir(parents=True, exist_ok=True)
+    return events.EventFile(folder, resume_step and resume_step + 1)
 
 
 def _repair(path: Path, resume_step: int) -> dict[tuple[int, str], frozenset[str]]:

@@ -34,6 +34,13 @@ def test_standard_lstm_is_counted_by_hand():
     assert matmuls < catalogue.step_flops(cell) < 1.05 * matmuls
 
 
+def test_the_docs_show_products_alone():
+    """Their FLOPs are the equations'; how many others there are is up to JAX's version."""
+    h = d = catalogue.HIDDEN
+    row = next(line for line in catalogue.markdown().splitlines() if line.startswith("| cifg "))
+    assert f"| {2 * 3 * h * (d + h):,} |" in row
+
+
 def test_switches_are_overrides_that_work():
     from lstm_jax.config import build_cell, default_config
     from lstm_jax.overrides import apply_overrides

@@ -1,5 +1,6 @@
 """Every verb through its real entry point, and what it says to those who mistype."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -25,6 +26,10 @@ def console(*argv, cwd=ROOT):
     """The installed program, as a user starts it."""
     program = Path(sys.executable).parent / "lstm-jax"
     return subprocess.run([program, *argv], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def command(verb):
+    return importlib.import_module(cli.VERBS[verb][0])
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +268,37 @@ def test_a_defect_of_ours_is_1_with_a_traceback(monkeypatch, capsys):
 def test_workdirs_are_named_after_the_config():
     assert default_workdir("configs/airline.py") == "runs/airline"
     assert default_workdir("configs/airline.py:classic,smoke") == "runs/airline-classic-smoke"
+
+
+def test_a_config_file_whose_name_holds_a_colon(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a:b.py").write_text(Path(ADDING.partition(":")[0]).read_text())
+    assert call("config", "--config=a:b.py:smoke") == 0
+    assert "--config.train.num_steps=20" in capsys.readouterr().out
+    assert default_workdir("a:b.py") == "runs/a:b"
+    assert default_workdir("a:b.py:smoke") == "runs/a:b-smoke"
+
+
+PATHS = [(verb, f.name) for verb in cli.VERBS for f in command(verb).FLAGS if f.path]
+
+
+def test_a_tilde_is_the_home_folder_in_every_flag_that_names_a_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert {"workdir", "study", "out", "csv", "data_dir", "reproduce"} == {n for _, n in PATHS}
+    for verb, name in PATHS:
+        found = cli.parse(verb, command(verb).FLAGS, [f"--{name}=~/x"]).flags
+        assert vars(found)[name] == f"{tmp_path}/x", (verb, name)
+    assert cli.parse("predict", command("predict").FLAGS, ["--prompt=~/x"]).flags.prompt == "~/x"
+    assert cli.config_arguments(["--config=~/a.py:smoke"])[0] == f"{tmp_path}/a.py:smoke"
+
+
+def test_a_run_in_the_home_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert call("train", f"--config={ADDING}", "--workdir=~/run") == 0
+    assert call("evaluate", "--workdir=~/run") == 0
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from lstm_jax import config as configs
 from lstm_jax import unroll
 from lstm_jax.core import UsageError
 from lstm_jax.options import NUMERIC, cell_fields, default_config
+from lstm_jax.overrides import validate
 
 
 def make(**overrides):
@@ -204,6 +205,56 @@ def test_a_cell_that_cannot_be_says_why(fields, words):
         configs.build_cell(make_cell(**fields))
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"candidate_activation": "none"},
+        {"name": "gru", "candidate_activation": "none"},
+        {"name": "slstm", "candidate_activation": "none"},
+        {"output_activation": "none"},
+        {"gate_activation": "none"},
+        {"forget_gate_activation": "none"},
+        {"name": "mgu", "gate_activation": "none"},
+        {"name": "rnn", "activation": "none"},
+        {"name": "indrnn", "activation": "none"},
+    ],
+    ids=str,
+)
+def test_no_activation_is_the_identity(fields):
+    identity = {name: "identity" if word == "none" else word for name, word in fields.items()}
+    none, same = behaviour(tuple(fields.items())), behaviour(tuple(identity.items()))
+    plain = behaviour(tuple((k, v) for k, v in fields.items() if v != "none"))
+    assert all(map(np.array_equal, none, same))
+    assert not all(map(np.array_equal, none, plain))
+
+
+def test_no_activation_of_the_head_is_the_identity():
+    from lstm_jax.program import build_program
+
+    def program(word):
+        config = make(model__head_hidden=3, model__head_activation=word)
+        built, (_, hyper) = build_program(config), configs.split(config)
+        batch = {"inputs": jnp.ones((2, 1, built.task.spec.in_features))}
+        params = built.model.init(jax.random.key(0), hyper)
+        return str(jax.make_jaxpr(lambda p: built.model.apply(p, hyper, batch))(params))
+
+    assert program("none") == program("identity") != program("tanh")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in cell_fields() if name.endswith("_activation") or name.endswith("_init")],
+)
+def test_a_word_that_other_fields_hold_is_blamed_on_the_right_one(name):
+    """cell.name and cell.gates hold 'lstm', two other fields 'none' and so on."""
+    config = make(cell=make_cell(**{name: "lstm"}))
+    with pytest.raises(UsageError) as error:
+        validate(config)
+    assert name in str(error.value)
+    for other in ("cell.name", "cell.gates", "peepholes", "layer_norm"):
+        assert other not in str(error.value)
 
 
 def test_gate_activations_of_a_reduced_row_apply_to_what_is_left():

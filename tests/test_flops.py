@@ -20,6 +20,19 @@ def test_a_loop_counts_its_body_once_a_step():
     assert flops.count(loop, X, W) == 7 * (2 * 3 * 4 * 5 + 1)
 
 
+def test_the_tally_names_what_costs():
+    def loop(x, w):
+        return jax.lax.scan(lambda carry, _: (carry + 1.0, x @ w), 0.0, length=7)
+
+    assert flops.tally(loop, X, W) == {"dot_general": 7 * 2 * 3 * 4 * 5, "add": 7}
+
+
+def test_taking_apart_and_stacking_is_free():
+    """Primitives of their own in some versions of JAX, slices in others."""
+    assert flops.count(lambda x: jnp.stack(jnp.unstack(x, axis=0), axis=1), X) == 0
+    assert flops.count(lambda x: jnp.tile(x, (2, 3)), X) == 0
+
+
 def test_compiled_and_differentiated_functions_are_seen_through():
     plain = flops.count(lambda x, w: x @ w, X, W)
     assert flops.count(jax.jit(lambda x, w: x @ w), X, W) == plain

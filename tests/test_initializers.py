@@ -98,9 +98,9 @@ def test_biases_skip_gates_that_are_not_there():
     ("make", "message"),
     [
         (lambda: chrono(1.9), "t_max=1.9.*t_max >= 2; choose"),
-        (lambda: lstm(H, kernel_init="gloort"), "unknown initializer 'gloort'.*'glorot'"),
+        (lambda: lstm(H, kernel_init="gloort"), "unknown kernel_init 'gloort'.*'glorot'"),
         (lambda: lstm(H, recurrent_init="fusde"), "did you mean 'fused'"),
-        (lambda: minlstm(H, kernel_init="x"), "unknown initializer 'x'"),
+        (lambda: minlstm(H, kernel_init="x"), "unknown kernel_init 'x'"),
         (lambda: lstm(H, forget_bias="chrono"), "'chrono'.*expected a number or an init.*BIASES"),
         (lambda: lstm(H, gates="cifg", forget_bias=linspace()), "'cifg'.*1 - i.*choose"),
         (lambda: lstm(H, gates="nfg", forget_bias=2.0), "forget_bias=2.0.*a constant.*leave"),

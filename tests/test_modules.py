@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -226,3 +230,45 @@ def test_refused(name):
     changes, spec, words = REFUSED[name]
     with pytest.raises(UsageError, match=words):
         make(spec, **changes)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_batch_major_layer_is_the_time_major_one_turned(bidirectional):
+    cell = lstm_jax.cells.lstm(5)
+    options = {"bidirectional": bidirectional, "merge": "concat"}
+    first = lstm_jax.Recurrent(cell, D, KEY, **options)
+    turned = lstm_jax.Recurrent(cell, D, KEY, **options, time_major=False)
+    xs = reals()["inputs"]
+    marks = [jax.random.bernoulli(jax.random.key(k), 0.7, (T, B)) for k in (2, 3)]
+    lengths = jnp.array([T, 2, 0, 5])
+    carry, ys, last = first(xs, valid=lstm_jax.Valid(lengths, *marks))
+    valid = lstm_jax.Valid(lengths, *(mark.T for mark in marks))
+    again, zs, end = turned(jnp.swapaxes(xs, 0, 1), valid=valid)
+    assert zs.shape == (B, T, 10 if bidirectional else 5)
+    np.testing.assert_array_equal(jnp.swapaxes(zs, 0, 1), ys)
+    jax.tree.map(np.testing.assert_array_equal, (again, end), (carry, last))
+
+
+def test_everything_that_the_package_names_is_there():
+    for name in lstm_jax.__all__:
+        assert getattr(lstm_jax, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Recurent'"):
+        _ = lstm_jax.Recurent  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_importing_the_package_does_not_wait_for_flax():
+    code = "import sys, lstm_jax; print('flax' in sys.modules, lstm_jax.Recurrent.__name__)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout == "False Recurrent\n", found.stderr
+
+
+def test_the_snippets_of_the_readme_run():
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    library = text.partition("## As a library")[2].partition("\n## ")[0]
+    first, second = re.findall(r"```python\n(.*?)```", library, flags=re.DOTALL)
+    names: dict[str, Any] = {"xs": jnp.ones((7, 4, 10)), "lengths": jnp.array([7, 3, 0, 1])}
+    exec(first, names)
+    assert names["ys"].shape == (7, 4, 64)
+    names["xs"] = jnp.ones((4, 7, 10))
+    exec(second, names)
+    assert (names["ys"].shape, names["last"].shape) == ((4, 7, 128), (4, 128))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from lstm_jax import parallel, runs, train
+from lstm_jax import begin, parallel, runs, train
 from lstm_jax.cells import CELLS
 from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import config_hash, default_config, split
@@ -110,10 +110,10 @@ def test_sums_over_devices_are_taken_once_a_step(mode):
 def test_another_placement_is_the_same_run(tmp_path):
     write_config(tmp_path, small())
     moved = small(parallel__data=2, parallel__remat=-1, train__accumulate=2)
-    runs.check_same(moved, tmp_path)
+    begin.check_same(moved, tmp_path)
     assert config_hash(moved) == config_hash(small())
     with pytest.raises(UsageError, match="train.batch_size: 8 there, 16 here"):
-        runs.check_same(small(train__batch_size=16), tmp_path)
+        begin.check_same(small(train__batch_size=16), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_goes_on_with_other_devices(tmp_path, capsys):
     turns = [(1, "jit"), (4, "pmap"), (2, "jit")]
     for steps, (devices, mode) in zip((10, 20, 30), turns, strict=True):
         config = small(parallel__data=devices, parallel__mode=mode)
-        runs.check_same(config, tmp_path / "moved")
+        begin.check_same(config, tmp_path / "moved")
         config.train.num_steps = steps
         train.train(config, tmp_path / "moved")
         (tmp_path / "moved" / "config.json").unlink()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 
-from lstm_jax.progress import Progress, closing_table
+import pytest
+from rich.console import Console
+
+from lstm_jax.progress import Bar, Progress, closing_table, speed
 
 
 class Terminal(io.StringIO):
@@ -33,7 +36,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
         bar.update(50, loss=0.5)
         bar.message("a word [bold]")
         bar.update(100, valid=0.25)
-    assert "100/100" in file.getvalue() and "loss 0.5  valid 0.25" in file.getvalue()
+    assert "100/100" in file.getvalue() and "loss 0.5 (step 50)  valid 0.25" in file.getvalue()
     assert "a word [bold]" in file.getvalue()
 
 
@@ -49,7 +52,44 @@ def test_the_rate_leaves_out_compilation_and_what_was_done_before(monkeypatch):
     assert bar.rate == 10
     now[0] = 11.0
     bar.update(5200)
-    assert bar.rate == 100 and bar._note().endswith("100 steps/s  ETA 0:48")
+    assert bar.rate == 100 and bar._speed() == ["100 steps/s", "ETA 0:48"]
+    now[0] = 21.0
+    assert bar._speed() == ["100 steps/s", "ETA 0:38"]  # it goes down between two updates
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        (12_345.6, "12,346 steps/s"),
+        (34.4, "34 steps/s"),
+        (2.51, "2.5 steps/s"),
+        (0.4, "2.5 s/step"),
+        (0.025, "40 s/step"),
+        (0.0004, "2,500 s/step"),
+    ],
+)
+def test_a_slow_rate_is_told_in_seconds_a_step(rate, words):
+    assert speed(rate, "steps") == words
+
+
+def test_a_value_of_an_earlier_step_says_so():
+    file = io.StringIO()
+    with Progress(20, file=file) as bar:
+        bar.update(10, loss=0.5, valid=0.25)
+        bar.update(20, loss=0.4)
+    last = file.getvalue().splitlines()[-1]
+    assert "loss 0.4  valid 0.25 (step 10)" in last
+
+
+@pytest.mark.parametrize("columns", [200, 80, 60, 40, 30])
+def test_a_bar_keeps_its_words_whole_in_any_width(columns):
+    words = ["1,280/3,000", "20 steps/s", "ETA 1:12", "loss 0.0007229", "valid loss 0.0004543"]
+    file = io.StringIO()
+    Console(file=file, width=columns).print(Bar(1280, 3000, words))
+    lines = file.getvalue().splitlines()
+    assert all(len(line) <= columns for line in lines)
+    assert all(any(word in line for line in lines) for word in words)
+    assert lines[0].startswith("━" * 3) and (len(lines) == 1) == (columns > 80)
 
 
 def table(file: io.StringIO) -> list[list[str]]:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lstm_jax import cli, train
+from lstm_jax.report.collect import read_sweep
 from lstm_jax.sweep import claims, status
-from lstm_jax.sweep.plan import pack_folder, read_plan
-from lstm_jax.sweep.results import write_results
+from lstm_jax.sweep.plan import pack_folder, read_plan, trial_folder
+from lstm_jax.sweep.results import results, write_results
 from lstm_jax.sweep.worker import Stop, work
 
 from .sweeps import digests, lines, planned, summary
@@ -194,6 +195,23 @@ def test_a_trial_in_a_pack_is_the_trial_alone(tmp_path, pack):
                 assert ours[split][name] == pytest.approx(value, rel=1e-4), (split, name)
 
 
+def test_periods_of_a_pack_may_be_anything(tmp_path):
+    """The losses are those of even periods."""
+    found = {}
+    for name, every in (("odd", 7), ("even", 10)):
+        config = f"config.train.num_steps = 20\nconfig.train.checkpoint_every = {every}"
+        trials = '    yield from grid({"seed": range(2)})'
+        planned(tmp_path / f"study_{name}", tmp_path / name, trials=trials, config=config)
+        assert work(tmp_path / name) == 0
+        found[name] = {ln["step"]: ln["loss"] for ln in valid_lines(tmp_path / name)}
+    assert list(found["odd"]) == [5, 10, 15, 20]
+    assert found["odd"] == pytest.approx(found["even"], rel=1e-5)
+
+
+def valid_lines(workdir):
+    return [ln for ln in lines(workdir, 1) if ln["split"] == "valid"]
+
+
 def test_a_trial_that_diverges_freezes_alone(tmp_path):
     config = 'config.optimizer.name = "sgd"'
     rates = {"calm": (1e-3,) * 5, "wild": (1e-3, 1e-3, 1e37, 1e-3, 1e-3)}
@@ -339,3 +357,66 @@ def test_packs_are_cut_to_the_memory_there_is(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "host_memory", lambda: 180)
     with pytest.raises(UsageError, match="one trial needs about"):
         prepare.fitted(plan)
+
+
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory):
+    """A sweep of two packs, one of which fails before its first step: its data have gone."""
+    root = tmp_path_factory.mktemp("lost")
+    series = root / "series.csv"
+    series.write_text("y\n" + "\n".join(str(100 + 7 * i % 50 + i) for i in range(144)))
+    trials = f'    yield from grid({{"task.csv": ("", "{series}"), "seed": range(2)}})'
+    plan = planned(root / "s", root / "w", trials=trials)
+    series.unlink()
+    return plan, root / "w"
+
+
+def test_a_pack_that_fails_before_its_first_step_ends_the_launch_in_order(lost, capsys):
+    _, workdir = lost
+    assert cli.main(["sweep", "resume", f"--workdir={workdir}"]) == 2
+    out = capsys.readouterr().out
+    assert "2 completed, 2 failed" in out
+    assert out.count("series.csv: no such file") == 2  # when it happens, and in the end
+    assert "sweep retry" in out and "Traceback" not in out
+    with (workdir / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["status"], row["step"]) for row in rows[2:]] == [("failed", "0")] * 2
+    assert all("series.csv: no such file" in row["error"] for row in rows[2:])
+
+
+def test_the_reason_of_a_failed_pack_is_in_status_and_in_the_report(lost, capsys):
+    _, workdir = lost
+    assert cli.main(["sweep", "status", f"--workdir={workdir}"]) == 0
+    assert "series.csv: no such file" in capsys.readouterr().out
+    assert cli.main(["report", f"--workdir={workdir}"]) == 0
+    markdown = (workdir / "report" / "report.md").read_text()
+    assert "2 trials not counted, failed: " in markdown
+    for text in (markdown, (workdir / "report" / "report.html").read_text()):
+        assert "series.csv: no such file" in text
+
+
+def test_trials_that_a_launcher_gave_up_carry_the_packs_reason(tmp_path):
+    """No worker lived to write their status: only the pack says how it ended."""
+    plan = planned(tmp_path / "s", tmp_path / "w", trials='    yield {"seed": 0}')
+    folder = trial_folder(tmp_path / "w", 0)
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_text('{"status": "running", "step": 5}')
+    claim = claims.Watcher().claim(pack_folder(tmp_path / "w", 0))
+    assert claim
+    with claim:
+        claim.end("failed", error="3 workers ended by signal SIGKILL")
+    (found,) = results(plan, tmp_path / "w")
+    assert (found["status"], found["error"]) == ("failed", "3 workers ended by signal SIGKILL")
+    (trial,) = read_sweep(plan, tmp_path / "w").trials
+    assert trial.lacks == "failed: 3 workers ended by signal SIGKILL"
+    packs = status.packs(plan, tmp_path / "w", claims.Watcher())
+    assert status.trials(plan, tmp_path / "w", packs) == {"failed": 1}
+
+
+def test_a_failed_pack_that_is_to_run_again_is_pending(tmp_path):
+    plan = planned(tmp_path / "s", tmp_path / "w", trials='    yield {"seed": 0}')
+    folder = trial_folder(tmp_path / "w", 0)
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_text('{"status": "failed", "error": "no data"}')
+    packs = status.packs(plan, tmp_path / "w", claims.Watcher())
+    assert status.trials(plan, tmp_path / "w", packs) == {"pending": 1}

@@ -205,6 +205,9 @@ def test_every_bad_override_is_listed_and_nothing_launched(tmp_path, capsys, mon
         ('    yield {"seed": 1}\n    yield {"seed": 1}', "twice"),
         ("    yield {}\n    1 / 0", "ZeroDivisionError"),
         ('    yield {"task.csv": "nowhere.csv"}', "nowhere.csv"),
+        ('    yield {"seed": 1}\n    yield {7: 1}', "trial 1: 7 is no field: expected a string"),
+        ("    yield {}\nBASELINE = {7: 1}", "BASELINE={7: 1}: expected a dict"),
+        ("    yield {}\nHALVING = 3", "HALVING=3: expected a dict"),
     ],
 )
 def test_studies_that_cannot_be(tmp_path, trials, words, capsys):
@@ -240,6 +243,45 @@ def test_mistakes_on_the_command_line(argv, words, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert cli.main(argv) == 2
     assert words in capsys.readouterr().err
+
+
+BESIDE = """
+from lstm_jax.sweep import config_file
+def get_config(arg=""):
+    return config_file("{spec}", arg)
+def sweep():
+    yield {{"seed": 1}}
+"""
+
+
+@pytest.mark.parametrize("spec", ["../mine.py:smoke", "./own:er.py:smoke", "own:er.py:smoke"])
+def test_a_config_file_is_found_beside_the_study_from_anywhere(spec, tmp_path, monkeypatch):
+    folder = tmp_path / "studies" / "s"
+    folder.mkdir(parents=True)
+    for place in (tmp_path / "studies" / "mine.py", folder / "own:er.py"):
+        place.write_text((ROOT / "configs" / "adding.py").read_text())
+    (folder / "study.py").write_text(BESIDE.format(spec=spec))
+    elsewhere = tmp_path / "a" / "b"
+    elsewhere.mkdir(parents=True)
+    (tmp_path / "a" / "mine.py").write_text("1 / 0")  # what the current folder would have
+    monkeypatch.chdir(elsewhere)
+    found = load_study(str(folder)).config
+    assert (found.task.name, found.train.num_steps) == ("adding", 20)
+
+
+def test_a_config_file_that_is_not_beside_the_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "study.py").write_text(BESIDE.format(spec="../nowhere.py"))
+    with pytest.raises(UsageError, match=r"no config file '.*/\.\./nowhere\.py'"):
+        load_study(str(tmp_path))
+
+
+def test_a_key_that_is_no_string_is_told_from_a_library_too():
+    from lstm_jax.options import default_config
+    from lstm_jax.overrides import apply_overrides
+
+    with pytest.raises(UsageError, match="7 is no field: expected a string"):
+        apply_overrides(default_config("adding"), {7: 1, "seed": 2})  # pyright: ignore
 
 
 def test_a_name_is_only_a_name(tmp_path):

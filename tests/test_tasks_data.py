@@ -23,13 +23,16 @@ from lstm_jax.overrides import load_config
 from lstm_jax.tasks import (
     TASKS,
     classify,
+    corpus,
     language,
     matfile,
     midi,
+    mnist,
     ngrams,
     packing,
     polyphonic,
     readers,
+    vowels,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -144,6 +147,18 @@ def task(request, mat, images, series, text):
     if request.param == "vowels":
         return build("vowels", **series)
     return build("language", file=text, level=request.param, steps=6, eval_steps=7)
+
+
+def test_a_file_may_be_named_from_the_home_folder(tmp_path, monkeypatch, mat, images, series, text):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(polyphonic.load(SimpleNamespace(file="~/rolls.mat"))) == 3
+    (place,) = corpus.sources(config("language", file="~/text.txt").task)
+    assert place == Path(text)
+    assert vowels.read(SimpleNamespace(), "~/a.ts", "")[2] == ["a", "b"]
+    name = "t10k-labels-idx1-ubyte"
+    assert len(mnist.idx_file(SimpleNamespace(folder="~"), name, (None,))) == 10
+    monkeypatch.setenv("LSTM_JAX_CACHE", "~/cache")
+    assert data.cache_dir() == tmp_path / "cache"
 
 
 def test_batches_are_pure_jittable_and_of_one_shape(task):

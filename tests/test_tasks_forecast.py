@@ -367,6 +367,13 @@ def test_multivariate_inputs_put_the_target_first(tmp_path):
     np.testing.assert_allclose(task.data["inputs"], values[:, [1, 2, 0]], rtol=1e-6)
 
 
+def test_a_csv_named_from_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "a.csv", monthly(WAVES))
+    assert build(csv="~/a.csv", **PLAIN).spec.in_features == 1
+    assert build(csv="a.csv", data_dir="~", **PLAIN).spec.in_features == 1
+
+
 def test_a_csv_below_the_data_directory(tmp_path):
     write(tmp_path / "a.csv", monthly(WAVES))
     assert build(csv="a.csv", data_dir=str(tmp_path), **PLAIN).spec.in_features == 1

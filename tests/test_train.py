@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax import train
+from lstm_jax import memory, train
 from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import default_config, split
 from lstm_jax.core import UsageError
 from lstm_jax.journal import Journal
+from lstm_jax.program import next_chunk
 from lstm_jax.writers import read_metrics
 
 
@@ -223,6 +224,57 @@ def test_every_number_changes_the_result(field, value):
 # ---------------------------------------------------------------- runs on disk
 
 
+def test_chunks_end_where_something_is_due():
+    periods = {"train__eval_every": 7, "train__checkpoint_every": 12, "train__keep_every": 20}
+    options = small(train__diagnose_every=33, **periods).train
+    ends = [0]
+    while ends[-1] < options.num_steps:
+        ends.append(ends[-1] + next_chunk(options, ends[-1]))
+    wanted = {n for every in (5, 7, 12, 20, 33) for n in range(every, 41, every)} | {0, 40}
+    assert ends == sorted(wanted)
+
+
+def odd(**changes: Any):
+    """Periods without a common measure."""
+    periods = {"train__eval_every": 7, "train__checkpoint_every": 12, "train__num_steps": 32}
+    return small(**periods, train__keep_last=9, **changes)
+
+
+def test_periods_may_be_anything(tmp_path, monkeypatch):
+    """The same training as with even ones; two programs are compiled."""
+    compiled = []
+    check = memory.check_run
+    monkeypatch.setattr(memory, "check_run", lambda *args: (compiled.append(1), check(*args)))
+    train.train(odd(), tmp_path / "odd")
+    assert len(compiled) == 2
+    assert set(digests(tmp_path / "odd")) == {12, 24, 32}
+    lines = read_metrics(tmp_path / "odd")
+    steps = {s: [ln["step"] for ln in lines if ln["split"] == s] for s in ("train", "valid")}
+    assert steps["valid"] == [7, 14, 21, 28, 32]
+    assert steps["train"] == [5, 7, 10, 12, 14, 15, 20, 21, 24, 25, 28, 30, 32]
+    program, hyper, state = ready(odd())
+    whole, metrics = chunk_of(program, 32)(state, hyper, {})
+    target = jax.eval_shape(lambda: state)
+    found = Checkpoints(tmp_path / "odd").restore(target)[1]
+    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    losses = [ln["loss"] for ln in lines if ln["split"] == "train"]
+    np.testing.assert_allclose(
+        np.dot(losses, np.diff([0, *steps["train"]])) / 32, metrics["loss"], rtol=1e-5
+    )
+
+
+def test_odd_periods_resume_to_the_bit(tmp_path, monkeypatch):
+    train.train(odd(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 21, kill)
+        with pytest.raises(Killed):
+            train.train(odd(), tmp_path / "killed")
+    train.train(odd(), tmp_path / "killed")
+    assert digests(tmp_path / "killed")[32] == digests(tmp_path / "whole")[32]
+    assert curves(tmp_path / "killed") == curves(tmp_path / "whole")
+
+
 def test_a_run_leaves_what_it_should(tmp_path, capsys):
     summary = train.train(small(), tmp_path)
     assert summary["status"] == "completed" and summary["step"] == 40
@@ -294,7 +346,8 @@ def test_divergence_says_what_to_try(tmp_path, capsys):
     summary = train.train(config, tmp_path)
     assert summary["status"] == "diverged"
     said = capsys.readouterr().out
-    assert f"step {summary['step'] + 1} was not finite" in said
+    assert f"step {summary['step'] + 1} was not finite: learning broke what had worked" in said
+    assert summary["reason"].startswith("learning broke")
     assert "--config.optimizer.learning_rate=3.33e+29" in said
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "diverged"
 
@@ -315,6 +368,36 @@ def test_a_defect_leaves_the_status_failed(tmp_path, monkeypatch):
         train.train(small(), tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["status"], summary["error"]) == ("failed", "RuntimeError: no")
+
+
+@pytest.mark.parametrize("size", [4, 24])
+def test_a_batch_larger_than_the_data(size):
+    """It holds examples more than once, each as often as the others over the epochs."""
+    from lstm_jax.tasks.task import shuffled
+
+    config = default_config("random_data")
+    config.task.update({"length": 5, "examples": 7})
+    config.cell.hidden = 4
+    config.train.update({"batch_size": size, "num_steps": 2})
+    program, hyper, state = ready(config)
+    seen = [shuffled(jax.random.key(0), step, 7, size) for step in range(7)]
+    assert np.bincount(np.concatenate(seen), minlength=7).tolist() == [size] * 7
+    state, metrics = chunk_of(program, 2)(state, hyper, program.task.data)
+    assert int(state.step) == 2 and np.isfinite(metrics["loss"])
+
+
+def test_no_evaluation_that_is_finite(tmp_path, monkeypatch, capsys):
+    """Early stopping with nothing to keep but step 0: the run says so."""
+    evaluate = train.evaluate
+
+    def broken(*args, **words):
+        return {"loss": evaluate(*args, **words)["loss"] * jnp.nan}
+
+    monkeypatch.setattr(train, "evaluate", broken)
+    summary = train.train(small(train__patience=1), tmp_path)
+    assert (summary["status"], summary["step"], summary["best_step"]) == ("completed", 10, 0)
+    assert "no evaluation had a finite loss" in capsys.readouterr().out
+    assert set(digests(tmp_path)) == {10}
 
 
 # ---------------------------------------------------------------- devices
@@ -362,6 +445,7 @@ def test_one_and_two_devices_and_both_modes_agree():
     [
         ({"parallel__mode": "pmapp"}, "did you mean 'pmap'"),
         ({"parallel__data": 99}, "parallel.data=99, but there are"),
+        ({"parallel__data": 3}, "batch_size=4 cannot be shared by 3 devices; nearest .*: 3, 6"),
     ],
 )
 def test_refused(changes, words):

@@ -1,6 +1,6 @@
 """Sequence handling, and every way of calling `unroll` wrongly."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,13 @@ import registry
 
 import lstm_jax
 from lstm_jax import Carry, Hidden, Keys, UsageError, transforms, unroll
-from lstm_jax.cells import gru, lstm, minlstm
+from lstm_jax.cells import gru, lstm, lstm_fgr, minlstm
 from lstm_jax.engines import choose
 
 T, B, D, H = 6, 3, 3, 4
 CELL = lstm(H)
 LOOSE: Any = unroll  # also of arrays that are not JAX's
+LOOSE_CELL: Any = lstm  # also of units that are none
 QUICK = registry.QUICK
 
 
@@ -120,11 +121,26 @@ def test_traced_lengths_serve_one_program(params, xs):
     assert len(calls) == 1
 
 
-def test_carry_as_a_plain_tuple(params, xs):
+def test_a_carry_without_names_is_refused(params, xs):
+    """Nobody can tell (c, h) from the (h, c) of torch and keras by looking at it."""
     start = jnp.ones((B, H)), jnp.zeros((B, H))
-    named, plain = (unroll(CELL, params, xs, c)[1] for c in (Carry(*start), start))
-    np.testing.assert_array_equal(named, plain)
-    assert isinstance(unroll(CELL, params, xs, start)[0], Carry)
+    for plain in (start, list(start)):
+        with pytest.raises(
+            UsageError, match=r"\(c, h\) in this library, \(h, c\) in torch"
+        ) as said:
+            unroll(CELL, params, xs, plain)
+        assert "pass Carry(c=..., h=...)" in str(said.value) and "PyTreeDef" not in str(said.value)
+    assert isinstance(unroll(CELL, params, xs, Carry(*start))[0], Carry)
+
+
+def test_whole_numbers_of_numpy_are_units(xs):
+    cell, narrow = LOOSE_CELL(np.int64(H)), cast(Any, transforms.projection)
+    projected = narrow(cell, np.int32(2))
+    assert unroll(projected, made(projected), xs)[1].shape == (T, B, 2)
+    assert unroll(cell, made(cell), xs)[1].shape == (T, B, H)
+    for wrong in (np.float64(4), np.bool_(True), np.int64(0)):
+        with pytest.raises(UsageError, match="hidden=.*whole number"):
+            LOOSE_CELL(wrong)
 
 
 def test_numpy_and_whole_number_inputs(params):
@@ -158,6 +174,7 @@ def test_trace_has_outputs_as_its_h(params, xs):
 
 # Bad input -------------------------------------------------------------------------------------
 
+LOOSE_NONE: Any = None
 STEPS, EXAMPLES = (np.ones((T, B), bool), np.ones((B, T), bool))
 BAD = [
     ({"xs": np.ones((T, D))}, r"shape \(6, 3\).*\[T, B, D\].*xs\[:, None\]"),
@@ -176,8 +193,14 @@ BAD = [
     ({"mask": STEPS.astype(np.int32)}, "mask has dtype int32; expected bool"),
     ({"resets": np.ones((T + 1, B), bool)}, r"resets has shape \(7, 3\); expected.*\(6, 3\)"),
     ({"resets": STEPS.astype(np.uint8)}, "resets has dtype uint8; expected bool"),
-    ({"carry": jnp.zeros((B, H))}, "carry is.*expected.*Carry"),
-    ({"carry": Hidden(jnp.zeros((B, H)))}, "carry is.*expected.*Carry"),
+    ({"carry": jnp.zeros((B, H))}, r"carry is an array of shape \(3, 4\); expected Carry\(c, h\)"),
+    ({"carry": Hidden(jnp.zeros((B, H)))}, r"carry is Hidden\(h\); expected Carry.*pass Carry\(c="),
+    ({"carry": {"c": 0, "h": 0}}, r"carry is a dict; expected Carry\(c, h\)"),
+    ({"carry": Carry(jnp.zeros((B, H)), LOOSE_NONE)}, "carry holds None; expected arrays in Carry"),
+    (
+        {"xs": np.ones((B, T, D), np.float32), "lengths": [1, 1, 1]},
+        r"lengths has shape \(3,\); expected \[B\] = \(6,\); xs looks batch-major.*swapaxes",
+    ),
     ({"carry": Carry(jnp.zeros((B, H)), jnp.zeros((2, H)))}, r"\[\(3, 4\), \(2, 4\)\]; expected"),
     ({"engine": "scam"}, "unknown engine 'scam'; did you mean 'scan'"),
     ({"engine": "chunked:x"}, "only 'chunked' takes a size"),
@@ -201,6 +224,43 @@ def test_refusals(params, wrong, message):
     with pytest.raises(UsageError, match=f"(?s){message}") as caught:
         unroll(CELL, params, **arguments)
     assert isinstance(caught.value, ValueError)
+
+
+def of_another(wrong):
+    """Parameters that do not fit CELL."""
+    good = made(CELL)
+    return {
+        "none": None,
+        "a list": [good],
+        "another cell's": made(gru(H)),
+        "one that has more": made(lstm_fgr(H)),
+        "one that has less": {k: v for k, v in good.items() if k != "bias"},
+        "an empty place": good | {"bias": None},
+        "other units": made(lstm(H + 1)),
+        "two types": good | {"bias": good["bias"].astype(jnp.bfloat16)},
+    }[wrong]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("none", r"params is None; expected the dict of arrays that cell.init\(key, 3\) returns"),
+        ("a list", r"params is a plain list of 1; expected the dict"),
+        ("another cell's", "the unknown recurrent_bias; expected bias, kernel, recurrent_kernel"),
+        ("one that has more", "the unknown gate_kernel.*cell that made these params"),
+        ("one that has less", "params has no bias; expected bias, kernel, recurrent_kernel"),
+        ("an empty place", "params has no bias"),
+        (
+            "other units",
+            r"params\['bias'\] has shape \(20,\); expected \(16,\).*'lstm' with hidden=4",
+        ),
+        ("two types", r"mix bfloat16 \(bias\) and float32 \(kernel\).*astype\('float32'\)"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["auto", "scan"])
+def test_parameters_that_do_not_fit(wrong, message, engine, xs):
+    with pytest.raises(UsageError, match=f"(?s){message}"):
+        LOOSE(CELL, of_another(wrong), xs, engine=engine)
 
 
 def test_refusals_reach_through_jit(params):

@@ -31,7 +31,7 @@ def trial_steps_per_second(hidden: int, trials: int) -> float:
 def pack(hidden: int, trials: int) -> tuple[Any, list[dict]]:
     """(program, numbers of every trial)."""
     config = small_config()
-    config.cell.hidden = hidden
+    config.cell.hidden, config.train.log_every = hidden, STEPS
     hypers = []
     for trial in range(trials):
         config.optimizer.learning_rate = 1e-3 * (1 + trial / trials)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.core import Array
+from lstm_jax.errors import lookup
 
 
 class Activation(NamedTuple):
@@ -52,6 +53,13 @@ ACTIVATIONS: dict[str, Activation] = {
     "one": Activation(jnp.ones_like),  # output only: h = o
 }
 GATE_ACTIVATIONS = tuple(name for name in ACTIVATIONS if name != "one")
+
+
+def activation_name(kind: str, name: str, known: Iterable[str] = ACTIVATIONS) -> str:
+    """`name`, if it is known; "none" is what people call identity."""
+    name = "identity" if name == "none" else name
+    lookup(kind, name, dict.fromkeys(known))
+    return name
 
 
 def activate(names: tuple[str, ...], u: Array) -> Array:

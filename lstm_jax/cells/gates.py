@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.cells.activations import ACTIVATIONS, GATE_ACTIVATIONS, open_blocks
+from lstm_jax.cells.activations import ACTIVATIONS, GATE_ACTIVATIONS, activation_name, open_blocks
 from lstm_jax.core import Array, Cell, Info
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.ops import weigh
@@ -294,7 +294,8 @@ def gate_table(
 ) -> GateTable:
     """The row `gates` with other activations; `""` keeps the row's own.
 
-    `gate_activation` names one activation for i, f and o, or maps some of them to theirs.
+    `gate_activation` names one activation for i, f and o, or maps some of them to theirs. "none"
+    is identity.
 
     Raises:
       UsageError: an unknown row or activation, or an activation for a gate that is not learned.
@@ -310,8 +311,8 @@ def gate_table(
         wanted["g"] = candidate_activation
     for name, activation in wanted.items():
         lookup("gate", name, NAMES)
-        if activation not in GATE_ACTIVATIONS:
-            lookup("gate activation", activation, dict.fromkeys(GATE_ACTIVATIONS))
+        kind = "candidate activation" if name == "g" else "gate activation"
+        activation = activation_name(kind, activation, GATE_ACTIVATIONS)
         gate = getattr(table, name)
         if not isinstance(gate, Learned):
             raise UsageError(
@@ -320,8 +321,8 @@ def gate_table(
             )
         table = table._replace(**{name: gate._replace(activation=activation)})
     if output_activation:
-        lookup("output activation", output_activation, ACTIVATIONS)
-        table = table._replace(output=output_activation)
+        output = activation_name("output activation", output_activation)
+        table = table._replace(output=output)
     return table
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lstm_jax.cells.activations import GATE_ACTIVATIONS
+from lstm_jax.cells.activations import GATE_ACTIVATIONS, activation_name
 from lstm_jax.cells.gates import Gate, Learned
 from lstm_jax.cells.initializers import check_hidden, hidden_carry, kernels
 from lstm_jax.core import Cell, Hidden, Info, constructor
@@ -83,9 +83,8 @@ def gru(
 
 def _gates(names: tuple[str, ...], activation: str, candidate: str) -> tuple[tuple[str, Gate], ...]:
     """The gates of those names, the candidate last."""
-    choices = dict.fromkeys(GATE_ACTIVATIONS)
-    lookup("gate activation", activation, choices)
-    lookup("candidate activation", candidate, choices)
+    activation = activation_name("gate activation", activation, GATE_ACTIVATIONS)
+    candidate = activation_name("candidate activation", candidate, GATE_ACTIVATIONS)
     *gates, last = names
     return (*((name, Learned(activation)) for name in gates), (last, Learned(candidate)))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lstm_jax.cells.gates import Coupled, GateTable, Learned
 from lstm_jax.core import Array, Hidden, Params
@@ -161,10 +162,10 @@ def hidden_carry(hidden: int) -> Callable:
 
 def check_hidden(hidden: int, *inits: str) -> None:
     """Raises UsageError unless `hidden` is a whole number of units and every init a known one."""
-    if not isinstance(hidden, int) or isinstance(hidden, bool) or hidden < 1:
+    if not isinstance(hidden, (int, np.integer)) or isinstance(hidden, bool) or hidden < 1:
         raise UsageError(f"hidden={hidden!r}: expected a whole number of units, at least 1")
-    for init in inits:
-        lookup("initializer", init, KERNELS)
+    for option, init in zip(("kernel_init", "recurrent_init"), inits, strict=False):
+        lookup(option, init, KERNELS)
 
 
 def check_forget_bias(forget_bias: Any, gates: Any, table: GateTable) -> None:

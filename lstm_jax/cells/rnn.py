@@ -7,11 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.cells.activations import ACTIVATIONS
+from lstm_jax.cells.activations import activation_name
 from lstm_jax.cells.gates import Learned
 from lstm_jax.cells.initializers import check_hidden, hidden_carry, kernels
 from lstm_jax.core import Cell, Hidden, Info, constructor
-from lstm_jax.errors import lookup
 from lstm_jax.ops import dot
 
 
@@ -33,7 +32,7 @@ def rnn(
     Source: Elman (1990).
     """
     check_hidden(hidden, kernel_init, recurrent_init)
-    lookup("activation", activation, ACTIVATIONS)
+    activation = activation_name("activation", activation)
 
     def init(key, in_features):
         names = ("h",)

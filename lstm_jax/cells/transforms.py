@@ -127,7 +127,7 @@ def projection(cell: Cell, size: int) -> Cell:
             "an LSTM's carry (c, h) keeps apart from the memory, and goes on before any other "
             "transform; choose cell 'lstm' and project first"
         )
-    if not isinstance(size, int) or not 1 <= size < hidden:
+    if not isinstance(size, (int, np.integer)) or not 1 <= size < hidden:
         raise UsageError(
             f"projection={size} with hidden={hidden}: expected a whole number, "
             "1 <= projection < hidden"

@@ -22,7 +22,7 @@ FLAGS = (
     Flag("modes", "forward,train", "forward, train or both"),
     Flag("seconds", 25.0, "that each shape gets a mode, at least three rounds"),
     Flag("quick", False, "three rounds of everything"),
-    Flag("out", "runs/bench", "folder of tables, CSV files and plots"),
+    Flag("out", "runs/bench", "folder of tables, CSV files and plots", path=True),
 )
 
 

@@ -11,7 +11,7 @@ from lstm_jax.cli import OK, Arguments, Flag, no_words
 from lstm_jax.core import UsageError
 from lstm_jax.runs import workdir_of
 
-FLAGS = (Flag("workdir", "", "the run"),)
+FLAGS = (Flag("workdir", "", "the run", path=True),)
 
 
 def run(arguments: Arguments) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from lstm_jax.cli import OK, Arguments, Flag
 from lstm_jax.core import UsageError, lookup
 
-FLAGS = (Flag("data_dir", "", "a folder to look in first"),)
+FLAGS = (Flag("data_dir", "", "a folder to look in first", path=True),)
 
 
 def run(arguments: Arguments) -> int:

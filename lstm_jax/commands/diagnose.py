@@ -16,7 +16,7 @@ from lstm_jax.cli import OK, Arguments, Flag, no_words
 from lstm_jax.core import UsageError
 
 FLAGS = (
-    Flag("workdir", "", "the run, or a sweep"),
+    Flag("workdir", "", "the run, or a sweep", path=True),
     Flag("trials", 1, "of a sweep: chosen trials of each variant to look at"),
 )
 
@@ -29,7 +29,7 @@ def run(arguments: Arguments) -> int:
     no_words(arguments)
     flags = arguments.flags
     if flags.trials < 1:
-        raise UsageError(f"--trials={flags.trials}: expected at least 1")
+        raise UsageError(f"--trials={flags.trials}: expected a positive whole number")
     workdir = runs.workdir_of(flags.workdir, "diagnose")
     if (workdir / MANIFEST).exists():
         for variant, folder in chosen(workdir, flags.trials):

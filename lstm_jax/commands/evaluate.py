@@ -10,7 +10,7 @@ import json
 from lstm_jax.cli import OK, Arguments, Flag, no_words
 
 FLAGS = (
-    Flag("workdir", "", "the run"),
+    Flag("workdir", "", "the run", path=True),
     Flag("json", False, "print one JSON object instead of tables"),
 )
 

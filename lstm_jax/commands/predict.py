@@ -14,10 +14,12 @@ from lstm_jax.cli import OK, Arguments, Flag, no_words
 from lstm_jax.core import UsageError
 
 FLAGS = (
-    Flag("workdir", "", "the run"),
-    Flag("out", "", "where the files go (default: WORKDIR/predictions)"),
+    Flag("workdir", "", "the run", path=True),
+    Flag("out", "", "where the files go (default: WORKDIR/predictions)", path=True),
     Flag("horizon", 0, "steps to forecast (0: the task's own)"),
-    Flag("csv", "", "another file to predict from, with the columns of the training file"),
+    Flag(
+        "csv", "", "another file to predict from, with the columns of the training file", path=True
+    ),
     Flag("prompt", "", "text to go on from"),
     Flag("length", 0, "symbols to generate (0: the task's own)"),
     Flag("temperature", 1.0, "1 samples as learned, towards 0 takes the likeliest"),

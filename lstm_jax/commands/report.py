@@ -14,8 +14,8 @@ from lstm_jax.cli import OK, Arguments, Flag, no_words
 from lstm_jax.core import UsageError
 
 FLAGS = (
-    Flag("workdir", "", "the sweep"),
-    Flag("out", "", "folder to write to (default: WORKDIR/report)"),
+    Flag("workdir", "", "the sweep", path=True),
+    Flag("out", "", "folder to write to (default: WORKDIR/report)", path=True),
 )
 
 

@@ -6,13 +6,21 @@
 
   lstm-jax train --reproduce=runs/airline       the same run afresh: the same digests?
 
+  lstm-jax train --workdir=runs/airline                 goes on with that run
+  lstm-jax train --workdir=runs/airline --extend=500    ... for 500 steps past its end
+  lstm-jax train --workdir=runs/airline --config.optimizer.learning_rate=1e-4
+  lstm-jax train --config=configs/airline.py --workdir=runs/tuned --init_from=runs/airline
+
 The same command again resumes exactly; a finished run says so and does nothing. Fields of the
 config are set with --config.section.field=VALUE; `lstm-jax config --config=FILE` lists them.
+A larger train.num_steps goes on past the end, too. The learning rate is always that of a run of
+train.num_steps steps: a cosine that had come to its end is stretched, and the rate rises again.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lstm_jax.cli import (
     DEFECT,
@@ -28,32 +36,65 @@ from lstm_jax.core import UsageError
 
 FLAGS = (
     Flag("config", "", "config file, with a preset after a colon: configs/airline.py:smoke"),
-    Flag("workdir", "", "where the run lives (default: runs/<name of the config>)"),
-    Flag("reproduce", "", "a run to train once more in --workdir (default: its own name -again)"),
+    Flag("workdir", "", "where the run lives (default: runs/<name of the config>)", path=True),
+    Flag("extend", 0, "so many more steps after the end of a run that has finished"),
+    Flag("init_from", "", "a run whose best weights a new run starts from", path=True),
+    Flag("init_optimizer", False, "with --init_from: its newest weights and its optimizer's state"),
+    Flag(
+        "reproduce",
+        "",
+        "a run to train once more in --workdir (default: its own name -again)",
+        path=True,
+    ),
 )
 EXIT_CODES = {"completed": OK, "diverged": DIVERGED, "interrupted": INTERRUPTED, "failed": DEFECT}
 
 
 def run(arguments: Arguments) -> int:
     """Check everything, then train; nothing is created before all checks have passed."""
-    from lstm_jax import runs
-    from lstm_jax.overrides import load_config
+    from lstm_jax import begin
 
     no_words(arguments)
     if arguments.flags.reproduce:
         return again(arguments)
-    if not arguments.config:
-        raise UsageError("train needs a config, as in --config=configs/airline.py")
-    config = load_config(arguments.config, arguments.overrides)
-    workdir = Path(arguments.flags.workdir or default_workdir(arguments.config))
-    runs.check_same(config, workdir)
+    flags, reopen = arguments.flags, False
+    config, workdir = what_and_where(arguments)
+    if flags.extend:
+        if "train.num_steps" in arguments.overrides:
+            raise UsageError("--extend and --config.train.num_steps both say how far; give one")
+        config, reopen = begin.extended(config, workdir, flags.extend)
+    begin.check_goes_on(config, workdir, bool(flags.workdir), reopen)
+    source = begin.source_of(workdir, flags.init_from, flags.init_optimizer)
 
     from lstm_jax import distributed, parallel, train
 
     parallel.configure_cpu_devices(config.parallel.data)
     with distributed.joined(config):
-        summary = train.train(config, workdir)
+        summary = train.train(config, workdir, reopen=reopen, source=source)
     return EXIT_CODES[summary["status"]]
+
+
+def what_and_where(arguments: Arguments) -> tuple[Any, Path]:
+    """(config, workdir): of a config file, or of the run that the workdir holds."""
+    from lstm_jax import runs
+    from lstm_jax.overrides import load_config, with_overrides
+
+    flags = arguments.flags
+    if arguments.config:
+        config = load_config(arguments.config, arguments.overrides)
+        return config, Path(flags.workdir or default_workdir(arguments.config))
+    if not flags.workdir:
+        raise UsageError(
+            "train needs a config, as in --config=configs/airline.py, or a run to go on with: "
+            "--workdir=DIR"
+        )
+    workdir = Path(flags.workdir)
+    if not (workdir / "config.json").exists():
+        raise UsageError(
+            f"{workdir} holds no run to go on with; a new one needs a config, as in "
+            "--config=configs/airline.py"
+        )
+    return with_overrides(runs.saved_config(workdir), arguments.overrides), workdir
 
 
 def again(arguments: Arguments) -> int:
@@ -75,5 +116,7 @@ def again(arguments: Arguments) -> int:
 
 def default_workdir(spec: str) -> str:
     """runs/airline, runs/airline-classic, runs/airline-classic-smoke."""
-    path, _, arg = spec.partition(":")
+    from lstm_jax.overrides import split_spec
+
+    path, arg = split_spec(spec)
     return "-".join(["runs/" + Path(path).stem, *(part for part in arg.split(",") if part)])

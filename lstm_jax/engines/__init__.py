@@ -10,9 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.interpreters.ad import JVPTracer
 
 from lstm_jax.core import Cell
 from lstm_jax.engines import associative, chunked, cudnn, deferred, scan
+from lstm_jax.engines.masking import known
 from lstm_jax.errors import UsageError, lookup
 
 ENGINES: dict[str, Callable] = {
@@ -24,25 +31,48 @@ ENGINES: dict[str, Callable] = {
 }
 
 
-def choose(cell: Cell) -> tuple[str, str]:
-    """The engine `auto` stands for, and why."""
-    if cell.info.linear is not None:
+# Their gradients are a custom VJP, which some of what JAX does cannot pass: there it is `scan`.
+CUSTOM = ("deferred", "chunked")
+
+
+def choose(cell: Cell, length: Any = 1) -> tuple[str, str]:
+    """The engine `auto` stands for with so many steps, and why."""
+    if cell.info.linear is not None and known(length):
         return "associative", "the gates do not see h, so all steps run at once"
     if cell.info.learned:
         return "deferred", "backward gate by gate, parameter gradients as matmuls after it"
     return "deferred", "backward of the step in one piece, parameter gradients after it"
 
 
-def pick(engine: str, cell: Cell) -> Callable:
+def pick(engine: str, cell: Cell, given: Any = (), carry: Any = (), length: Any = 1) -> Callable:
     """The `run` of an engine by name; `chunked:SIZE` sets the chunk.
+
+    `scan` stands in for an engine whose gradients cannot pass: under `jax.disable_jit`, in forward
+    mode of what is `given`, and with whole numbers in the `carry`.
 
     Raises: UsageError for an unknown engine or a SIZE that is no whole number.
     """
-    name = choose(cell)[0] if engine == "auto" else engine
+    name = choose(cell, length)[0] if engine == "auto" else engine
     name, _, size = name.partition(":")
     run = lookup("engine", name, {"auto": None, **ENGINES})
-    if not size:
-        return run
-    if name != "chunked" or not size.isdigit():
+    if size and (name != "chunked" or not size.isdigit()):
         raise UsageError(f"engine {engine!r}: only 'chunked' takes a size, as in 'chunked:64'")
-    return partial(run, chunk_size=int(size))
+    settings: Any = jax.config
+    if name in CUSTOM and (settings.jax_disable_jit or _forward(given) or not _real(carry)):
+        return scan.run
+    return partial(run, chunk_size=int(size)) if size else run
+
+
+def _forward(tree: Any) -> bool:
+    """Whether forward mode differentiates any leaf, as far as it is not hidden by `jax.jit`."""
+
+    def pushed(leaf: Any) -> bool:
+        while isinstance(leaf, Tracer) and not isinstance(leaf, JVPTracer):
+            leaf = getattr(leaf, "primal", getattr(leaf, "val", None))
+        return isinstance(leaf, JVPTracer)
+
+    return any(map(pushed, jax.tree.leaves(tree)))
+
+
+def _real(carry: Any) -> bool:
+    return all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(carry))

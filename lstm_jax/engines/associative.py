@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lstm_jax.cells.activations import open_blocks
 from lstm_jax.cells.gates import gates_of, opening, wides
 from lstm_jax.core import Array, Cell, Hidden, Params, noted
-from lstm_jax.engines.masking import marks
+from lstm_jax.engines.masking import known, marks
 from lstm_jax.errors import UsageError
 
 
@@ -19,13 +19,18 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
 
         (a2, b2) o (a1, b1) = (a2 * a1, a2 * b1 + b2)
 
-    Raises: UsageError for a cell whose gates see h.
+    Raises: UsageError for a cell whose gates see h, or a T that is a symbol.
     Source: Martin & Cundy (2018), section 2.
     """
     if cell.info.linear is None:
         raise UsageError(
             f"engine 'associative' cannot run {cell.info.name!r}: its step t needs h of step t-1 "
             "before the gates open; use engine 'scan', or the cell 'minlstm' or 'mingru'"
+        )
+    if not known(steps.x.shape[0]):
+        raise UsageError(
+            f"engine 'associative' needs a known number of steps, given the symbolic T = "
+            f"{steps.x.shape[0]}; use engine 'auto', 'deferred' or 'scan', or export a fixed T"
         )
     z, notes = noted(cell.project(params, steps))
     u = wides(cell.merge(params, z, ()))

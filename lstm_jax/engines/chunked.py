@@ -13,8 +13,10 @@ from jax import lax
 
 from lstm_jax.core import Cell, Params
 from lstm_jax.engines import deferred
-from lstm_jax.engines.masking import even_size, join_steps, split_steps
+from lstm_jax.engines.masking import even_size, join_steps, known, split_steps
 from lstm_jax.errors import UsageError
+
+SYMBOLIC = 64  # steps a chunk where nobody knows T
 
 
 def run(
@@ -25,8 +27,8 @@ def run(
     A T that the chunk does not divide is padded with steps that do not count, which is exact.
     """
     length = jax.tree.leaves(steps)[0].shape[0]
-    size = chunk_size or even_size(length, 2 * round(length**0.5))
-    if not 1 <= size <= max(length, 1):
+    size = chunk_size or even_chunk(length)
+    if known(length) and not 1 <= size <= max(length, 1):
         raise UsageError(f"chunk_size={size} with T={length}: expected 1..T, or 0 for sqrt(T)")
     chunks = split_steps(steps, size)
 
@@ -36,3 +38,8 @@ def run(
 
     last, ys = lax.scan(chunk, carry, chunks, reverse=reverse)
     return last, jax.tree.map(lambda leaf: join_steps(leaf, length), ys)
+
+
+def even_chunk(length: Any) -> int:
+    """About the square root of T, where T is known."""
+    return even_size(length, 2 * round(length**0.5)) if known(length) else SYMBOLIC

@@ -9,6 +9,7 @@ its share of the gradients leaves the cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from lstm_jax.cells.activations import open_blocks, open_each, shut_blocks
 from lstm_jax.cells.gates import gates_of, opening, wides
 from lstm_jax.core import Array, Cell, Params, noted
-from lstm_jax.engines.masking import even_size, join_steps, split_steps
+from lstm_jax.engines.masking import even_size, join_steps, known, split_steps
+from lstm_jax.meshes import zeros
 from lstm_jax.ops import Turned, cores
 
 WHOLE = 4  # a sequence of so many blocks is run as one
@@ -33,8 +35,8 @@ LANES = 16  # float32 numbers in a CPU's vector: batches of whole ones may be th
 def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
     """(carry, ys) with `scan`'s values, and gradients by a reverse scan of the step's own VJP.
 
-    Second derivatives work reverse over reverse; forward mode does not pass a custom VJP, use
-    engine `scan` for it.
+    Second derivatives work reverse over reverse; forward mode does not pass a custom VJP, `pick`
+    takes `scan` for it.
     """
     length = steps.x.shape[0]
     size = block_size(length, _width(cell, params, steps))
@@ -46,7 +48,7 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
         z, notes = noted(cell.project(params, part))
         return loop(params, carry, part if inside else z, notes)
 
-    if size == length:
+    if size is length or size == length:
         return block(carry, steps)
     last, ys = lax.scan(block, carry, split_steps(steps, size), reverse=reverse)
     return last, join_steps(ys, length)
@@ -55,11 +57,13 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
 def _width(cell: Cell, params: Params, steps: Any) -> int:
     """Numbers in one projected step of the whole batch."""
     z, _ = jax.eval_shape(lambda: noted(cell.project(params, steps)))
-    return sum(leaf.size // leaf.shape[0] for leaf in jax.tree.leaves(z))
+    return sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(z))
 
 
 def block_size(length: int, width: int) -> int:
     """Steps a block: all of them but for long sequences on a CPU."""
+    if not known(length, width):
+        return length
     if jax.default_backend() != "cpu" or length * width <= WHOLE * room():
         return max(length, 1)
     return even_size(length, room() // width)
@@ -110,41 +114,27 @@ def _parts(cell: Cell, inside: bool) -> Parts:
     )
 
 
-class Pull:
-    """The structure of the VJP of a step's `merge`: its leaves are what the loop saves."""
-
-    def __init__(self) -> None:
-        self.tree: Any = None
-
-    def leaves(self, pull: Any) -> list[Any]:
-        leaves, self.tree = jax.tree.flatten(pull)
-        return leaves
-
-    def of(self, leaves: list[Any]) -> Any:
-        return jax.tree.unflatten(self.tree, leaves)
-
-
 def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
     """`lax.scan` of the cell's step over a source and the notes on it, with the deferred VJP.
 
     The source is the inputs where they are projected `inside`, else the projected sequence.
     """
-    parts, pulling = _parts(cell, inside), Pull()
+    parts = _parts(cell, inside)
 
     @jax.custom_vjp
     def loop(params, carry, source, notes):
         if parts.plain and not jax.tree.leaves(notes) and _last(*carry.h.shape):
             return _batch_last(parts, params, carry, source, reverse)
-        return _forward(parts, None, params, carry, source, notes, reverse)[0]
+        return _forward(parts, params, carry, source, notes, reverse, keep=False)[0]
 
     def remembering(*given):
         params, carry, source, notes = custom_vjp_primal_tree_values(given)
         wanted = jax.tree.map(lambda leaf: leaf.perturbed, given[3])
-        out, saved = _forward(parts, pulling, params, carry, source, notes, reverse)
+        out, saved = _forward(parts, params, carry, source, notes, reverse, keep=True)
         return out, (params, source if inside else (), *_parted(notes, wanted), saved)
 
     def backward(residuals, cotangents):
-        return _backward(parts, pulling, residuals, cotangents, reverse)
+        return _backward(parts, residuals, cotangents, reverse)
 
     loop.defvjp(remembering, backward, symbolic_zeros=True)
     return loop
@@ -173,16 +163,9 @@ def _batch_last(
 
 
 def _forward(
-    parts: Parts,
-    pulling: Pull | None,
-    params: Params,
-    carry: Any,
-    source: Any,
-    notes: Any,
-    reverse: bool,
+    parts: Parts, params: Params, carry: Any, source: Any, notes: Any, reverse: bool, keep: bool
 ) -> tuple[Any, Any]:
-    """((last, ys), saved): the loop, and with `pulling` what its backward pass needs."""
-    keep = pulling is not None
+    """((last, ys), saved): the loop, and with `keep` what its backward pass needs."""
     entering = parts.project is not None and _entering(source.x.shape[-1], keep)
     late = any(group.count("identity") > 1 for group in parts.opens)
     turned = {k: Turned(lax.optimization_barrier(w.T)) for k, w in _large(params, carry)}
@@ -199,36 +182,35 @@ def _forward(
         u, pull = jax.vjp(merge, own, z, r)
         blocks = open_blocks(parts.opens, u)
         new, y = parts.update(params, carry, note, blocks)
-        return new, (y, (carry, blocks, pulling.leaves(pull)) if pulling else ())
+        return new, (y, (carry, blocks, pull) if keep else ())
 
     source = source if entering else parts.z(params, source)
-    times = jnp.arange(len(jax.tree.leaves(source)[0]))
+    times = jnp.arange(jax.tree.leaves(source)[0].shape[0])
     last, (ys, saved) = lax.scan(step, carry, (times, source, notes), reverse=reverse)
     return (last, ys), saved
 
 
-def _backward(
-    parts: Parts, pulling: Pull, residuals: tuple, cotangents: Any, reverse: bool
-) -> tuple[Any, ...]:
+def _backward(parts: Parts, residuals: tuple, cotangents: Any, reverse: bool) -> tuple[Any, ...]:
     """Cotangents of (params, carry, source, notes): a loop that carries the carry's alone."""
     params, source, asked, fixed, (carries, blocks, pulls) = residuals
     dlast, dys = jax.tree.map(_dense, cotangents)
     # Matrices transposed once, not at every step; the product with a turned one needs none.
-    flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if jnp.ndim(w) == 2}
+    flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if _matrix(w)}
     few = _large(params, dlast)
-    upright = params | {k: w.T for k, w in flat.items()} | {k: Turned(w.T) for k, w in few}
 
     def step(dcarry, now):
         carry, note, rest, blocks, pull, dy = now
         update = lambda c, n, b: parts.update(params, c, _joined(n, rest), b)  # noqa: E731
         direct, dnote, dblocks = jax.vjp(update, carry, note, blocks)[1]((dcarry, dy))
         du = shut_blocks(parts.opens, blocks, dblocks)
-        (through,) = jax.vjp(partial(parts.recur, upright), carry)[1](pulling.of(pull)(du)[2])
+        upright = params | {k: w.T for k, w in flat.items()}
+        upright |= {k: Turned(w.T) for k, w in few}
+        (through,) = jax.vjp(partial(parts.recur, upright), carry)[1](pull(du)[2])
         return jax.tree.map(jnp.add, direct, through), (du, dnote, dcarry)
 
     given = (carries, asked, fixed, blocks, pulls, dys)
     dfirst, (dus, dnotes, dcarries) = lax.scan(step, dlast, given, reverse=not reverse)
-    down, dzs, drs = jax.vmap(lambda pull, du: pulling.of(pull)(du))(pulls, dus)
+    down, dzs, drs = jax.vmap(lambda pull, du: pull(du))(pulls, dus)
     now = (carries, _joined(asked, fixed), blocks)
     dparams = _parameters(parts, params, now, (drs, dcarries, dys))
     dparams |= {k: dparams[k] + d.sum(0) for k, d in down.items()}
@@ -237,17 +219,16 @@ def _backward(
     of_x = lambda params, x: parts.z(params, source._replace(x=x))  # noqa: E731
     dprojected, dx = jax.vjp(of_x, params, source.x)[1](dzs)
     dsource = jax.tree.map(lambda _: None, source)._replace(x=dx)
-    return jax.tree.map(jnp.add, dparams, dprojected), dfirst, dsource, dnotes
+    return jax.tree.map(_plus, dparams, dprojected), dfirst, dsource, dnotes
 
 
 def _read(merge: Callable, params: Params, z: Any, r: Any) -> Params:
     """The parameters that `merge` reads: the only ones that it has gradients for."""
-    names, leaves = zip(*params.items(), strict=True) if params else ((), ())
-    closed = jax.make_jaxpr(lambda *leaves: merge(dict(zip(names, leaves, strict=True)), z, r))
-    jaxpr = closed(*leaves).jaxpr
+    jaxpr = jax.make_jaxpr(lambda params: merge(params, z, r))(params).jaxpr
     used = {id(v) for equation in jaxpr.eqns for v in equation.invars}
-    read = zip(names, jaxpr.invars, strict=True)
-    return {name: params[name] for name, variable in read if id(variable) in used}
+    read = [id(variable) in used for variable in jaxpr.invars]
+    marked = jax.tree.unflatten(jax.tree.structure(params), read)
+    return {name: params[name] for name in params if any(jax.tree.leaves(marked[name]))}
 
 
 def _entering(features: int, keep: bool) -> bool:
@@ -278,7 +259,7 @@ def _last(batch: int, units: int) -> bool:
     On a CPU that saves laying h R out anew, and gates are whole rows. With cores to spare it pays
     for products worth sharing out, without them only up to where XLA shares them out all the same.
     """
-    if jax.default_backend() != "cpu" or batch % LANES:
+    if jax.default_backend() != "cpu" or not known(batch) or batch % LANES:
         return False
     return batch * units >= 2**13 if spare() else batch == 2 * LANES and 128 <= units < 512
 
@@ -286,9 +267,14 @@ def _last(batch: int, units: int) -> bool:
 def _large(params: Params, carry: Any) -> list[tuple[str, Any]]:
     """The matrices that a CPU multiplies sooner features first: large ones, by few rows."""
     rows = jax.tree.leaves(carry)[0].shape[0]
-    if jax.default_backend() != "cpu" or rows > ROWS:
+    if jax.default_backend() != "cpu" or not known(rows) or rows > ROWS:
         return []
-    return [(k, w) for k, w in params.items() if jnp.ndim(w) == 2 and w.size >= LARGE]
+    return [(k, w) for k, w in params.items() if _matrix(w) and w.size >= LARGE]
+
+
+def _matrix(w: Any) -> bool:
+    """Whether a parameter is one: a cell may keep a tree of them under a name, or whole numbers."""
+    return getattr(w, "ndim", 0) == 2 and jnp.issubdtype(w.dtype, jnp.inexact)
 
 
 def _parameters(parts: Parts, params: Params, now: tuple, cotangents: tuple) -> Params:
@@ -305,8 +291,13 @@ def _parameters(parts: Parts, params: Params, now: tuple, cotangents: tuple) -> 
 
 def _dense(cotangent: Any) -> Any:
     """A cotangent as an array, where JAX only says that it is zero."""
-    known: Any = getattr(cotangent, "aval", None)
-    return jnp.zeros_like(known) if isinstance(cotangent, SymbolicZero) else cotangent
+    kind: Any = getattr(cotangent, "aval", None)
+    return zeros(kind) if isinstance(cotangent, SymbolicZero) else cotangent
+
+
+def _plus(a: Any, b: Any) -> Any:
+    """a + b; whole numbers have no gradient, which JAX writes as float0."""
+    return a if a.dtype == jax.dtypes.float0 else a + b
 
 
 def _parted(tree: Any, wanted: Any) -> tuple[Any, Any]:

@@ -56,6 +56,11 @@ def select(where: Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(where[:, None], a, b), yes, no)
 
 
+def known(*sizes: Any) -> bool:
+    """Whether the sizes are numbers: in an export they may be symbols, which compare with none."""
+    return all(isinstance(size, int) for size in sizes)
+
+
 def even_size(length: int, most: int) -> int:
     """A block size up to `most`: one that divides `length` where one is above half of `most`."""
     most = max(1, min(length, most))
@@ -65,8 +70,8 @@ def even_size(length: int, most: int) -> int:
 
 def split_steps(steps: Any, size: int) -> Any:
     """Steps [T, ...] as blocks [n, size, ...], the last filled up with steps that do not count."""
-    steps = pad(steps, -steps.x.shape[0] % size)
-    blocks = steps.x.shape[0] // size
+    blocks = -(-steps.x.shape[0] // size)
+    steps = pad(steps, blocks * size - steps.x.shape[0])
     return jax.tree.map(lambda leaf: leaf.reshape(blocks, size, *leaf.shape[1:]), steps)
 
 
@@ -77,10 +82,13 @@ def join_steps(ys: Array, length: int) -> Array:
 
 def pad(steps: Any, extra: int) -> Any:
     """`extra` more steps at the end that do not count."""
-    if not extra:
+    if known(extra) and not extra:
         return steps
-    valid = jnp.ones(steps.x.shape[:2], bool) if steps.valid is None else steps.valid
-    last = jax.tree.map(lambda leaf: leaf[-1:].repeat(extra, 0), steps._replace(valid=valid))
+    valid = jnp.ones_like(steps.x[..., 0], bool) if steps.valid is None else steps.valid
+    last = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf[-1:], (extra, *leaf.shape[1:])),
+        steps._replace(valid=valid),
+    )
     none = jnp.zeros_like(last.valid)
     last = last._replace(valid=none, restart=None if steps.restart is None else none)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), steps._replace(valid=valid), last)

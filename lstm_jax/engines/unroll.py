@@ -9,6 +9,8 @@ segment in time, so every segment is reversed on its own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from lstm_jax import meshes
 from lstm_jax.core import Array, Cell, Keys, Params
 from lstm_jax.engines import pick
-from lstm_jax.engines.masking import Step, select, stepping
+from lstm_jax.engines.masking import Step, known, select, stepping
 from lstm_jax.errors import UsageError
 
 
@@ -40,12 +43,18 @@ def unroll(
         c_t, h_t = step(params, (c_{t-1}, h_{t-1}), x_t)      t = 1 .. T
 
     Args:
+      params: what `cell.init` returns; any mapping will do, its leaves JAX's or NumPy's.
       xs: [T, B, D]. carry: what to start from; None for `cell.initial_carry`.
       lengths: [B] ints in 0..T. mask: [T, B] bools, True where the step counts; holes are fine.
       resets: [T, B] bools, True where a fresh sequence begins.
       key: one PRNG key, or [B] of them (one an example), or `Keys`; None is deterministic: no
-        dropout, zoneout at its expectation.
-      engine: a name from `engines.ENGINES` (`chunked:SIZE` sets the chunk), or `auto`.
+        dropout, zoneout at its expectation. With `rbg` keys what one example draws depends on
+        the others of its batch and on how an engine cuts time: a batch is not its rows, and
+        engines and devices differ. The default `threefry2x32` has no such ties.
+      engine: a name from `engines.ENGINES` (`chunked:SIZE` sets the chunk), or `auto`. Under
+        `jax.disable_jit`, `jax.jvp` and `jax.jacfwd` an engine with its own gradients runs as
+        `scan`. Forward mode of a function already under `jax.jit` needs engine="scan": there
+        JAX refuses the custom VJP of the others.
 
     Returns:
       (carry, ys): the last carry, an LSTM's as `Carry(c, h)`, and ys [T, B, H].
@@ -54,18 +63,21 @@ def unroll(
       UsageError: shapes or types that do not fit, an engine that cannot serve this cell.
     """
     xs = jnp.asarray(xs)
-    check_inputs(cell, params, xs)
+    params = check_params(cell, params, xs)
     steps, batch = xs.shape[0], xs.shape[1]
     fresh = cell.initial_carry(params, (batch,))
     carry = fresh if carry is None else check_carry(carry, fresh)
-    valid, restart, first = _marks(steps, batch, lengths, mask, resets, reverse)
-    keys = make_keys(key, batch)
-    if first is not None:
-        carry = select(first, fresh, carry)
-    run = pick(engine, cell)
+    valid, restart, unread = _marks(steps, batch, lengths, mask, resets, reverse)
+    keys, start = make_keys(key, batch), carry
+    if unread is not None:  # whatever stands in it must not reach a gradient: 0 * NaN is NaN
+        carry = select(unread, fresh, start)
     timed = None if keys is None else _step_keys(keys.example, steps)
     inputs = Step(xs, timed, valid, restart)
-    return run(stepping(cell), cell.prepare(params, keys), carry, inputs, reverse=reverse)
+    given = meshes.alike(xs, cell.prepare(params, keys), carry, inputs)
+    run = partial(pick(engine, cell, given, carry, steps), stepping(cell), reverse=reverse)
+    # Outside `jit`, JAX's shard_map knows no custom VJP of the kind that `deferred` has.
+    last, ys = jax.jit(run)(*given) if meshes.manual() else run(*given)
+    return last if valid is None else select(jnp.any(valid, axis=0), last, start), ys
 
 
 def trace(cell: Cell, params: Params, xs: Array, carry: Any = None, **options: Any) -> Any:
@@ -107,8 +119,8 @@ def _step_keys(keys: Array, steps: int) -> Array:
 
 
 def _marks(steps, batch, lengths, mask, resets, reverse):
-    """(valid, restart, first): where steps count, after which a fresh start follows, and whether
-    the first step to run is one."""
+    """(valid, restart, unread): where steps count, after which a fresh start follows, and which
+    examples [B] never read the carry they were given."""
     valid = None
     if mask is not None:
         valid = check_marks("mask", mask, steps, batch)
@@ -116,19 +128,23 @@ def _marks(steps, batch, lengths, mask, resets, reverse):
         within = jnp.arange(steps)[:, None] < check_lengths(lengths, steps, batch)
         valid = within if valid is None else valid & within
     if resets is None:
-        return valid, None, None
+        return valid, None, None if valid is None else ~jnp.any(valid, axis=0)
     resets = check_marks("resets", resets, steps, batch)
-    valid = jnp.ones((steps, batch), bool) if valid is None else valid
-    resets, never = resets & valid, jnp.zeros((1, batch), bool)
+    valid = jnp.ones_like(resets) if valid is None else valid
+    resets = resets & valid
+    never = jnp.zeros_like(resets[:1])
+    counted = jnp.cumsum(valid, axis=0)
+    empty = counted[-1] == 0
     if reverse:  # nothing is left to start afresh before the first step that counts
-        return valid, resets & (jnp.cumsum(valid, axis=0) > 1), None
-    return valid, jnp.concatenate([resets[1:], never]), resets[0]
+        return valid, resets & (counted > 1), empty
+    begins = jnp.any(resets & (counted == 1), axis=0)
+    return valid, jnp.concatenate([resets[1:], never]), begins | empty
 
 
 # The boundary ----------------------------------------------------------------------------------
 
 
-def check_inputs(cell: Cell, params: Params, xs: Array) -> None:
+def check_inputs(params: Params, xs: Array) -> None:
     """Raises UsageError unless xs is [T, B, D] with the D the parameters were made for."""
     if xs.ndim != 3:
         raise UsageError(
@@ -139,7 +155,7 @@ def check_inputs(cell: Cell, params: Params, xs: Array) -> None:
         raise UsageError(
             f"xs has shape {xs.shape}; expected at least one step, example and feature"
         )
-    kernel = params.get("kernel") if isinstance(params, dict) else None
+    kernel = params.get("kernel")
     if kernel is not None and jnp.ndim(kernel) == 2 and kernel.shape[0] != xs.shape[2]:
         raise UsageError(
             f"xs has shape {xs.shape}, D = {xs.shape[2]}; expected D = {kernel.shape[0]}, which "
@@ -149,6 +165,68 @@ def check_inputs(cell: Cell, params: Params, xs: Array) -> None:
         raise UsageError(
             f"xs has dtype {xs.dtype}, wider than the parameters' {kernel.dtype}; expected inputs "
             f"no wider than those: pass xs.astype({kernel.dtype})"
+        )
+
+
+def check_params(cell: Cell, params: Any, xs: Array) -> Params:
+    """The parameters as a dict of JAX's arrays, if they are those of this cell for these xs."""
+    if not isinstance(params, Mapping):
+        raise UsageError(
+            f"params is {_named(params)}; expected the dict of arrays that "
+            f"cell.init(key, {xs.shape[-1]}) returns"
+        )
+    params = _unfrozen(params)
+    check_inputs(params, xs)
+    if known(xs.shape[2]):
+        expected = jax.eval_shape(lambda key: cell.init(key, xs.shape[2]), jax.random.key(0))
+        _check_leaves(cell, _leaves(params), _leaves(expected))
+    return params
+
+
+def _unfrozen(params: Mapping) -> Params:
+    def plain(leaf: Any) -> Any:
+        if isinstance(leaf, Mapping):
+            return _unfrozen(leaf)
+        return jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+    return {name: plain(leaf) for name, leaf in params.items()}
+
+
+def _leaves(params: Params) -> dict[str, Any]:
+    """{"kernel": leaf, "kernels/w": leaf, ...}."""
+    pairs = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
+
+
+def _check_leaves(cell: Cell, given: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises UsageError for parameters that the cell lacks or cannot use, or of several types.
+
+    Whole numbers besides are let through: a counter learns nothing that would go unnoticed.
+    """
+    name = f"{cell.info.name!r} with hidden={cell.info.hidden} and its options"
+    fix = "pass what the init of this very cell returns, or the cell that made these params"
+    real = {k: v for k, v in given.items() if jnp.issubdtype(jnp.result_type(v), jnp.inexact)}
+    lacking, besides = sorted({*expected} - {*given}), sorted({*real} - {*expected})
+    if lacking or besides:
+        wrong = [f"no {', '.join(lacking)}"] * bool(lacking)
+        wrong += [f"the unknown {', '.join(besides)}"] * bool(besides)
+        raise UsageError(
+            f"params has {' and '.join(wrong)}; expected {', '.join(sorted(expected))} for the "
+            f"cell {name}: {fix}"
+        )
+    for key, like in expected.items():
+        if jnp.shape(given[key]) != like.shape:
+            raise UsageError(
+                f"params[{key!r}] has shape {jnp.shape(given[key])}; expected {like.shape} for "
+                f"the cell {name}: {fix}"
+            )
+    types = {str(jnp.result_type(given[k])): k for k in reversed(expected) if k in real}
+    if len(types) > 1 and len({v.dtype for k, v in expected.items() if k in real}) == 1:
+        mixed = " and ".join(f"{dtype} ({key})" for dtype, key in sorted(types.items()))
+        widest = str(jnp.result_type(*types))
+        raise UsageError(
+            f"params mix {mixed}; expected one dtype: "
+            f"jax.tree.map(lambda leaf: leaf.astype({widest!r}), params)"
         )
 
 
@@ -168,12 +246,17 @@ def check_key(key: Any, batch: int) -> None:
 
 def check_carry(carry: Any, fresh: Any) -> Any:
     """The carry, if its structure and shapes are those of a fresh one."""
-    given, expected = jax.tree.structure(carry), jax.tree.structure(fresh)
-    if given != expected:
-        if len(jax.tree.leaves(carry)) == len(jax.tree.leaves(fresh)) and type(carry) is tuple:
-            carry = jax.tree.unflatten(expected, jax.tree.leaves(carry))
-        else:
-            raise UsageError(f"carry is {given}; expected {expected}")
+    names = ", ".join(f"{name}=..." for name in getattr(fresh, "_fields", ()))
+    expected = f"{_named(fresh)}: pass {type(fresh).__name__}({names})"
+    if type(carry) in (tuple, list) and names:
+        raise UsageError(
+            f"carry is {_named(carry)}, which hides the order of its entries: (c, h) in this "
+            f"library, (h, c) in torch and keras; expected {expected}"
+        )
+    if type(carry) is type(fresh) and any(leaf is None for leaf in carry):
+        raise UsageError(f"carry holds None; expected arrays in {expected}")
+    if jax.tree.structure(carry) != jax.tree.structure(fresh):
+        raise UsageError(f"carry is {_named(carry)}; expected {expected}")
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(carry)]
     wanted = [jnp.shape(leaf) for leaf in jax.tree.leaves(fresh)]
     if shapes != wanted:
@@ -182,6 +265,18 @@ def check_carry(carry: Any, fresh: Any) -> Any:
             f"{getattr(fresh, '_fields', '')}"
         )
     return jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), carry, fresh)
+
+
+def _named(value: Any) -> str:
+    """A value as a message names it: its type, and the names or the shape it has."""
+    fields = getattr(value, "_fields", None)
+    if fields is not None:
+        return f"{type(value).__name__}({', '.join(fields)})"
+    if isinstance(value, (tuple, list)):
+        return f"a plain {type(value).__name__} of {len(value)}"
+    if hasattr(value, "shape"):
+        return f"an array of shape {value.shape}"
+    return repr(value) if value is None else f"a {type(value).__name__}"
 
 
 def check_marks(name: str, marks: Any, steps: int, batch: int) -> Array:
@@ -199,13 +294,15 @@ def check_marks(name: str, marks: Any, steps: int, batch: int) -> Array:
 
 def check_lengths(lengths: Any, steps: int, batch: int) -> Array:
     """The [B] ints, or UsageError; values are checked where they are known."""
-    known = lengths if isinstance(lengths, Tracer) else np.asarray(lengths)
-    if known.shape != (batch,):
-        raise UsageError(f"lengths has shape {known.shape}; expected [B] = {(batch,)}")
-    if not jnp.issubdtype(known.dtype, jnp.integer):
-        raise UsageError(f"lengths has dtype {known.dtype}; expected whole numbers")
-    if not isinstance(known, Tracer):
-        outside = [int(n) for n in known if not 0 <= n <= steps]
+    values = lengths if isinstance(lengths, Tracer) else np.asarray(lengths)
+    if values.shape != (batch,):
+        swapped = values.shape == (steps,)
+        hint = "; xs looks batch-major, pass jnp.swapaxes(xs, 0, 1)" if swapped else ""
+        raise UsageError(f"lengths has shape {values.shape}; expected [B] = {(batch,)}{hint}")
+    if not jnp.issubdtype(values.dtype, jnp.integer):
+        raise UsageError(f"lengths has dtype {values.dtype}; expected whole numbers")
+    if not isinstance(values, Tracer) and known(steps):
+        outside = [int(n) for n in values if not 0 <= n <= steps]
         if outside:
             raise UsageError(
                 f"lengths holds {outside[0]}; expected 0..T = 0..{steps}, zero being legal"

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lstm_jax.progress import LARGER_IS_BETTER
-from lstm_jax.sweep import claims
+from lstm_jax.sweep import claims, names
+from lstm_jax.sweep.names import SEED
 from lstm_jax.sweep.plan import Plan, pack_folder, trial_folder
 from lstm_jax.sweep.trials import trial_status
 from lstm_jax.writers import read_metrics
 
-TUNED = ("optimizer.learning_rate",)
-SEED, SUMMARY = "seed", "summary.json"
+SUMMARY = "summary.json"
 ENDED = ("completed", "diverged")
 
 
@@ -63,8 +63,7 @@ class Sweep(NamedTuple):
 def read_sweep(plan: Plan, workdir: Path) -> Sweep:
     """Every trial of the plan, begun or not."""
     reading = how(plan)
-    by_hand = set(reading.tuned) | set(reading.by) | {SEED}
-    fields = tuple(name for name in plan.varied if name not in by_hand)
+    fields = names.variant_fields(plan)
     flat = plan.base | plan.baseline
     baseline = tuple(_hashable(flat.get(name)) for name in fields)
     packs, first = plan.pack_of(), {}
@@ -75,7 +74,7 @@ def read_sweep(plan: Plan, workdir: Path) -> Sweep:
         metrics |= dict.fromkeys(_names(summary))
         scores |= _trivial(summary, reading.metric)
         pack = packs[number]
-        status = _status(folder, claims.ended(pack_folder(workdir, pack)))
+        status = trial_status(folder, claims.ended(pack_folder(workdir, pack)))
         twin = first.setdefault(plan.hashes[number], number)
         size = len(plan.packs[pack])
         trial = _trial(plan, reading, fields, number, folder, summary, status, size)
@@ -92,29 +91,21 @@ def how(plan: Plan) -> Reading:
     shown = metric.partition("/")[2]
     usual = "max" if shown in LARGER_IS_BETTER else "min"
     same = plan.direction if shown == name else usual
-    tuned = given.get("tuned", TUNED)
     return Reading(
         choose=plan.metric if plan.metric.startswith("valid/") else f"valid/{name}",
         metric=metric,
         direction=given.get("direction", same),
         choose_direction=plan.direction,
-        tuned=tuple(f for f in tuned if f in plan.varied and f not in plan.baseline),
-        by=tuple(f for f in given.get("by", ()) if f in plan.varied),
+        tuned=names.tuned(plan),
+        by=names.sections(plan),
         select=given.get("select", "setting"),
     )
 
 
-def _status(folder: Path, end: dict[str, Any]) -> str:
-    """A trial that its pack left running has failed with it."""
-    status = trial_status(folder)["status"]
-    lost = end.get("status") == "failed" and status not in ENDED + ("pruned",)
-    return "failed" if lost else status
-
-
-def _trial(plan, reading, fields, number, folder, summary, status, size) -> Trial:
+def _trial(plan, reading, fields, number, folder, summary, found, size) -> Trial:
     flat = plan.base | plan.trials[number]
     valid, test = _score(summary, reading.choose), _score(summary, reading.metric)
-    seconds = summary.get("wall_seconds")
+    seconds, status = summary.get("wall_seconds"), found["status"]
     return Trial(
         number=number,
         status=status,
@@ -129,13 +120,15 @@ def _trial(plan, reading, fields, number, folder, summary, status, size) -> Tria
         parameters=summary.get("parameters"),
         seconds=None if seconds is None else seconds / max(size, 1),
         flow=_newest(folder),
-        lacks=_lacks(status, summary, reading, valid, test),
+        lacks=_lacks(status, found["error"], summary, reading, valid, test),
     )
 
 
-def _lacks(status: str, summary: dict, reading: Reading, valid: float, test: float) -> str:
+def _lacks(
+    status: str, error: str, summary: dict, reading: Reading, valid: float, test: float
+) -> str:
     if status not in ENDED:
-        return status
+        return f"{status}: {error.splitlines()[0]}" if error else status
     if not summary:
         return "its summary.json is missing or damaged"
     for name, value in ((reading.choose, valid), (reading.metric, test)):

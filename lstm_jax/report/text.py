@@ -67,7 +67,7 @@ COLUMNS = (
     _numeric("Welch p", "two-sided, Holm-adjusted over the variants", "welch_holm"),
     _numeric("rank-sum p", "Mann-Whitney, two-sided, Holm-adjusted", "mann_whitney_holm"),
     _numeric("g", "effect size: Hedges' g", "effect"),
-    _numeric("shown from", "smallest difference shown 4 times in 5", "smallest"),
+    _numeric("detectable", "smallest true difference found in 4 of 5 such studies", "smallest"),
     Column(
         "diverged",
         "share of its ended trials",
@@ -98,12 +98,14 @@ RULES = (
 def method(sweep: Sweep) -> str:
     """How the numbers came about, in a paragraph."""
     reading = sweep.reading
-    tuned = ", ".join(reading.tuned) or "nothing"
+    tuned = ", ".join(reading.tuned)
     chosen = {
         "setting": f"Every variant chooses for itself ({tuned}): the setting with the best mean "
-        f"{reading.choose} over its seeds.",
-        "tenth": f"Trials are drawn at random ({tuned}); the best tenth of each variant by "
-        f"{reading.choose}, at least five, stands for it.",
+        f"{reading.choose} over its seeds."
+        if tuned
+        else "No field is tuned: every variant has one setting.",
+        "tenth": f"Trials are drawn at random ({tuned or 'no field is tuned'}); the best tenth of "
+        f"each variant by {reading.choose}, at least five, stands for it.",
     }[reading.select]
     best = "smaller" if reading.direction == "min" else "larger"
     return (

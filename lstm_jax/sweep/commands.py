@@ -22,8 +22,13 @@ from lstm_jax.cli import OK, Arguments, Flag
 from lstm_jax.core import UsageError, lookup
 
 FLAGS = (
-    Flag("study", "", "folder of the study, with a preset after a colon: experiments/NAME:smoke"),
-    Flag("workdir", "", "where the sweep lives (default: sweeps/<name of the study>)"),
+    Flag(
+        "study",
+        "",
+        "folder of the study, with a preset after a colon: experiments/NAME:smoke",
+        path=True,
+    ),
+    Flag("workdir", "", "where the sweep lives (default: sweeps/<name of the study>)", path=True),
     Flag("config", "", "(fields only: --config.train.num_steps=100)"),
     Flag("launcher", "local", "local | slurm | ray"),
     Flag("pack", 0, "most trials in a pack (0: as many as fit in memory)"),
@@ -68,7 +73,9 @@ def planned(arguments: Arguments) -> tuple[Any, Any]:
     if not flags.study:
         raise UsageError("which study? --study=experiments/NAME")
     if flags.pack < 0:
-        raise UsageError(f"--pack={flags.pack}: expected at least 0")
+        raise UsageError(
+            f"--pack={flags.pack}: expected a positive whole number, or 0 for as many as fit"
+        )
     study = load_study(flags.study, arguments.overrides)
     plan = make_plan(study, flags.pack, trial_configs(study))
     return study, fitted(plan)
@@ -158,9 +165,11 @@ def launch_options(arguments: Arguments, of_study: dict[str, Any]) -> dict[str, 
 def opened(arguments: Arguments) -> tuple[Any, Path]:
     """The sweep in --workdir (default: that of --study)."""
     from lstm_jax.sweep.plan import read_plan
+    from lstm_jax.sweep.study import split_study
 
     flags = arguments.flags
-    study = Path(flags.study.rpartition(":")[0] or flags.study).name if flags.study else ""
+    text = Path(split_study(flags.study)[0])
+    study = (text.parent if text.suffix == ".py" else text).resolve().name if flags.study else ""
     if not flags.workdir and not study:
         found = sorted(str(path.parent) for path in Path("sweeps").glob("*/sweep.json"))
         there = f"; there are: {', '.join(found)}" if found else ""
@@ -170,14 +179,16 @@ def opened(arguments: Arguments) -> tuple[Any, Path]:
 
 
 def status(arguments: Arguments) -> int:
-    """The table, once; results.csv brought up to date."""
+    """The table, once; results.csv and TensorBoard's means over seeds brought up to date."""
     from lstm_jax.sweep import claims
     from lstm_jax.sweep import status as state
     from lstm_jax.sweep.results import write_results
+    from lstm_jax.sweep.seeds import write_means
 
     found, workdir = opened(arguments)
     state.show(found, workdir, state.packs(found, workdir, claims.Watcher()))
     print(write_results(found, workdir))
+    write_means(found, workdir)
     return OK
 
 

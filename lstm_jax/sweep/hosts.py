@@ -14,7 +14,7 @@ from typing import Any
 
 from lstm_jax import distributed, parallel
 from lstm_jax.core import INTERRUPTED, OK, UsageError
-from lstm_jax.sweep import claims
+from lstm_jax.sweep import claims, names
 from lstm_jax.sweep.plan import Plan, pack_folder, read_plan, trial_folder
 from lstm_jax.sweep.trials import STATUS
 from lstm_jax.sweep.worker import WAIT_SECONDS, Stop, fail, say
@@ -65,7 +65,7 @@ def train(plan: Plan, workdir: Path, number: int, trial: int, claim: Any) -> str
     mark: dict[str, Any] = {"attempt": claim and claim.attempt, "pack": number}
     if claim is not None:
         claim.check()
-        folder.mkdir(parents=True, exist_ok=True)
+        names.place(folder, names.places(plan)[trial])
         claims.replace_json(folder / STATUS, {"status": "running", "step": 0, **mark})
     summary = train(config, folder)
     if claim is not None:

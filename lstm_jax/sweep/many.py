@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax import train
 from lstm_jax.core import UsageError
-from lstm_jax.program import Program, build_program
+from lstm_jax.program import Program, build_program, next_chunk
 from lstm_jax.sweep.estimate import block_size
 
 
@@ -45,7 +45,9 @@ def trial_mesh(num_trials: int, wanted: int = -1) -> Mesh:
     return Mesh(np.array(devices), ("trial",), axis_types=(AxisType.Auto,))
 
 
-def over_trials(function: Callable, mesh: Mesh, block: int, donate: bool = False) -> Any:
+def over_trials(
+    function: Callable, mesh: Mesh, block: int, donate: bool = False, jit: Callable = jax.jit
+) -> Any:
     """Jitted `function(*arguments, data)`: all arguments but the data have a trial axis.
 
     A device runs its trials in blocks, one block after the other.
@@ -72,7 +74,7 @@ def over_trials(function: Callable, mesh: Mesh, block: int, donate: bool = False
         run = jax.shard_map(vmapped, mesh=mesh, in_specs=specs, out_specs=trial, check_vma=False)
         return run(*own, data)
 
-    return jax.jit(call, donate_argnums=0 if donate else ())
+    return jit(call, donate_argnums=0 if donate else ())
 
 
 class Compiled:
@@ -89,10 +91,11 @@ class Compiled:
         self.data = jax.device_put(program.task.data, NamedSharding(self.mesh, PartitionSpec()))
         self._hypers = hypers
         self._check = self.jit(partial(train.validate, program), donate=True)
-        self._chunks: dict[int, Any] = {}
+        self._slope = self.jit(lambda *arguments: train.gradients(program, *arguments)[0])
+        self._chunks: dict[bool, Any] = {}
 
     def jit(self, function: Callable, donate: bool = False) -> Any:
-        return over_trials(function, self.mesh, self.block, donate)
+        return over_trials(function, self.mesh, self.block, donate, self.program.jit)
 
     def place(self, tree: Any) -> Any:
         """Host arrays [K, ...] onto the devices, the last trial repeated where they are uneven."""
@@ -114,7 +117,7 @@ class Compiled:
         On one device, too: LAPACK's QR on all of a CPU's devices at once waits for ever for a
         thread of the pool that they share (jaxlib 0.10.2).
         """
-        one = jax.jit(partial(train.init_state, self.program))
+        one = self.program.jit(partial(train.init_state, self.program))
         states = [jax.device_get(one(hyper)) for hyper in self._hypers]
         return self.place(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
 
@@ -124,18 +127,34 @@ class Compiled:
         return jax.tree.map(lambda x: np.empty((self.size, *x.shape), x.dtype), shapes)
 
     def compile_chunk(self, num_steps: int, state: Any) -> Any:
-        """The compiled chunk; state is taken over by it."""
-        if num_steps not in self._chunks:
-            run = partial(train.run_chunk, self.program)
-            jitted = self.jit(lambda s, h, d: run(s, h, d, num_steps), donate=True)
-            self._chunks[num_steps] = jitted.lower(state, self.hyper, self.data).compile()
-        return self._chunks[num_steps]
+        """The compiled chunk, one for the longest and one for all others; it takes over state."""
+        longest = next_chunk(self.program.config.train, 0)
+        short = num_steps != longest
+        if short not in self._chunks:
+
+            def run(state: Any, hyper: dict, both: tuple) -> tuple:
+                data, length = both
+                if short:
+                    return train.run_short(self.program, state, hyper, data, length)
+                return train.run_chunk(self.program, state, hyper, data, longest)
+
+            like = state, self.hyper, (self.data, self.length(num_steps))
+            self._chunks[short] = self.jit(run, donate=True).lower(*like).compile()
+        return self._chunks[short]
 
     def chunk(self, num_steps: int, state: Any) -> tuple:
-        return self.compile_chunk(num_steps, state)(state, self.hyper, self.data)
+        both = self.data, self.length(num_steps)
+        return self.compile_chunk(num_steps, state)(state, self.hyper, both)
+
+    def length(self, num_steps: int) -> Any:
+        return jax.device_put(np.int32(num_steps), NamedSharding(self.mesh, PartitionSpec()))
 
     def validate(self, state: Any) -> tuple:
         return self._check(state, self.hyper, self.data)
+
+    def gradients(self, state: Any) -> Any:
+        """Each trial's gradient on its next batch."""
+        return self._slope(state, self.hyper, self.data)
 
     def test(self, params: Any) -> dict:
         """{split: {metric: [K]}} of these parameters [K, ...]."""

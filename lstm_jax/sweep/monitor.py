@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.cli import INTERRUPTED, OK, USAGE_ERROR
+from lstm_jax.progress import Bar, speed, start_live
 from lstm_jax.sweep import claims, status
+from lstm_jax.sweep.names import FOLDER
 from lstm_jax.sweep.plan import Plan, pack_folder
 from lstm_jax.sweep.results import write_results
+from lstm_jax.sweep.seeds import write_means
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 30.0
@@ -47,25 +50,26 @@ def monitor(plan: Plan, workdir: Path, launcher: Any, wait: bool = True) -> int:
             launcher.submit(workdir, left)
         if not wait:
             return OK
-        while alive := launcher.poll():
-            display.update(status.packs(plan, workdir, watcher), alive)
+        while launcher.poll():
+            display.update(status.packs(plan, workdir, watcher))
             if interrupt.seen:
                 display.say("stopping: workers save after their chunk (Ctrl-C again: at once)")
                 launcher.cancel()
                 break
             time.sleep(POLL_SECONDS)
         found = status.packs(plan, workdir, watcher)
-        display.update(found, [])
+        display.update(found)
     return closing(plan, workdir, found)
 
 
 def closing(plan: Plan, workdir: Path, found: list[status.PackStatus]) -> int:
     """Results, the headline, what failed, what to do next."""
     path = write_results(plan, workdir)
+    write_means(plan, workdir)
     print(status.headline(plan, workdir, found))
     for line in status.failures(found):
         print(line)
-    print(f"{path}\ntensorboard --logdir {workdir / 'trials'}", flush=True)
+    print(f"{path}\ntensorboard --logdir {workdir / FOLDER}", flush=True)
     if any(p.state in ("pending", "running") for p in found):
         print(f"not done; to go on: lstm-jax sweep resume --workdir={workdir}")
         return INTERRUPTED
@@ -76,92 +80,97 @@ def closing(plan: Plan, workdir: Path, found: list[status.PackStatus]) -> int:
 
 
 class Display:
-    """A bar a pack on a terminal; elsewhere a line when a pack changes, and one now and then."""
+    """Bars of the running packs on a terminal; lines when a pack changes, elsewhere also others."""
 
     def __init__(self, plan: Plan, workdir: Path):
-        self.plan, self.workdir, self.bars = plan, workdir, {}
+        self.plan, self.workdir = plan, workdir
+        self._found: list[status.PackStatus] = []
         self._states: dict[int, str] = {}
-        self._line = time.monotonic()
-        self._rich = _bars() if sys.stdout.isatty() else None
+        self._began: dict[int, float] = {}  # when a pack was first seen running
+        self._compiled: set[tuple[int, int]] = set()
+        self._headline, self._line = "", time.monotonic()
+        self._live: Any = None
 
     def __enter__(self) -> Display:
-        if self._rich:
-            self._rich.start()
+        self._live = start_live(sys.stdout, self._bars)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._rich:
-            self._rich.stop()
+        if self._live:
+            self._live.transient = True  # what remains is said in lines
+            self._live.stop()
+            self._live = None
 
     def say(self, text: str) -> None:
-        if self._rich:
-            self._rich.console.print(text, markup=False, highlight=False)
+        if self._live:
+            self._live.console.print(text, markup=False, highlight=False)
         else:
             print(text, flush=True)
 
-    def update(self, found: list[status.PackStatus], alive: list[str]) -> None:
+    def update(self, found: list[status.PackStatus]) -> None:
+        """Show this state of the packs."""
+        self._found, self._headline = found, status.headline(self.plan, self.workdir, found)
         for pack in found:
-            if pack.state != self._states.get(pack.number, "pending"):
-                self._states[pack.number] = pack.state
-                if not self._rich:
-                    self.say(self.line(pack))
-            if self._rich and pack.state != "pending":
-                self.bar(pack)
-        late = time.monotonic() - self._line > LINE_SECONDS
-        if late and not self._rich:
+            self._say_changes(pack)
+        if self._live:
+            self._live.refresh()
+        elif time.monotonic() - self._line > LINE_SECONDS:
             self._line = time.monotonic()
-            self.say(status.headline(self.plan, self.workdir, found))
+            self.say(self._headline)
 
-    def bar(self, pack: status.PackStatus) -> None:
-        assert self._rich
-        if pack.number not in self.bars:
-            self.bars[pack.number] = self._rich.add_task("", total=pack.num_steps, note="")
-        step = pack.num_steps if pack.state == "completed" else pack.step
-        note = self.note(pack)
-        self._rich.update(
-            self.bars[pack.number],
-            description=f"pack {pack.number}",
-            completed=step,
-            total=pack.num_steps,
-            note=note,
-        )
+    def _say_changes(self, pack: status.PackStatus) -> None:
+        """How long an attempt compiled, once it is known, and a state that is new."""
+        before = self._states.get(pack.number, "pending")
+        self._states[pack.number] = pack.state
+        attempt = pack.number, pack.attempt
+        seen_running = "running" in (before, pack.state)
+        if seen_running and pack.compile_seconds and attempt not in self._compiled:
+            self._compiled.add(attempt)
+            seconds = f"{pack.compile_seconds:.1f} s"
+            self.say(f"pack {pack.number}: compiled the training steps in {seconds}")
+        if pack.state != before:
+            self._began[pack.number] = time.monotonic()
+            if pack.state == "failed":
+                self.say(f"pack {pack.number}: failed: {pack.error}")
+            elif pack.state != "running" or not self._live:
+                self.say(self.line(pack))
 
-    def note(self, pack: status.PackStatus) -> str:
-        words = [f"{pack.trials} trials"]
-        if pack.state == "running":
-            words.append(f"{pack.rate:,.0f} trial-steps/s" if pack.rate else "compiling")
-            words += [f"ETA {clock}"] if (clock := status.clock(pack.seconds_left)) else []
-        else:
-            words.append(pack.state)
-        words += [f"best {pack.best:.4g}"] if pack.best is not None else []
-        return "  ".join(words)
+    def _bars(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        running = [p for p in self._found if p.state == "running"]
+        bars = [Bar(p.step, p.num_steps, self.words(p), label=f"pack {p.number}") for p in running]
+        return Group(Text(self._headline or "starting"), *bars)
+
+    def words(self, pack: status.PackStatus) -> list[str]:
+        """What there is to say of a pack, the most important first."""
+        words = [f"{pack.step:,}/{pack.num_steps:,}"]
+        if pack.state == "running" and pack.rate:
+            words += [f"ETA {status.clock(pack.seconds_left)}", speed(pack.rate, "trial-steps")]
+        elif pack.state == "running":
+            since = time.monotonic() - self._began.get(pack.number, time.monotonic())
+            words.append(f"compiling {status.clock(since)}")
+        words.append(f"{pack.trials} trial{'s' if pack.trials != 1 else ''}")
+        words += [f"loss {pack.loss:.4g}"] if pack.loss is not None else []
+        return words + ([f"best {pack.best:.4g}"] if pack.best is not None else [])
 
     def line(self, pack: status.PackStatus) -> str:
-        return f"pack {pack.number}: {pack.state}, step {pack.step}, {self.note(pack)}"
+        return "  ".join([f"pack {pack.number}: {pack.state}", *self.words(pack)])
 
 
-def _bars() -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = ["{task.description}", BarColumn(), MofNCompleteColumn()]
-    return Progress(*columns, TextColumn("{task.fields[note]}"))
-
-
-def watch(plan: Plan, workdir: Path, seconds: float = 2.0) -> int:
-    """The status table, drawn again until all has ended."""
-    from rich.console import Group
-    from rich.live import Live
-    from rich.text import Text
-
+def watch(plan: Plan, workdir: Path, seconds: float = 1.0) -> int:
+    """What a launch shows, until all has ended; Ctrl-C leaves the sweep alone."""
     watcher = claims.Watcher()
-    with Live(auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), Display(plan, workdir) as display:
         while True:
             found = status.packs(plan, workdir, watcher)
-            words = [status.headline(plan, workdir, found), *status.failures(found)]
-            live.update(Group(status.table(plan, found), Text("\n".join(words))), refresh=True)
+            display.update(found)
             if all(p.state in ("completed", "failed") for p in found):
                 break
             time.sleep(seconds)
+    for line in [status.headline(plan, workdir, found), *status.failures(found)]:
+        print(line, flush=True)
     return OK
 
 

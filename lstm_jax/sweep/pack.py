@@ -20,7 +20,9 @@ from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.config import split
 from lstm_jax.integrity import Damage, read_seal
 from lstm_jax.memory import check_memory
+from lstm_jax.program import next_chunk
 from lstm_jax.progress import LARGER_IS_BETTER
+from lstm_jax.sweep import names
 from lstm_jax.sweep.many import Compiled, at, pack_program
 from lstm_jax.sweep.trials import Trial
 from lstm_jax.writers import read_metrics
@@ -46,8 +48,9 @@ class Pack:
             Trial(trial, config, trial_folders(trial), claim.attempt, number)
             for trial, config in self.configs.items()
         ]
+        self.places = names.places(plan)
         self.checkpoints = Checkpoints(folder, keep_last=2, keep_best=0)
-        self.step, self.seconds, self.steps_done = 0, 0.0, 0
+        self.step, self.seconds, self.steps_done, self.compile_seconds = 0, 0.0, 0, 0.0
         self.best: tuple[float, int] | None = None
         self._look: Callable | None = None
         self.total, self.rungs = len(self.trials), tuple(plan.halving.get("rungs", ()))
@@ -71,10 +74,10 @@ class Pack:
 
     def advance(self, state: Any) -> Any:
         """One chunk, its log lines, an evaluation where it is due."""
-        began, steps = time.perf_counter(), self.chunk_size()
+        began, steps = time.perf_counter(), next_chunk(self.options, self.step)
         if self.steps_done == 0:
             check_memory(self.compiled.compile_chunk(steps, state), self.compiled.size)
-            began = time.perf_counter()
+            self.compile_seconds, began = time.perf_counter() - began, time.perf_counter()
         state, metrics = self.compiled.chunk(steps, state)
         due = (self.step + steps) % self.options.eval_every == 0 or self.is_last(steps)
         if due:
@@ -88,6 +91,7 @@ class Pack:
         self.seconds += took
         self.log(seen, due, steps / took)
         self.diagnose(state)
+        self.histograms(state)
         return state
 
     def diagnose(self, state: Any) -> None:
@@ -104,8 +108,16 @@ class Pack:
                 found = self._look(at(params, i), split(trial.config)[1], data)
                 diagnostics.write(found, trial.writer, self.step, figures=False)
 
-    def chunk_size(self) -> int:
-        return min(self.options.log_every, self.options.num_steps - self.step)
+    def histograms(self, state: Any) -> None:
+        """Every `train.histogram_every` steps those of the trials that still run; 0: none."""
+        every = self.options.histogram_every
+        if not every or not (self.step % every == 0 or self.is_last(0)):
+            return
+        slopes = self.compiled.gradients(state)
+        found = self.compiled.fetch({"parameters": state.params, "gradients": slopes})
+        for i, trial in enumerate(self.trials):
+            for tag, tree in found.items() if not trial.ended else ():
+                trial.writer.histograms(self.step, tag, at(tree, i))
 
     def is_last(self, steps: int) -> bool:
         return self.step + steps >= self.options.num_steps
@@ -124,9 +136,10 @@ class Pack:
             if valid and trial.due(self.options.eval_every):
                 line = {name: column[i] for name, column in valid.items()}
                 trial.writer.scalars(trial.step, "valid", line)
+                trial.writer.baselines(trial.step, self.program.task.baselines.get("valid", {}))
                 self.compare(trial, line)
             trial.ended = "diverged" if bad[i] else "completed" if stopped[i] else ""
-        self.progress(rate)
+        self.progress(rate, trained["loss"])
 
     def compare(self, trial: Trial, line: dict) -> None:
         """Remember the best value so far of the study's metric, where that is a validation one."""
@@ -138,16 +151,20 @@ class Pack:
         if self.best is None or sign * value < sign * self.best[0]:
             self.best = value, trial.number
 
-    def progress(self, rate: float) -> None:
+    def progress(self, rate: float, losses: Any) -> None:
         """What the sweep shows of the pack, in its heartbeat; of the trials, in their status."""
-        active = sum(not trial.ended for trial in self.trials)
+        training = [loss for t, loss in zip(self.trials, losses, strict=True) if not t.ended]
+        active = len(training)
         self.claim.progress = {
             "step": self.step,
             "num_steps": self.options.num_steps,
             "trials": self.total,
             "ended": self.total - active,
             "trial_steps_per_second": rate * active,
+            "compile_seconds": self.compile_seconds,
         }
+        if training:
+            self.claim.progress["loss"] = float(np.mean(training))
         if self.best:
             self.claim.progress |= {"best": self.best[0], "best_trial": self.best[1]}
         if time.monotonic() - self._said > STATUS_SECONDS:
@@ -208,6 +225,7 @@ class Pack:
             self.trials = [t for t in self.trials if t.number in set(members.trials.tolist())]
         self.compile(self.trials)
         for trial in self.trials:
+            names.place(trial.folder, self.places[trial.number])
             trial.open(self.step)
         if members is None:
             return self.compiled.init()

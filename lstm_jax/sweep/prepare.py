@@ -12,6 +12,7 @@ import jax
 from lstm_jax import memory
 from lstm_jax.config import flatten, split
 from lstm_jax.core import UsageError
+from lstm_jax.progress import speed
 from lstm_jax.sweep import claims, estimate, many
 from lstm_jax.sweep.launchers.local import gpu_memory
 from lstm_jax.sweep.plan import Plan, pack_folder
@@ -148,6 +149,6 @@ def print_cost(plan: Plan, number: int) -> float:
     seconds = cost.compile_seconds + steps * cost.step_seconds
     print(
         f"    {cost.memory / 2**20:,.0f} MiB a device, compiles in {cost.compile_seconds:.1f} s, "
-        f"{trials / cost.step_seconds:,.0f} trial-steps/s, about {clock(seconds)}"
+        f"{speed(trials / cost.step_seconds, 'trial-steps')}, about {clock(seconds)}"
     )
     return seconds

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.manifest import to_json, write_text
-from lstm_jax.sweep.claims import read_json
-from lstm_jax.sweep.plan import Plan, trial_folder
+from lstm_jax.sweep.claims import ended, read_json
+from lstm_jax.sweep.plan import Plan, pack_folder, trial_folder
 from lstm_jax.sweep.trials import trial_status
 from lstm_jax.writers import read_metrics
 
@@ -27,7 +27,8 @@ def results(plan: Plan, workdir: Path) -> list[dict[str, Any]]:
 def row(plan: Plan, workdir: Path, trial: int, pack: int) -> dict[str, Any]:
     """What was varied, `split/metric` of the best parameters, `last split/metric` of the last."""
     folder = trial_folder(workdir, trial)
-    status, summary = trial_status(folder), read_json(folder / "summary.json")
+    status = trial_status(folder, ended(pack_folder(workdir, pack)))
+    summary = read_json(folder / "summary.json")
     flat = plan.base | plan.trials[trial]
     found = {"trial": trial, "pack": pack, "status": status["status"], "step": status["step"]}
     found |= {"attempt": status.get("attempt", 0)}
@@ -37,7 +38,7 @@ def row(plan: Plan, workdir: Path, trial: int, pack: int) -> dict[str, Any]:
     found |= {f"{s}/{name}": v for s, metrics in tested.items() for name, v in metrics.items()}
     found |= last(folder) if status["step"] else {}
     found |= {name: summary.get(name) for name in ("wall_seconds", "parameters")}
-    return found | {"error": status.get("error", "")}
+    return found | {"error": status["error"]}
 
 
 def last(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lstm_jax import progress
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import Plan, pack_folder, trial_folder
 from lstm_jax.sweep.trials import trial_status
@@ -26,6 +27,8 @@ class PackStatus(NamedTuple):
     num_steps: int
     ended: int  # trials that train no more
     rate: float  # trial-steps per second
+    compile_seconds: float
+    loss: float | None  # of the last training steps, mean over the trials that still train
     best: float | None
     best_trial: int | None
     error: str
@@ -65,6 +68,8 @@ def pack_status(plan: Plan, workdir: Path, number: int, watcher: claims.Watcher)
         num_steps=found.get("num_steps", plan.base["train.num_steps"]),
         ended=found.get("ended", 0),
         rate=found.get("trial_steps_per_second") or 0.0,
+        compile_seconds=found.get("compile_seconds") or 0.0,
+        loss=found.get("loss"),
         best=found.get("best"),
         best_trial=found.get("best_trial"),
         error=found.get("error", ""),
@@ -74,12 +79,18 @@ def pack_status(plan: Plan, workdir: Path, number: int, watcher: claims.Watcher)
 
 
 def trials(plan: Plan, workdir: Path, found: list[PackStatus]) -> Counter[str]:
-    """Trials by state. One that says "running" in a pack that nobody runs is pending."""
+    """Trials by state.
+
+    One that says "running" in a pack that nobody runs is pending; so is one that failed in a pack
+    that is to be run again.
+    """
     counts: Counter[str] = Counter()
     for pack in found:
         for trial in plan.packs[pack.number]:
-            state = trial_status(trial_folder(workdir, trial))["status"]
-            if pack.state != "running" and state == "running":
+            end = {"status": pack.state, "error": pack.error}
+            state = trial_status(trial_folder(workdir, trial), end)["status"]
+            again = pack.state not in ("completed", "failed") and state == "failed"
+            if again or (pack.state != "running" and state == "running"):
                 state = "pending"
             counts[state] += 1
     return counts
@@ -106,11 +117,7 @@ def seconds_left(found: list[PackStatus]) -> float | None:
 
 
 def clock(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return "" if seconds is None else progress.clock(seconds)
 
 
 def headline(plan: Plan, workdir: Path, found: list[PackStatus]) -> str:
@@ -129,7 +136,7 @@ def table(plan: Plan, found: list[PackStatus]) -> Any:
     from rich.table import Table
 
     rows = Table(box=box.SIMPLE_HEAD)
-    for name in ("pack", "state", "trials", "step", "ended", "trial-steps/s", "ETA", "best"):
+    for name in ("pack", "state", "trials", "step", "still train", "speed", "ETA", "best"):
         rows.add_column(name, justify="left" if name == "state" else "right")
     rows.add_column("attempt", justify="right")
     rows.add_column("worker")
@@ -140,8 +147,8 @@ def table(plan: Plan, found: list[PackStatus]) -> Any:
             p.state,
             str(p.trials),
             f"{p.step:,}/{p.num_steps:,}",
-            str(p.ended),
-            f"{p.rate:,.0f}" if running else "",
+            str(p.trials - p.ended) if running else "",
+            progress.speed(p.rate, "trial-steps") if running and p.rate else "",
             clock(p.seconds_left),
             "" if p.best is None else f"{p.best:.4g}",
             str(p.attempt or ""),

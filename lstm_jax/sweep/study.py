@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +28,14 @@ from ml_collections import ConfigDict
 
 from lstm_jax.config import flatten
 from lstm_jax.core import UsageError, lookup
-from lstm_jax.overrides import apply_overrides, load_module, read_config, validate
+from lstm_jax.overrides import (
+    apply_overrides,
+    check_name,
+    load_module,
+    read_config,
+    split_spec,
+    validate,
+)
 
 DIRECTIONS = ("min", "max")
 REPORT_ENTRIES = (
@@ -69,18 +78,26 @@ def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
         name=path.parent.resolve().name,
         path=path,
         question=_question(getattr(module, "QUESTION", ""), arg),
-        baseline=dict(getattr(module, "BASELINE", {})),
+        baseline=_entries(path, module, "BASELINE"),
         metric=str(getattr(module, "METRIC", "valid/loss")),
         direction=str(getattr(module, "DIRECTION", "min")),
         config=apply_overrides(config, overrides or {}),
         trials=_expand(path, module.sweep, arg),
-        launch=dict(getattr(module, "LAUNCH", {})),
-        halving=dict(getattr(module, "HALVING", {})),
-        report=dict(getattr(module, "REPORT", {})),
+        launch=_entries(path, module, "LAUNCH"),
+        halving=_entries(path, module, "HALVING"),
+        report=_entries(path, module, "REPORT"),
         command=_command(spec, overrides or {}),
     )
     _check(study)
     return study
+
+
+def _entries(path: Path, module: Any, name: str) -> dict[str, Any]:
+    """A dict that the study defines, {} where it does not."""
+    value = getattr(module, name, {})
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise UsageError(f"{path}: {name}={value!r}: expected a dict whose keys are strings")
+    return dict(value)
 
 
 def _command(spec: str, overrides: Mapping[str, Any]) -> str:
@@ -97,18 +114,21 @@ def _question(question: Any, arg: str) -> str:
 
 
 def _study_file(spec: str) -> tuple[Path, str]:
-    """(study.py, arg); a name that holds a colon is tried whole first."""
-    whole, (text, _, arg) = Path(spec), spec.rpartition(":")
-    candidates = [(whole, "")] + ([(Path(text), arg)] if text else [])
-    for path, arg in candidates:
-        for file in (path, path / "study.py"):
-            if file.is_file():
-                return file, arg
+    """(study.py, arg)."""
+    text, arg = split_study(spec)
+    for file in (Path(text), Path(text) / "study.py"):
+        if file.is_file():
+            return file, arg
     found = sorted(str(p.parent) for p in Path("experiments").glob("*/study.py"))
     near = difflib.get_close_matches(spec, found, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     there = f"; there are: {', '.join(found)}" if found else ""
     raise UsageError(f"no study {spec!r}: it has no study.py{hint}{there}")
+
+
+def split_study(spec: str) -> tuple[str, str]:
+    """(folder or file, arg) of `path[:arg]`."""
+    return split_spec(spec, lambda path: path.is_file() or (path / "study.py").is_file())
 
 
 def _expand(path: Path, sweep: Any, arg: str) -> list[dict[str, Any]]:
@@ -123,6 +143,11 @@ def _expand(path: Path, sweep: Any, arg: str) -> list[dict[str, Any]]:
     if wrong is not None or not trials:
         got = "nothing" if not trials else repr(wrong)
         raise UsageError(f"{path}: sweep() yields dicts of overrides, got {got}")
+    for number, name in ((n, name) for n, trial in enumerate(trials) for name in trial):
+        try:
+            check_name(name)
+        except UsageError as error:
+            raise UsageError(f"{path}: trial {number}: {error}") from None
     return [dict(trial) for trial in trials]
 
 
@@ -210,12 +235,18 @@ def varied(study: Study, configs: list[ConfigDict]) -> list[str]:
 
 
 def config_file(spec: str, arg: str = "") -> ConfigDict:
-    """The config of `configs/NAME.py[:preset]`, by a path relative to here or to the repository.
+    """The config of `configs/NAME.py[:preset]`, for a study's `get_config(arg)`.
 
-    For a study's `get_config(arg)`; a preset in `arg` is added to those in `spec`.
+    A path is relative to the file that calls this, else to the current folder or the repository;
+    one that starts with a dot is relative to that file alone. A preset in `arg` is added to those
+    in `spec`.
     """
-    path, _, preset = spec.partition(":")
-    root = Path(__file__).resolve().parents[2]
-    file = next((p for p in (Path(path), root / path) if p.is_file()), Path(path))
+    study = Path(sys._getframe(1).f_code.co_filename).parent
+    dotted = spec.startswith(".")
+    places = (study,) if dotted else (study, Path(), Path(__file__).parents[2])
+    specs = [str(place / os.path.expanduser(spec)) for place in places]
+    there = (spec for spec in specs if Path(split_spec(spec)[0]).is_file())
+    found = next(there, specs[0] if dotted else spec)
+    path, preset = split_spec(found)
     presets = ",".join(filter(None, (preset, arg)))
-    return read_config(f"{file}:{presets}" if presets else str(file))
+    return read_config(f"{path}:{presets}" if presets else path)

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from lstm_jax.checkpoint import Checkpoints
-from lstm_jax.config import config_hash, flatten
+from lstm_jax.config import config_hash
 from lstm_jax.manifest import describe, write_config, write_json
 from lstm_jax.sweep.claims import read_json, replace_json
 from lstm_jax.writers import open_writer, read_metrics
 
 STATUS = "status.json"
+OVER = ("completed", "diverged", "pruned")  # a trial that trains no more, and has its summary
 
 
 class Trial:
@@ -59,7 +62,7 @@ class Trial:
         """The trial's last lines, summary and checkpoint; the checkpoint is still being written."""
         self.ended = status
         if test := metrics.get("test"):
-            self.writer.scalars(self.step, "test", test)
+            self.writer.scalars(int(state.best.step), "test", test)
         lines = [line for line in read_metrics(self.folder) if line["split"] == "train"]
         last = {"train": {k: v for k, v in lines[-1].items() if k != "split"}} if lines else {}
         summary = {
@@ -75,7 +78,7 @@ class Trial:
             **more,
         }
         scores = {f"{s}/{name}": v for s, found in metrics.items() for name, v in found.items()}
-        self.writer.hparams(flatten(self.config), scores, status)
+        self.writer.hparams(self.writer.varied(self.config), scores, status)
         self.writer.flush(sync=False)
         saved = self.checkpoints()
         saved.save(self.step, state, {self.config.train.best_metric: float(state.best.value)})
@@ -99,6 +102,13 @@ def _pack_manifest() -> dict[str, Any]:
     return found
 
 
-def trial_status(folder: Path) -> dict[str, Any]:
-    """status.json of a trial, {"status": "pending"} where it was never started."""
-    return read_json(folder / STATUS) or {"status": "pending", "step": 0}
+def trial_status(folder: Path, end: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """status.json of a trial: "pending" at step 0 where it was never started.
+
+    With `end`, how its pack ended: a trial that a failed pack left behind failed with it, for the
+    same reason.
+    """
+    found = {"status": "pending", "step": 0, "error": "", **read_json(folder / STATUS)}
+    if end.get("status") == "failed" and found["status"] not in OVER:
+        found |= {"status": "failed", "error": found["error"] or end.get("error", "")}
+    return found

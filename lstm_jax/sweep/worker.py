@@ -20,6 +20,7 @@ from lstm_jax.cli import is_out_of_memory
 from lstm_jax.core import INTERRUPTED, OK, UsageError
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.plan import Plan, pack_folder, read_plan, trial_folder
+from lstm_jax.sweep.trials import OVER, STATUS, trial_status
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 CANCELLED = "cancelled"
@@ -88,18 +89,19 @@ def run_pack(plan: Plan, workdir: Path, number: int, claim: Any, stop: Stop) -> 
 
 def fail(plan: Plan, workdir: Path, number: int, claim: Any, error: Exception) -> str:
     """The pack fails, with its reason; the others go on."""
-    why = reason(error, len(plan.packs[number]))
+    why, log = reason(error, len(plan.packs[number])), []
     if not isinstance(error, UsageError):
         traceback.print_exc()
+        log = traceback.format_exc().splitlines()[-12:]
     for trial in plan.packs[number]:
         folder = trial_folder(workdir, trial)
         folder.mkdir(parents=True, exist_ok=True)
-        status = claims.read_json(folder / "status.json")
-        if status.get("status") not in ("completed", "diverged", "pruned"):
+        status = trial_status(folder)
+        if status["status"] not in OVER:
             mark = {"attempt": claim.attempt, "pack": number, "error": why}
-            claims.replace_json(folder / "status.json", {**status, "status": "failed", **mark})
+            claims.replace_json(folder / STATUS, {**status, "status": "failed", **mark})
     try:
-        claim.end("failed", error=why, log=traceback.format_exc().splitlines()[-12:])
+        claim.end("failed", error=why, log=log)
     except claims.Lost as lost:
         return str(lost)
     return f"failed: {why}"

@@ -18,10 +18,11 @@ from lstm_jax.tasks.task import (
     Spec,
     Task,
     average,
-    example_weights,
     fixed_split,
     fresh_batch,
     ratio,
+    target_weights,
+    weighed,
 )
 
 
@@ -46,8 +47,9 @@ def example(key: Array, length: int) -> dict:
 
 def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
     """Mean squared error; outputs [B, 1], targets [B]."""
-    error = jnp.square(outputs[:, 0] - batch["targets"])
-    mean = average(error, example_weights(batch, error.shape[0]))
+    weights = target_weights(batch)
+    outputs, targets = weighed(weights, outputs, batch["targets"])
+    mean = average(jnp.square(outputs[:, 0] - targets), weights)
     return ratio(mean), {"loss": mean}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from lstm_jax.core import UsageError
-from lstm_jax.tasks.task import Split, average, cross_entropy, ratio
+from lstm_jax.tasks.task import Split, average, cross_entropy, ratio, target_weights, weighed
 
 CLASS_WEIGHTS = ("none", "balanced")
 
@@ -53,9 +53,8 @@ def make_loss(weights: np.ndarray, smoothing: float) -> Callable:
     check_smoothing(smoothing)
 
     def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
-        targets = batch["targets"]
-        labels = jnp.maximum(targets, 0)
-        given = (targets >= 0) * batch.get("weights", jnp.float32(1))
+        given = label_weights(batch)
+        outputs, labels = weighed(given, outputs, batch["targets"])
         mean = average(smoothed(outputs, labels, smoothing), given * jnp.asarray(weights)[labels])
         right = jnp.argmax(outputs, axis=-1) == labels
         nll = average(cross_entropy(outputs, labels), given)
@@ -63,6 +62,11 @@ def make_loss(weights: np.ndarray, smoothing: float) -> Callable:
         return ratio(mean), {"loss": mean, "nll": nll, "accuracy": accuracy}
 
     return loss
+
+
+def label_weights(batch: dict) -> Array:
+    """[T, B] or [B]: the weights of the targets, 0 where there is no label."""
+    return jnp.where(batch["targets"] >= 0, target_weights(batch), 0)
 
 
 def baselines(train: tuple, other: tuple, num_classes: int) -> dict:
@@ -92,11 +96,12 @@ def distances(features: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 def predict_split(forward: Callable, data: Any, split: Split) -> tuple[np.ndarray, np.ndarray]:
     """(probabilities [N, O], labels [N]) of a split, in its order."""
     all_logits, all_labels = [], []
+    data, batch_of = jax.device_put(data), jax.jit(split.batch)  # one program, not one an operation
     for index in range(split.num_batches):
-        batch = split.batch(data, index)
+        batch = batch_of(data, jnp.int32(index))
         logits = np.asarray(forward(batch)[0])
         targets = np.asarray(batch["targets"])
-        real = np.broadcast_to(np.asarray(batch["weights"]) > 0, targets.shape) & (targets >= 0)
+        real = np.asarray(label_weights(batch)) > 0
         # Transposed, so that packed sequences come row by row, the order they are listed in.
         all_logits.append(np.swapaxes(logits, 0, -2)[real.T] if logits.ndim > 2 else logits[real])
         all_labels.append(targets.T[real.T])

@@ -22,7 +22,8 @@ from lstm_jax.tasks.task import (
     fixed_split,
     fresh_batch,
     ratio,
-    step_weights,
+    target_weights,
+    weighed,
 )
 
 SYMBOLS = 8  # 1..8; 0 is the blank, 9 the delimiter
@@ -49,8 +50,8 @@ def example(key: Array, length: int) -> dict:
 
 def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
     """Cross-entropy over all T+20 steps; accuracy over the ten recalled symbols."""
-    targets = batch["targets"]
-    weights = step_weights(batch, *targets.shape)
+    weights = target_weights(batch)
+    outputs, targets = weighed(weights, outputs, batch["targets"])
     mean = average(cross_entropy(outputs, targets), weights)
     right = (jnp.argmax(outputs, axis=-1) == targets)[-RECALLED:].astype(jnp.float32)
     return ratio(mean), {"loss": mean, "accuracy": average(right, weights[-RECALLED:])}

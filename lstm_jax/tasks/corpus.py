@@ -95,7 +95,7 @@ def sources(task: Any) -> list[Path]:
             "give task.file alone, or task.train_file, task.valid_file and task.test_file together"
         )
     if task.file or all(trio):
-        return [Path(name) for name in ([task.file] if task.file else trio)]
+        return [Path(name).expanduser() for name in ([task.file] if task.file else trio)]
     dataset, names = DATASETS[task.level]
     return [files.path(dataset, name, task.data_dir) for name in names]
 

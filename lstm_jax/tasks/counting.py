@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ from lstm_jax.tasks.task import (
     sequential,
     step_weights,
     time_major,
+    weighed,
 )
 
 
@@ -66,8 +68,8 @@ def loss_of(test_max: int) -> Callable:
     """
 
     def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
-        targets = batch["targets"]
-        weights = step_weights(batch, *targets.shape[:2])
+        weights = step_weights(batch, *outputs.shape[:2])
+        outputs, targets = weighed(weights, outputs, batch["targets"])
         mean = average(jax.nn.softplus(outputs) - targets * outputs, weights[..., None])
         wrong = ((outputs > 0) != (targets > 0.5)).any(axis=-1) & (weights > 0)
         accepted = ~wrong.any(axis=0)
@@ -149,15 +151,19 @@ def figure(forward: Callable, split: Split, task: Any) -> Any:
     """The share of right sets along each word, by n; at 1 the word is accepted."""
     from matplotlib.figure import Figure
 
-    sizes, shares = [], []
-    for index in range(split.num_batches):
-        batch = split.batch({}, index)
-        outputs, _ = forward(batch)
+    @jax.jit
+    def right_steps(batch: dict, outputs: Array) -> Array:
         weights = step_weights(batch, *batch["targets"].shape[:2])
         right = ((outputs > 0) == (batch["targets"] > 0.5)).all(axis=-1) * weights
+        return right.sum(axis=0) / batch["lengths"]
+
+    sizes, shares, batch_of = [], [], jax.jit(partial(split.batch, {}))
+    for index in range(split.num_batches):
+        batch = batch_of(jnp.int32(index))
+        outputs, _ = forward(batch)
         kept = np.asarray(batch["weights"]) > 0
         sizes.append(np.asarray(batch["sizes"])[kept])
-        shares.append(np.asarray(right.sum(axis=0) / batch["lengths"])[kept])
+        shares.append(np.asarray(right_steps(batch, outputs))[kept])
     n, share = np.concatenate(sizes), np.concatenate(shares)
     failing = n[share < 1]
     language = "a^n b^n" if task.letters == 2 else "a^n b^n c^n"

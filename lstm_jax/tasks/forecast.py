@@ -29,6 +29,7 @@ from lstm_jax.tasks.task import (
     ratio,
     sequential,
     shuffled,
+    weighed,
 )
 
 AIRLINE = Path(__file__).parent / "airline.csv"
@@ -70,7 +71,8 @@ def _path(task: Any) -> Path:
     """task.csv as given, below task.data_dir, or a file of a known data set."""
     if not task.csv:
         return AIRLINE
-    given, below = Path(task.csv), Path(task.data_dir or ".") / task.csv
+    given = Path(task.csv).expanduser()
+    below = Path(task.data_dir or ".").expanduser() / task.csv
     if given.exists() or below.exists():
         return given if given.exists() else below
     dataset, _, name = task.csv.partition("/")
@@ -85,7 +87,7 @@ def check_options(task: Any) -> None:
         raise unknown("task.objective", task.objective, ("squared", "absolute"))
     for name in ("look_back", "horizon", "period"):
         if getattr(task, name) < 1:
-            raise UsageError(f"task.{name}={getattr(task, name)}: expected at least 1")
+            raise UsageError(f"task.{name}={getattr(task, name)}: expected a positive whole number")
     if task.seasonal_input and task.period == 1:
         raise UsageError("task.seasonal_input=True needs a season: set task.period above 1")
     for name in ("test_part", "valid_part"):
@@ -177,13 +179,14 @@ def loss_of(frame: Frame) -> Any:
     task = frame.task
 
     def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
-        difference = outputs - batch["targets"]
+        counted = example_weights(batch, outputs.shape[0])[:, None] * batch["observed"]
+        known = weighed(counted, outputs, *(batch[name] for name in ("targets", "base", "actual")))
+        outputs, targets, base, actual = known
+        difference = outputs - targets
         error = jnp.abs(difference) if task.objective == "absolute" else jnp.square(difference)
-        weights = example_weights(batch, outputs.shape[0])
-        mean = average(error, weights[:, None] * batch["observed"])
-        forecast = windows.to_units(outputs, batch["base"], task, frame.fitted)
-        miss = (forecast - batch["actual"])[:, -1]
-        counted = weights * batch["observed"][:, -1]
+        mean = average(error, counted)
+        forecast = windows.to_units(outputs, base, task, frame.fitted)
+        miss, counted = (forecast - actual)[:, -1], counted[:, -1]
         metrics = {
             "loss": mean,
             "squared_error": average(jnp.square(miss), counted),

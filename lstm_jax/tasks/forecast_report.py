@@ -30,7 +30,7 @@ class Frame(NamedTuple):
 
 def one_step_ahead(forward: Callable, frame: Frame, origins: np.ndarray) -> np.ndarray:
     """Forecasts of row o+H in the target's units, for each origin."""
-    batch = windows.take(frame.data, origins, frame.task.look_back)
+    batch = windows.take(frame.data, origins, frame.task.look_back, np)
     outputs, _ = forward({"inputs": batch["inputs"]})
     forecast = windows.to_units(
         np.asarray(outputs, np.float64), frame.data["base"][origins], frame.task, frame.fitted, np
@@ -63,7 +63,7 @@ def _next(forward: Callable, frame: Frame, series: Series) -> np.ndarray:
     """H more rows [H, D]; columns beside the target are unknown."""
     data = windows.prepare(series, frame.task, frame.fitted)
     origin = np.array([len(series.values) - 1])
-    batch = windows.take(data, origin, frame.task.look_back)
+    batch = windows.take(data, origin, frame.task.look_back, np)
     outputs, _ = forward({"inputs": batch["inputs"]})
     outputs = np.asarray(outputs, np.float64)
     forecast = windows.to_units(outputs, data["base"][origin], frame.task, frame.fitted, np)
@@ -170,7 +170,7 @@ def predict(
     default = max(2 * frame.task.period, frame.task.horizon) if alone else frame.task.horizon
     num_steps = getattr(options, "horizon", 0) or default
     if num_steps < 1:
-        raise UsageError(f"horizon {num_steps}: expected at least 1")
+        raise UsageError(f"horizon {num_steps}: expected a positive whole number")
     forecast = recursive(forward, frame, series, num_steps)
     when = following(series.dates, num_steps)
     paths = [Path(out_dir) / "forecast.csv", Path(out_dir) / "forecast.png"]

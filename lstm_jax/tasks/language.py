@@ -26,7 +26,16 @@ from lstm_jax.core import UsageError, lookup
 from lstm_jax.tasks import ngrams, pipeline, writing
 from lstm_jax.tasks.classify import check_smoothing, smoothed
 from lstm_jax.tasks.corpus import Corpus, load
-from lstm_jax.tasks.task import Spec, Split, Task, average, cross_entropy, ratio
+from lstm_jax.tasks.task import (
+    Spec,
+    Split,
+    Task,
+    average,
+    cross_entropy,
+    ratio,
+    target_weights,
+    weighed,
+)
 
 LEVELS = ("characters", "words")
 PIPELINES = ("device", "grain")
@@ -104,7 +113,7 @@ def check(task: Any) -> None:
     lookup("task.pipeline", task.pipeline, dict.fromkeys(PIPELINES))
     for field in ("steps", "eval_batch_size", "eval_steps"):
         if task[field] < 1:
-            raise UsageError(f"task.{field}={task[field]}, expected at least 1")
+            raise UsageError(f"task.{field}={task[field]}: expected a positive whole number")
 
 
 def train_batch(text: Any, turn: Any, batch_size: int, row: int, steps: int) -> dict:
@@ -151,8 +160,8 @@ def make_loss(smoothing: float) -> Callable:
     """loss(outputs [T, B, V], batch): nats per token; nll is the loss without smoothing."""
 
     def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
-        targets = batch["targets"]
-        counts = batch.get("mask", jnp.ones(targets.shape, bool)).astype(jnp.float32)
+        counts = target_weights(batch)
+        outputs, targets = weighed(counts, outputs, batch["targets"])
         mean = average(smoothed(outputs, targets, smoothing), counts)
         return ratio(mean), {"loss": mean, "nll": average(cross_entropy(outputs, targets), counts)}
 

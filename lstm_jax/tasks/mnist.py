@@ -100,7 +100,7 @@ def idx_file(task: Any, name: str, shape: tuple) -> np.ndarray:
     """One IDX file: from task.folder as it is, else the verified one of MNIST."""
     if not task.folder:
         return readers.idx(files.load("mnist", name, task.data_dir), name, shape)
-    places = [Path(task.folder) / (name + suffix) for suffix in ("", ".gz")]
+    places = [Path(task.folder).expanduser() / (name + suffix) for suffix in ("", ".gz")]
     place = next((place for place in places if place.is_file()), None)
     if place is None:
         raise UsageError(f"{places[0]}: no such file, packed or not; task.folder needs all four")

@@ -53,15 +53,21 @@ def first_fit(lengths: Sequence[int], num_steps: int) -> list[list[int]]:
     return rows
 
 
-def lay_out(sequences: Sequence[dict], packed: bool) -> dict[str, np.ndarray]:
+def num_parts(num_steps: int, most: int) -> int:
+    """Into how many parts rows are cut so that none is longer than `most` steps; 0: not cut."""
+    return -(-num_steps // most) if most else 1
+
+
+def lay_out(sequences: Sequence[dict], packed: bool, parts: int = 0) -> dict[str, np.ndarray]:
     """Arrays [L, ...] of each sequence -> arrays [R, T, ...] of rows, zero where there is nothing.
 
     Padded: one sequence a row, beside `lengths` [R]. Packed: beside `mask` [R, T], True where
     there is something, `resets` [R, T] at the first steps, `lasts` [R, T] at the last ones, and
-    `order` [R, T], at a last step the sequence's index.
+    `order` [R, T], at a last step the sequence's index. Rows that will be read in `parts`, the
+    carry handed on, divide into them and have these marks even when padded.
     """
     lengths = [len(sequence["inputs"]) for sequence in sequences]
-    num_steps = max(lengths)
+    num_steps = max(lengths) + -max(lengths) % max(parts, 1)
     rows = first_fit(lengths, num_steps) if packed else [[i] for i in range(len(sequences))]
     out = {
         name: np.zeros((len(rows), num_steps, *array.shape[1:]), array.dtype)
@@ -78,6 +84,6 @@ def lay_out(sequences: Sequence[dict], packed: bool) -> dict[str, np.ndarray]:
             marks["mask"][r, start:stop] = True
             marks["resets"][r, start] = marks["lasts"][r, stop - 1] = True
             order[r, stop - 1], start = index, stop
-    if not packed:
+    if not packed and not parts:
         return {**out, "lengths": np.array(lengths, np.int32)}
     return {**out, **marks, "order": order}

@@ -19,11 +19,11 @@ from lstm_jax.tasks.task import (
     Spec,
     Task,
     average,
-    example_weights,
     fixed_split,
     fresh_batch,
     ratio,
-    step_weights,
+    target_weights,
+    weighed,
 )
 
 
@@ -46,11 +46,8 @@ def example(key: Array, length: int, every_step: bool) -> dict:
 
 def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
     """Bernoulli negative log-likelihood in nats; outputs [T, B, 1] or [B, 1]."""
-    targets, logits = batch["targets"], outputs[..., 0]
-    if targets.ndim == 2:
-        weights = step_weights(batch, *targets.shape)
-    else:
-        weights = example_weights(batch, targets.shape[0])
+    weights = target_weights(batch)
+    logits, targets = weighed(weights, outputs[..., 0], batch["targets"])
     nll = jax.nn.softplus(logits) - targets * logits
     right = ((logits > 0) == (targets > 0.5)).astype(jnp.float32)
     mean = average(nll, weights)

@@ -22,10 +22,24 @@ from lstm_jax import data as files
 from lstm_jax.core import UsageError
 from lstm_jax.tasks import matfile, packing, readers
 from lstm_jax.tasks.midi import LOWEST, write_midi
-from lstm_jax.tasks.task import Mean, Spec, Task, ratio, sequential, shuffled, time_major
+from lstm_jax.tasks.task import (
+    Mean,
+    Spec,
+    Split,
+    Task,
+    average,
+    ratio,
+    sequential,
+    shuffled,
+    step_weights,
+    time_major,
+    weighed,
+)
 
 KEYS = 88
 SPLITS = ("train", "valid", "test")
+EVAL_STEPS = 256  # frames that an evaluation reads at a time, the carry handed on: exact
+TOGETHER = 32  # pieces that the figures read together
 PRIMER = 8  # frames of a test piece that a generated one begins with
 
 
@@ -34,44 +48,87 @@ def fields() -> ConfigDict:
     task.name = "polyphonic"
     task.file = ""  # a .mat, .npz or .json of your own; "": JSB Chorales
     task.packing = "auto"  # several pieces in one row: on | off | auto, if padding wastes a third
+    task.steps = 256  # frames backpropagated through; longer rows in parts, 0: whole pieces
     task.transpose = 0  # training pieces moved by up to this many semitones either way; 0: not
     return task
 
 
 def build(config: Any) -> Task:
-    """Rows of pieces, one behind the other; a batch is `train.batch_size` rows."""
+    """Rows of pieces, one behind the other; a batch is `train.batch_size` rows, or a part of them.
+
+    The parts of a row come in order, in consecutive steps, and the carry goes on from one to the
+    next: truncated backpropagation through time. Evaluation reads in parts too.
+    """
     task, batch_size = config.task, config.train.batch_size
+    check_options(config)
     rolls = load(task)
+    parts = cut(config, rolls)
+    stateful = max(parts.values()) > 1
     lengths = [len(roll) - 1 for roll in rolls["train"]]
-    causal = not config.model.bidirectional and config.model.encoder != "conv"
-    if config.model.bidirectional:
-        raise UsageError("model.bidirectional sees the frame to be predicted; set it to False")
-    if not 0 <= task.transpose <= 12:
-        raise UsageError(f"task.transpose={task.transpose}, expected 0 to 12 semitones")
-    packed = packing.wanted(task.packing, lengths, causal)
-    arrays = {name: rows(rolls[name], packed) for name in SPLITS}
-    num_rows = arrays["train"]["inputs"].shape[0]
+    packed = packing.wanted(task.packing, lengths, causal(config.model)) or parts["train"] > 1
+    arrays = {name: rows(rolls[name], packed, parts[name] if stateful else 0) for name in SPLITS}
+    num_rows = {name: len(arrays[name]["inputs"]) for name in SPLITS}
 
     def batch(data: Any, key: Array, step: Array) -> dict:
         order_key, shift_key = jax.random.split(key)
-        indices = shuffled(order_key, step, num_rows, batch_size)
-        chosen = take("train")(data, indices)
-        return transposed(chosen, jax.random.fold_in(shift_key, step), task.transpose)
+        turn, part = step // parts["train"], step % parts["train"]
+        indices = shuffled(order_key, turn, num_rows["train"], batch_size)
+        chosen = take("train", parts["train"], part)(data, indices)
+        return transposed(chosen, jax.random.fold_in(shift_key, turn), task.transpose)
 
     return Task(
-        spec=Spec(KEYS, KEYS),
+        spec=Spec(KEYS, KEYS, stateful=stateful),
         data=arrays,
         batch=batch,
         loss=loss,
         splits={
-            name: sequential(take(name), len(arrays[name]["inputs"]), batch_size)
+            name: evaluation(name, num_rows[name], parts[name], batch_size)
             for name in ("valid", "test")
         },
         baselines={name: baselines(rolls["train"], rolls[name]) for name in ("valid", "test")},
-        steps_per_epoch=-(-num_rows // batch_size),
-        figures=lambda forward: figures(forward, rolls),
+        steps_per_epoch=-(-num_rows["train"] * parts["train"] // batch_size),
+        figures=lambda forward: figures(forward, rolls, eval_steps(config.model)),
         predict=lambda forward, out, options: predict(forward, out, options, rolls["test"]),
     )
+
+
+def check_options(config: Any) -> None:
+    task = config.task
+    if config.model.bidirectional:
+        raise UsageError("model.bidirectional sees the frame to be predicted; set it to False")
+    if not 0 <= task.transpose <= 12:
+        raise UsageError(f"task.transpose={task.transpose}, expected 0 to 12 semitones")
+    if task.steps < 0:
+        raise UsageError(f"task.steps={task.steps}, expected at least 1 frame, or 0: whole pieces")
+
+
+def causal(model: Any) -> bool:
+    """Whether nothing but the carry connects the steps, so that rows can be packed and cut."""
+    return not model.bidirectional and model.encoder != "conv"
+
+
+def eval_steps(model: Any) -> int:
+    """Frames that an evaluation reads at a time; 0: whole pieces, where a cut is not exact."""
+    return EVAL_STEPS if causal(model) else 0
+
+
+def cut(config: Any, rolls: dict) -> dict[str, int]:
+    """In how many parts the rows of each split are read: 1 where they are short enough."""
+    task = config.task
+    longest = {name: max(len(roll) for roll in rolls[name]) - 1 for name in SPLITS}
+    most = dict.fromkeys(SPLITS, eval_steps(config.model)) | {"train": task.steps}
+    parts = {name: packing.num_parts(longest[name], most[name]) for name in SPLITS}
+    reasons = {
+        "model.encoder=conv sees across a cut": not causal(config.model),
+        "task.packing=off would leave most parts empty": task.packing == "off",
+    }
+    against = [reason for reason, given in reasons.items() if given]
+    if parts["train"] > 1 and against:
+        raise UsageError(
+            f"training pieces of up to {longest['train']:,} frames are cut at task.steps="
+            f"{task.steps}, but {against[0]}; set task.steps=0 to train on whole pieces"
+        )
+    return parts
 
 
 # ---------------------------------------------------------------------------------------------
@@ -80,9 +137,10 @@ def build(config: Any) -> Task:
 
 def load(task: Any) -> dict[str, list[np.ndarray]]:
     """{"train" | "valid" | "test": rolls [T, 88] of 0 and 1}, checked."""
-    if task.file and not Path(task.file).is_file():
+    given = Path(task.file).expanduser()
+    if task.file and not given.is_file():
         raise UsageError(f"{task.file}: no such file")
-    place = Path(task.file or files.path("jsb", "JSB_Chorales.mat", task.data_dir))
+    place = given if task.file else files.path("jsb", "JSB_Chorales.mat", task.data_dir)
     name, content = str(place), files.read(place)
     kinds = {".mat": from_mat, ".npz": from_npz, ".json": from_json}
     kind = Path(place.stem).suffix if place.suffix == ".gz" else place.suffix
@@ -158,21 +216,37 @@ def check(roll: np.ndarray, where: str) -> np.ndarray:
     return roll.astype(np.uint8)
 
 
-def rows(rolls: list[np.ndarray], packed: bool) -> dict[str, np.ndarray]:
+def rows(rolls: list[np.ndarray], packed: bool, parts: int = 0) -> dict[str, np.ndarray]:
     """inputs and targets [R, T, 88] uint8, one frame apart, as `packing.lay_out` has them."""
-    out = packing.lay_out([{"inputs": r[:-1], "targets": r[1:]} for r in rolls], packed)
+    out = packing.lay_out([{"inputs": r[:-1], "targets": r[1:]} for r in rolls], packed, parts)
     return {k: v for k, v in out.items() if k not in ("lasts", "order")}
 
 
-def take(name: str) -> Callable:
-    """take(data, indices) -> inputs, targets [T, B, 88] float32 and what says which steps count."""
+def take(name: str, parts: int, part: Any) -> Callable:
+    """take(data, indices) -> inputs, targets [T, B, 88] float32 and what says which steps count.
+
+    One of the rows' equal parts.
+    """
 
     def batch(data: dict, indices: Array) -> dict:
-        chosen = time_major({k: jnp.asarray(v)[indices] for k, v in data[name].items()})
+        size = data[name]["inputs"].shape[1] // parts
+        at = indices[:, None], part * size + jnp.arange(size)
+        found = {k: jnp.asarray(v) for k, v in data[name].items()}
+        chosen = time_major({k: v[at] if v.ndim > 1 else v[indices] for k, v in found.items()})
         sound = {k: chosen[k].astype(jnp.float32) for k in ("inputs", "targets")}
         return {**chosen, **sound}
 
     return batch
+
+
+def evaluation(name: str, num_rows: int, parts: int, batch_size: int) -> Split:
+    """All rows in order, `batch_size` of them together and part after part."""
+
+    def batch(data: Any, index: Array) -> dict:
+        together = sequential(take(name, parts, index % parts), num_rows, batch_size)
+        return together.batch(data, index // parts)
+
+    return Split(-(-num_rows // batch_size) * parts, batch)
 
 
 def transposed(batch: dict, key: Array, semitones: int) -> dict:
@@ -196,7 +270,8 @@ def transposed(batch: dict, key: Array, semitones: int) -> dict:
 
 def frame_nll(logits: Any, targets: Any) -> Array:
     """[...]: -sum_k log p(x_k), nats; logits and targets [..., 88]."""
-    return jnp.sum(jax.nn.softplus(logits) - targets * logits, axis=-1)
+    xp = np if isinstance(logits, np.ndarray) else jnp
+    return xp.sum(xp.logaddexp(logits, 0) - targets * logits, axis=-1)
 
 
 def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
@@ -204,14 +279,10 @@ def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
 
     accuracy = TP / (TP + FP + FN) of the keys with p > 1/2, Bay et al. (2009).
     """
-    steps, size = outputs.shape[:2]
-    counts = batch.get("weights", jnp.ones(size)) * jnp.ones((steps, size))
-    if "mask" in batch:
-        counts = counts * batch["mask"]
-    if "lengths" in batch:
-        counts = counts * (jnp.arange(steps)[:, None] < batch["lengths"])
-    nll = Mean(jnp.sum(frame_nll(outputs, batch["targets"]) * counts), jnp.sum(counts))
-    on, played = outputs > 0, batch["targets"] > 0
+    counts = step_weights(batch, *outputs.shape[:2])
+    outputs, targets = weighed(counts, outputs, batch["targets"])
+    nll = average(frame_nll(outputs, targets), counts)
+    on, played = outputs > 0, targets > 0
     hits = jnp.sum((on & played) * counts[..., None])
     touched = jnp.sum((on | played) * counts[..., None])
     return ratio(nll), {"loss": nll, "nll": nll, "accuracy": Mean(hits, touched)}
@@ -237,7 +308,7 @@ def baselines(train: list[np.ndarray], other: list[np.ndarray]) -> dict:
 def stack(rolls: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(all frames, all but each piece's last, all but each piece's first)."""
     parts = (rolls, [r[:-1] for r in rolls], [r[1:] for r in rolls])
-    frames, before, after = (np.concatenate(part).astype(float) for part in parts)
+    frames, before, after = map(np.concatenate, parts)
     return frames, before, after
 
 
@@ -254,18 +325,38 @@ def bernoulli(p: np.ndarray, frames: np.ndarray) -> float:
 # Pictures and music
 
 
-def figures(forward: Callable, rolls: dict) -> dict[str, Any]:
+def figures(forward: Callable, rolls: dict, steps: int) -> dict[str, Any]:
     """The first test piece against its predictions, and the loss by how much was heard before."""
     test = rolls["test"]
-    longest = max(len(roll) for roll in test) - 1
-    padded = np.zeros((longest, len(test), KEYS), np.float32)
-    for i, roll in enumerate(test):
-        padded[: len(roll) - 1, i] = roll[:-1]
-    logits = np.asarray(forward({"inputs": padded})[0])
+    logits = predictions(forward, test, steps)
     return {
-        "piano_roll": piano_rolls(test[0][1:], 1 / (1 + np.exp(-logits[: len(test[0]) - 1, 0]))),
+        "piano_roll": piano_rolls(test[0][1:], 1 / (1 + np.exp(-logits[0]))),
         "nll_by_frame": nll_by_frame(rolls, logits),
     }
+
+
+def predictions(forward: Callable, rolls: list[np.ndarray], steps: int) -> list[np.ndarray]:
+    """Logits [T, 88] for the frames of each piece but the first.
+
+    Pieces of about one length are read together, at most `steps` frames at a time, 0: at once.
+    """
+    order = sorted(range(len(rolls)), key=lambda i: len(rolls[i]))
+    longest = len(rolls[order[-1]]) - 1
+    size = min(steps or longest, longest)
+    found: dict[int, np.ndarray] = {}
+    for start in range(0, len(order), TOGETHER):
+        group = order[start : start + TOGETHER]
+        frames = len(rolls[group[-1]]) - 1
+        padded = np.zeros((frames + -frames % size, TOGETHER, KEYS), np.float32)
+        for column, i in enumerate(group):
+            padded[: len(rolls[i]) - 1, column] = rolls[i][:-1]
+        carry, parts = None, []
+        for part in range(0, frames, size):
+            outputs, carry = forward({"inputs": padded[part : part + size]}, carry)
+            parts.append(np.asarray(outputs))
+        logits = np.concatenate(parts)
+        found |= {i: logits[: len(rolls[i]) - 1, column] for column, i in enumerate(group)}
+    return [found[i] for i in range(len(rolls))]
 
 
 def piano_rolls(played: np.ndarray, predicted: np.ndarray) -> Any:
@@ -294,12 +385,12 @@ def draw_roll(axes: Any, roll: np.ndarray, title: str) -> Any:
     return image
 
 
-def nll_by_frame(rolls: dict, logits: np.ndarray) -> Any:
+def nll_by_frame(rolls: dict, logits: list[np.ndarray]) -> Any:
     """Mean NLL at each frame of the test pieces, for as long as ten of them last."""
     from matplotlib.figure import Figure
 
     test = rolls["test"]
-    nll = [np.asarray(frame_nll(logits[: len(r) - 1, i], r[1:])) for i, r in enumerate(test)]
+    nll = [frame_nll(own, r[1:]) for own, r in zip(logits, test, strict=True)]
     shown = sorted(len(values) for values in nll)[-10:][0]
     means = [np.mean([v[t] for v in nll if len(v) > t]) for t in range(shown)]
     trivial = baselines(rolls["train"], test)

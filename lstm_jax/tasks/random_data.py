@@ -20,10 +20,11 @@ from lstm_jax.tasks.task import (
     Task,
     average,
     cross_entropy,
-    example_weights,
     ratio,
     sequential,
     shuffled,
+    target_weights,
+    weighed,
 )
 
 
@@ -54,8 +55,8 @@ def take(pool: dict, indices: Array) -> dict:
 
 def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
     """Cross-entropy of the class after the last step; outputs [B, classes], targets [B]."""
-    targets = batch["targets"]
-    weights = example_weights(batch, targets.shape[0])
+    weights = target_weights(batch)
+    outputs, targets = weighed(weights, outputs, batch["targets"])
     mean = average(cross_entropy(outputs, targets), weights)
     right = (jnp.argmax(outputs, axis=-1) == targets).astype(jnp.float32)
     return ratio(mean), {"loss": mean, "accuracy": average(right, weights)}
@@ -66,7 +67,7 @@ def build(config: Any) -> Task:
     task, batch_size = config.task, config.train.batch_size
     for name in ("length", "features", "classes", "examples", "eval_size"):
         if getattr(task, name) < 1:
-            raise UsageError(f"task.{name}={getattr(task, name)}: expected at least 1")
+            raise UsageError(f"task.{name}={getattr(task, name)}: expected a positive whole number")
     sizes = {"train": task.examples, "valid": task.eval_size, "test": task.eval_size}
     shape = (task.length, task.features, task.classes)
 

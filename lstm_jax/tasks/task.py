@@ -61,9 +61,22 @@ class Task(NamedTuple):
 
 
 def average(values: Array, weights: Array) -> Mean:
-    """Weighted mean of values; weights broadcast over values from the right."""
+    """Weighted mean; weights broadcast from the right, and values of weight 0 may be anything."""
     weights = jnp.broadcast_to(weights, values.shape).astype(values.dtype)
-    return Mean(jnp.sum(values * weights), jnp.sum(weights))
+    return Mean(jnp.sum(jnp.where(weights != 0, values * weights, 0)), jnp.sum(weights))
+
+
+def weighed(weights: Array, *arrays: Array) -> tuple[Array, ...]:
+    """Arrays [..., *] with zeros where their weight [...] is 0.
+
+    A loss begins with it: NaN that does not count would be NaN in the gradient, by 0 * NaN.
+    """
+
+    def clear(array: Array) -> Array:
+        counts = weights.reshape(*weights.shape, *[1] * (array.ndim - weights.ndim)) != 0
+        return jnp.where(counts, array, 0)
+
+    return tuple(map(clear, arrays))
 
 
 def ratio(mean: Mean) -> Array:
@@ -84,6 +97,12 @@ def step_weights(batch: dict, num_steps: int, size: int) -> Array:
     if "mask" in batch:
         weights = weights * batch["mask"]
     return weights
+
+
+def target_weights(batch: dict) -> Array:
+    """[T, B] or [B] float32, as the batch's targets are."""
+    shape = batch["targets"].shape
+    return step_weights(batch, *shape) if len(shape) == 2 else example_weights(batch, *shape)
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:

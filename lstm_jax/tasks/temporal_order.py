@@ -19,10 +19,11 @@ from lstm_jax.tasks.task import (
     Task,
     average,
     cross_entropy,
-    example_weights,
     fixed_split,
     fresh_batch,
     ratio,
+    target_weights,
+    weighed,
 )
 
 DISTRACTORS = 4  # a b c d = 0..3
@@ -53,8 +54,8 @@ def example(key: Array, length: int, places: int) -> dict:
 
 def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
     """Cross-entropy of the class after the last step; outputs [B, classes], targets [B]."""
-    targets = batch["targets"]
-    weights = example_weights(batch, targets.shape[0])
+    weights = target_weights(batch)
+    outputs, targets = weighed(weights, outputs, batch["targets"])
     mean = average(cross_entropy(outputs, targets), weights)
     right = (jnp.argmax(outputs, axis=-1) == targets).astype(jnp.float32)
     return ratio(mean), {"loss": mean, "accuracy": average(right, weights)}

@@ -105,11 +105,10 @@ def load(task: Any) -> tuple[dict[str, tuple], list[str]]:
 
 def read(task: Any, place: str, name: str) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
     """(series, labels as numbers, class names) of your file, or of the dataset's."""
-    if place and not Path(place).is_file():
+    given = Path(place).expanduser()
+    if place and not given.is_file():
         raise UsageError(f"{place}: no such file")
-    content = (
-        files.read(Path(place)) if place else files.load("japanese_vowels", name, task.data_dir)
-    )
+    content = files.read(given) if place else files.load("japanese_vowels", name, task.data_dir)
     series, labels, names = readers.ts(content, place or name)
     return series, np.array([names.index(label) for label in labels], np.int32), names
 

@@ -196,18 +196,18 @@ def _interpolate(x: np.ndarray) -> np.ndarray:
     return filled
 
 
-def take(data: dict, origins: Any, look_back: int) -> dict:
-    """Windows that end at `origins` [B], with what follows them.
+def take(data: dict, origins: Any, look_back: int, xp: Any = jnp) -> dict:
+    """Windows that end at `origins` [B], with what follows them; by `xp`, JAX's NumPy or NumPy.
 
     A line across a gap may end after the origin, in the future: there the last value seen stands
     in for it.
     """
-    index = origins - look_back + 1 + jnp.arange(look_back)[:, None]
-    inputs = jnp.asarray(data["inputs"])[index]
+    index = origins - look_back + 1 + xp.arange(look_back)[:, None]
+    inputs = xp.asarray(data["inputs"])[index]
     if "forward" in data:
-        known = jnp.asarray(data["next_seen"])[index] <= origins[:, None]
-        inputs = jnp.where(known, inputs, jnp.asarray(data["forward"])[index])
-    after = {k: jnp.asarray(data[k])[origins] for k in ("base", "targets", "actual", "observed")}
+        known = xp.asarray(data["next_seen"])[index] <= origins[:, None]
+        inputs = xp.where(known, inputs, xp.asarray(data["forward"])[index])
+    after = {k: xp.asarray(data[k])[origins] for k in ("base", "targets", "actual", "observed")}
     return {"inputs": inputs, **after}
 
 

@@ -207,9 +207,28 @@ def start_live(file: TextIO, render: Callable) -> Any:
     console = Console(file=file)
     if console.is_dumb_terminal:
         return None
+    render = unwrapped(console, render)
     live = Live(console=console, get_renderable=render, refresh_per_second=2)
     live.start(refresh=True)
     return live
+
+
+def unwrapped(console: Any, render: Callable) -> Callable:
+    """`render`, once what a terminal that became narrower has wrapped is erased.
+
+    Rich erases as many rows as it drew; by then they are more.
+    """
+    drawn: list[int] = []  # columns of every row
+
+    def draw() -> Any:
+        rows = sum(max(-(-columns // console.width), 1) for columns in drawn)
+        console.file.write("\r\x1b[2K\x1b[1A" * (rows - len(drawn)))
+        found = render()
+        lines = console.render_lines(found, pad=False)
+        drawn[:] = [sum(segment.cell_length for segment in line) for line in lines]
+        return found
+
+    return draw
 
 
 # ---------------------------------------------------------------- the closing table

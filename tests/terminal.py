@@ -36,6 +36,15 @@ class Screen:
                 self._put(text[0])
                 text = text[1:]
 
+    def resize(self, columns: int) -> None:
+        """Rows that are too long go on in the next one, as in most terminals."""
+        rows: list[str] = []
+        for i, line in enumerate(self.rows):
+            rows += [line[at : at + columns] for at in range(0, max(len(line), 1), columns)]
+            if i == self.at[0]:
+                self.at = len(rows) - 1, min(self.at[1], columns)
+        self.rows, self.columns, self.widest, self.wrapped = rows, columns, 0, 0
+
     def _put(self, char: str) -> None:
         row, column = self.at
         if char == "\r":
@@ -96,7 +105,7 @@ class Terminal:
     def resize(self, columns: int) -> None:
         self._set_size(columns)
         self.process.send_signal(signal.SIGWINCH)
-        self.screen.columns = columns
+        self.screen.resize(columns)
 
     def until(self, condition: Callable[[str], object], seconds: float = 300.0) -> str:
         """Read until the screen is as wanted, or the process has ended; the screen."""

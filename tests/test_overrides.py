@@ -142,6 +142,8 @@ def test_every_range_is_checked_and_the_field_named(config, name):
         ({"optimizer.learning_rate": float("nan")}, ["learning_rate", "finite"]),
         ({"optimizer.learning_rate": float("inf")}, ["learning_rate", "finite"]),
         ({"cell.hidden": 2**40}, ["cell.hidden", "larger"]),
+        ({"cell.hidden": -4}, ["cell.hidden=-4: expected a positive whole number"]),
+        ({"train.compile": "quik"}, ["unknown train.compile 'quik'", "'quick'"]),
         ({"model.dropout": 1.0}, ["model.dropout", "rate"]),
         ({"train.eval_every": 0}, ["eval_every=0", "at least 1"]),
         ({"optimizer.name": "adm"}, ["unknown optimizer 'adm'", "'adam'"]),

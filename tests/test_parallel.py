@@ -153,6 +153,9 @@ def test_left_open_the_devices_that_gain_are_chosen(changes, count, why, monkeyp
     assert config.parallel.data == changes.get("parallel__data", 0)
     table = parallel.table(program.config, program.why)
     assert f"{count} of 8: " in table and why in table
+    rows = [line.split()[0] for line in table.splitlines()]
+    assert ("mesh" in rows, "sharded" in rows) == (count > 1, count > 1)
+    assert "none" not in table and "nothing" not in table
 
 
 def test_simulated_devices_are_for_who_asks(monkeypatch):

@@ -5,13 +5,15 @@ import json
 import re
 import time
 from html.parser import HTMLParser
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from lstm_jax import cli
 from lstm_jax.core import UsageError
-from lstm_jax.report import build_report
+from lstm_jax.report import build_report, text
 from lstm_jax.report.analysis import analyse
 from lstm_jax.report.collect import read_sweep
 from lstm_jax.report.extras import extras
@@ -40,6 +42,18 @@ def built(tmp_path_factory):
     """(workdir, report.html of it) of a sweep in which all went well."""
     _, workdir = reports.sweep(tmp_path_factory.mktemp("built"))
     return workdir, build_report(workdir).read_text()
+
+
+def test_a_column_is_called_by_what_it_holds(built):
+    assert "shown from" not in built[1] and ">detectable<" in built[1]
+
+
+@pytest.mark.parametrize("select", ["setting", "tenth"])
+def test_a_study_that_tunes_nothing_says_so(select):
+    words = {"choose": "valid/loss", "metric": "test/loss", "direction": "min"}
+    reading = SimpleNamespace(tuned=(), select=select, **words)
+    said = text.method(cast("Any", SimpleNamespace(reading=reading)))
+    assert "(nothing)" not in said and "no field is tuned" in said.lower()
 
 
 def test_what_the_numbers_say(tmp_path):

@@ -124,6 +124,10 @@ def test_status_knows_the_best(sweep, capsys):
     assert cli.main(["sweep", "status", f"--workdir={workdir}"]) == 0
     out = capsys.readouterr().out
     assert "12 trials: 12 completed" in out
+    heads = next(line for line in out.splitlines() if line.split()[:1] == ["pack"])
+    row = next(line.split() for line in out.splitlines() if line.split()[1:2] == ["completed"])
+    assert "still train" in heads and "ended" not in heads  # a completed pack said: ended 0
+    assert row[:3] == ["0", "completed", "12"] and "0" not in row[3:]
     values = [summary(workdir, n)["metrics"]["valid"]["loss"] for n in range(12)]
     found = status.packs(plan, workdir, claims.Watcher())
     scored = status.best(plan, found)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from .sweeps import planned
-from .terminal import Screen, Terminal
+from .terminal import Terminal
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = str(Path(sys.executable).parent / "lstm-jax")
@@ -58,14 +58,13 @@ def test_a_terminal_that_is_resized_while_a_run_trains(tmp_path):
     with Terminal(train(tmp_path, "--config.train.num_steps=4000"), 80) as terminal:
         terminal.until(lambda screen: re.search(r"[1-9]\d*/4,000", screen))
         terminal.resize(40)
-        terminal.screen = Screen(40)  # from here on as somebody with 40 columns sees it
-        terminal.until(lambda screen: re.search(r"1,\d\d\d/4,000", screen))
-        assert terminal.screen.wrapped == 0, str(terminal.screen)
-        assert "valid loss" in str(terminal.screen)
+        screen = terminal.until(lambda screen: re.search(r"1,\d\d\d/4,000", screen))
+        assert terminal.screen.wrapped == 0 and terminal.screen.widest <= 40, screen
+        assert screen.count("/4,000") == screen.count("valid loss") == 1, screen
         terminal.resize(100)
-        terminal.screen = Screen(100)
-        terminal.until(lambda screen: re.search(r"2,\d\d\d/4,000", screen))
-        assert terminal.screen.wrapped == 0 and terminal.screen.widest > 60
+        screen = terminal.until(lambda screen: re.search(r"2,\d\d\d/4,000", screen))
+        assert terminal.screen.wrapped == 0 and terminal.screen.widest > 60, screen
+        assert screen.count("/4,000") == 1, screen
         terminal.process.send_signal(signal.SIGINT)
         code, screen = terminal.finish()
     assert code == 4 and "interrupted at step" in screen

@@ -147,8 +147,8 @@ def test_spoilt_data_are_named():
 
 
 def test_the_run_says_it(tmp_path, capsys):
-    """A relu network from the identity, fed through an enormous input kernel."""
-    program, _, _ = ready(**RELU, cell__forget_bias=1e30)
+    """ReLU gates, and a forget gate that starts enormous."""
+    program, _, _ = ready(1.0, **RELU, cell__forget_bias=1e30)
     summary = train.train(program.config, tmp_path)
     out = capsys.readouterr().out
     assert summary["status"] == "diverged" and "nothing had been learned" in summary["reason"]

@@ -199,7 +199,7 @@ def chosen(cell: Any) -> dict[str, str]:
     empty = [str(name) for name, value in cell.items() if value == "" and _takes(options, name)]
     defaults: dict[str, Any] = {n: options[OPTION_OF.get(n, n)].default for n in empty}
     opened = _opened(cell, options)
-    return {name: opened.get(name, default) for name, default in defaults.items()}
+    return defaults | {name: text for name, text in opened.items() if name in defaults}
 
 
 def _opened(cell: Any, options: dict[str, inspect.Parameter]) -> dict[str, str]:

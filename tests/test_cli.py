@@ -168,7 +168,7 @@ def test_config_explains_its_fields(capsys):
     fields = {line.partition("=")[0]: line for line in lines if "--config." in line}
     assert all(re.search(r" # \S", line) for line in fields.values())
     assert fields["* --config.cell.gates"].endswith("; default lstm")
-    assert fields["  --config.cell.hidden"].endswith("# H, units of a layer")
+    assert fields["  --config.model.layers"].endswith("# L, recurrent layers")
     assert fields["  --config.cell.candidate_activation"].endswith("; here tanh")
     assert fields["  --config.cell.forget_gate_activation"].endswith("; here 1 - i")
     assert fields["  --config.cell.reset"].endswith("; here nothing: no option of lstm")

@@ -36,6 +36,7 @@ __all__ = [
     "build_task",
     "cell_fields",
     "changed",
+    "chosen",
     "config_hash",
     "default_config",
     "flatten",
@@ -205,6 +206,38 @@ def _transformed(built: Any, name: str, arguments: dict[str, str], cell: Any) ->
     if name == "gradient_weighting" and cell.gradient_weight_gates:
         given["weights"] = dict.fromkeys(cell.gradient_weight_gates, cell.gradient_weight)
     return transforms.TRANSFORMS[name](built, **given)
+
+
+def chosen(cell: Any) -> dict[str, str]:
+    """{field: what the cell takes where the field is ""}; no entry where it has no such option."""
+    from lstm_jax.cells import CELLS
+
+    options = cell_options(CELLS[cell.name])
+    empty = [str(name) for name, value in cell.items() if value == "" and _takes(options, name)]
+    defaults: dict[str, Any] = {n: options[OPTION_OF.get(n, n)].default for n in empty}
+    opened = _opened(cell, options)
+    return defaults | {name: text for name, text in opened.items() if name in defaults}
+
+
+def _opened(cell: Any, options: dict[str, inspect.Parameter]) -> dict[str, str]:
+    """What each gate opens with, by the field that says so; {} for cells without a gate table."""
+    from lstm_jax.exponential import slstm_table
+    from lstm_jax.gates import ORDER, gate_table, gate_words
+
+    make = {"lstm": gate_table, "lstm_fgr": gate_table, "slstm": slstm_table}.get(cell.name)
+    if make is None:
+        return {}
+    given = _constructor_arguments(cell, options)
+    table = make(**{k: v for k, v in given.items() if k in inspect.signature(make).parameters})
+    gates = {k: gate_words(getattr(table, k)) for k in ORDER}
+    own = {field: gates[gate] for gate, field in PER_GATE.items()}
+    same = len(set(own.values())) == 1
+    shared = gates["i"] if same else ", ".join(f"{k}: {gates[k]}" for k in PER_GATE)
+    return own | {
+        "gate_activation": shared,
+        "candidate_activation": gates["g"],
+        "output_activation": table.output,
+    }
 
 
 def _is_off(value: Any) -> bool:

@@ -6,6 +6,10 @@ command line could not override them.
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 from lstm_jax.core import lookup
@@ -81,12 +85,44 @@ def default_config(task: str = "forecast") -> ConfigDict:
     return config
 
 
+def help_lines(task: str = "forecast") -> dict[str, str]:
+    """{"cell.hidden": "H, units of a layer"}: the comment on the line that defines each option."""
+    from lstm_jax.tasks import TASKS
+
+    sections = {
+        "": (default_config,),
+        "task.": (task_fields, lookup("task", task, TASKS).fields),
+        "cell.": (cell_fields,),
+        "model.": (model_fields,),
+        "optimizer.": (optimizer_fields,),
+        "train.": (train_fields,),
+        "parallel.": (parallel_fields,),
+    }
+    return {
+        section + name: text
+        for section, functions in sections.items()
+        for function in functions
+        for name, text in _COMMENTED.findall(_source(function))
+    }
+
+
+def _source(function: Callable) -> str:
+    """Its lines, "" for a task that was not written in a file."""
+    try:
+        return inspect.getsource(function)
+    except OSError:
+        return ""
+
+
+_COMMENTED = re.compile(r"^ +\w+\.(\w+) = .*?  # (.+)$", re.MULTILINE)
+
+
 def task_fields(task: str) -> ConfigDict:
     """The task's own fields beside the two that every task has."""
     from lstm_jax.tasks import TASKS
 
     fields = ConfigDict()
-    fields.name = task
+    fields.name = task  # an entry of tasks.TASKS
     fields.data_dir = ""  # where data files lie; "": LSTM_JAX_DATA, then the cache, then download
     fields.update(lookup("task", task, TASKS).fields())
     fields.name = task
@@ -138,7 +174,7 @@ def model_fields() -> ConfigDict:
     model.embedding = 128  # features of the embedding
     model.tied = False  # the embedding doubles as the output layer
     model.conv_features = (32,)  # channels of each 1-d convolution of the conv encoder
-    model.conv_width = 5  # steps that each of them sees
+    model.conv_width = 5  # steps that each convolution sees
     model.layers = 1  # L, recurrent layers
     model.bidirectional = False  # each layer runs both ways
     model.merge = "concat"  # how the two ways meet: concat | sum | mean | mul
@@ -146,9 +182,9 @@ def model_fields() -> ConfigDict:
     model.skip = False  # the input reaches every layer, and every layer the readout
     model.dropout = 0.0  # rate between recurrent layers
     model.input_dropout = 0.0  # rate on the encoded inputs
-    model.input_noise = 0.0  # standard deviation of Gaussian noise on them, training only
+    model.input_noise = 0.0  # deviation of Gaussian noise on the encoded inputs, training only
     model.head_hidden = 0  # units of a dense layer before the last one; 0: none
-    model.head_activation = "identity"  # of that dense layer
+    model.head_activation = "identity"  # of the dense layer of head_hidden
     model.head_dropout = 0.0  # rate before the last dense layer
     model.engine = "auto"  # how the recurrence is run and differentiated; an entry of engines
     return model
@@ -158,7 +194,7 @@ def optimizer_fields() -> ConfigDict:
     """The gradient's way to the parameters."""
     optimizer = ConfigDict()
     optimizer.name = "adam"  # adam | adamw | rmsprop | sgd
-    optimizer.learning_rate = 1e-3
+    optimizer.learning_rate = 1e-3  # where the schedule starts, after the warm-up
     optimizer.schedule = "constant"  # constant | piecewise | cosine | exponential
     optimizer.decay_every = 1000  # steps between two drops (piecewise), or per factor (exponential)
     optimizer.decay_factor = 0.1  # of a drop; cosine: the fraction left at the end
@@ -170,21 +206,20 @@ def optimizer_fields() -> ConfigDict:
     optimizer.nesterov = False  # look ahead along the momentum
     optimizer.beta1 = 0.9  # adam's average of gradients
     optimizer.beta2 = 0.999  # adam's and rmsprop's average of squares
-    optimizer.epsilon = 1e-8  # added to the root of it
+    optimizer.epsilon = 1e-8  # added to the root of the average of squares
     return optimizer
 
 
 def train_fields() -> ConfigDict:
     """The loop."""
     train = ConfigDict()
-    train.num_steps = 1000
+    train.num_steps = 1000  # updates of the parameters
     train.batch_size = 32  # the global one, whatever the number of devices
     train.accumulate = 1  # turns that each device takes its share of a batch in, to save memory
     train.log_every = 50  # steps between two log lines; whatever else is due ends one early
     train.eval_every = 100  # steps between two evaluations on the validation split
     train.checkpoint_every = 500  # steps between two checkpoints
-    # parameter and gradient histograms; 0: some ten a run, none in a pack
-    train.histogram_every = 0
+    train.histogram_every = 0  # parameter and gradient histograms; 0: some ten a run, none in a pack
     train.diagnose_every = 0  # how gradients, gates and memory behave (diagnostics); 0: never
     train.best_metric = "loss"  # on the validation split; chooses the parameters that are kept
     train.patience = 0  # evaluations without a better one before stopping early; 0: never stop

@@ -147,7 +147,10 @@ def local(tree: Any) -> Any:
 
 
 def table(config: Any, why: str = "") -> str:
-    """What runs where, a line a fact; `config.parallel.data` is the number that was chosen."""
+    """What runs where, a line a fact, or in one line where one device does everything.
+
+    `config.parallel.data` is the number that was chosen.
+    """
     devices = choose_devices(config.parallel.data)
     count, processes, batch = len(devices), jax.process_count(), config.train.batch_size
     turns = config.train.accumulate
@@ -155,6 +158,8 @@ def table(config: Any, why: str = "") -> str:
     share = f" = {' x '.join([*parts, str(batch // count // turns)])}" if parts else ""
     over = f" of {processes} processes" if processes > 1 else ""
     reason = f": {why}" if why else ""
+    if not parts:
+        return f"{'device':<10} {devices[0].platform}, {count} of {jax.device_count()}{reason}"
     precision = getattr(jax.config, "jax_default_matmul_precision", None) or "default"
     shared = {
         "mesh": f"data={count}, {config.parallel.mode}",

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 from lstm_jax import cli
 from lstm_jax.commands.train import default_workdir
+from lstm_jax.config import flatten
+from lstm_jax.options import default_config
+from lstm_jax.overrides import load_config
 
 ROOT = Path(__file__).parent.parent
 ADDING = str(ROOT / "configs" / "adding.py") + ":smoke"
@@ -149,18 +153,42 @@ def test_config_prints_fields_model_and_cost(capsys):
     assert call("config", f"--config={ADDING}", *words) == 0
     out = capsys.readouterr().out
     assert "* --config.cell.hidden=16" in out
-    assert "* --config.train.num_steps=1000" in out
+    assert "  --config.train.num_steps=1000" in out  # as it is by default
     assert re.search(r"layer_0/forward/recurrent_kernel +\[16, 64\]", out)
     expected = 4 * 16 * (2 + 16 + 1) + 16 + 1
     assert re.search(rf"parameters +{expected:,}", out)
     assert re.search(r"FLOPs per training step +[1-9]", out)
-    assert re.search(r"devices +1 of 8: \S", out)
+    assert re.search(r"^device +cpu, 1 of 8: \S", out, flags=re.MULTILINE)
+    assert not re.search(r"^(mesh|sharded) ", out, flags=re.MULTILINE)
+
+
+def test_config_explains_its_fields(capsys):
+    assert call("config", f"--config={ADDING}", "--config.cell.gates=cifg") == 0
+    lines = capsys.readouterr().out.splitlines()
+    fields = {line.partition("=")[0]: line for line in lines if "--config." in line}
+    assert all(re.search(r" # \S", line) for line in fields.values())
+    assert fields["* --config.cell.gates"].endswith("; default lstm")
+    assert fields["  --config.model.layers"].endswith("# L, recurrent layers")
+    assert fields["  --config.cell.candidate_activation"].endswith("; here tanh")
+    assert fields["  --config.cell.forget_gate_activation"].endswith("; here 1 - i")
+    assert fields["  --config.cell.reset"].endswith("; here nothing: no option of lstm")
+
+
+def test_config_shows_only_what_differs_from_the_defaults(capsys):
+    config, defaults = load_config(ADDING), flatten(default_config("adding"))
+    changed = {name for name, value in flatten(config).items() if value != defaults[name]}
+    words = ("--changed", "--config.cell.hidden=64", "--config.cell.gates=nfg")
+    assert call("config", f"--config={ADDING}", *words) == 0
+    shown = re.findall(r"^\* --config\.(\S+)=", capsys.readouterr().out, flags=re.MULTILINE)
+    assert set(shown) == changed - {"cell.hidden"} | {"cell.gates"}
 
 
 def test_config_output_can_be_pasted_back(capsys):
     assert call("config", f"--config={ADDING}") == 0
     first = capsys.readouterr().out
-    fields = re.findall(r"^  (--config\.\S*=.*)$", first, flags=re.MULTILINE)
+    lines = re.findall(r"^[ *] (--config\.\S*=.*)$", first, flags=re.MULTILINE)
+    fields = [word for line in lines for word in shlex.split(line, comments=True)]
+    assert len(fields) == len(lines) == len(flatten(load_config(ADDING)))
     assert call("config", f"--config={ADDING}", *fields) == 0
     hashes = [re.findall(r"config hash (\w+)", text) for text in (first, capsys.readouterr().out)]
     assert hashes[0] == hashes[1]

@@ -9,9 +9,13 @@ import pytest
 
 from lstm_jax import config as configs
 from lstm_jax import unroll
+from lstm_jax.cells import CELLS
 from lstm_jax.core import UsageError
-from lstm_jax.options import NUMERIC, cell_fields, default_config
+from lstm_jax.gates import ACTIVATIONS
+from lstm_jax.initializers import KERNELS
+from lstm_jax.options import NUMERIC, cell_fields, default_config, help_lines
 from lstm_jax.overrides import validate
+from lstm_jax.tasks import TASKS
 
 
 def make(**overrides):
@@ -35,6 +39,41 @@ def make_cell(**fields):
 def test_every_field_has_a_type_that_the_command_line_can_set():
     for name, value in configs.flatten(default_config("forecast")).items():
         assert type(value) in (bool, int, float, str, tuple), name
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_field_says_what_it_means(task):
+    texts = help_lines(task)
+    assert set(texts) == set(configs.flatten(default_config(task)))
+    assert all(len(text) > 1 for text in texts.values())
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "value"),
+    [
+        ({}, "candidate_activation", "tanh"),
+        ({"gates": "niaf"}, "candidate_activation", "identity"),
+        ({"gates": "noaf"}, "output_activation", "identity"),
+        ({"gates": "nig"}, "input_gate_activation", "always 1"),
+        ({"gates": "cifg"}, "gate_activation", "i: sigmoid, f: 1 - i, o: sigmoid"),
+        ({"gate_activation": "relu"}, "forget_gate_activation", "relu"),
+        ({"name": "slstm"}, "input_gate_activation", "exp"),
+        ({"name": "slstm"}, "output_activation", "identity"),
+        ({"name": "gru"}, "reset", "after"),
+        ({"name": "indrnn"}, "activation", "relu"),
+    ],
+)
+def test_what_an_empty_field_comes_to(fields, name, value):
+    assert configs.chosen(make_cell(**fields))[name] == value
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_empty_fields_and_what_they_come_to_build_the_same_cell(name):
+    taken = configs.chosen(make_cell(name=name))
+    given = {k: v for k, v in taken.items() if v in ACTIVATIONS or v in KERNELS or k == "reset"}
+    assert given
+    plain, spelled = behaviour((("name", name),)), behaviour((("name", name), *given.items()))
+    assert all(map(np.array_equal, plain, spelled))
 
 
 def test_split_takes_out_the_numbers_that_are_not_zero():

@@ -46,6 +46,15 @@ class Coupled(NamedTuple):
 Gate = Learned | Constant | Coupled
 
 
+def gate_words(gate: Gate) -> str:
+    """The activation of a learned gate, or what stands in its place."""
+    if isinstance(gate, Learned):
+        return gate.activation
+    if isinstance(gate, Constant):
+        return f"always {gate.value:g}"
+    return f"1 - {gate.to}"
+
+
 class GateTable(NamedTuple):
     """One LSTM design: c' = update(f * c, i * g), h = o * output(c'); what it is, in words."""
 

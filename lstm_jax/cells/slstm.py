@@ -63,11 +63,20 @@ def slstm(
     """
     check_hidden(hidden, kernel_init, recurrent_init)
     check_bias(forget_bias)
+    table = slstm_table(gate_activation, candidate_activation, output_activation)
+    return stabilised("slstm", hidden, table, forget_bias, kernel_init, recurrent_init, dtype)
+
+
+def slstm_table(
+    gate_activation: str | Mapping[str, str] = "",
+    candidate_activation: str = "",
+    output_activation: str = "identity",
+) -> GateTable:
+    """The gates of `slstm`."""
     wanted = gate_activation or {}
     if not isinstance(wanted, str):
         wanted = {"i": "exp", **wanted}
-    table = gate_table("lstm", wanted, candidate_activation, output_activation)
-    return stabilised("slstm", hidden, table, forget_bias, kernel_init, recurrent_init, dtype)
+    return gate_table("lstm", wanted, candidate_activation, output_activation)
 
 
 def stabilised(

@@ -2,16 +2,23 @@
 
 lstm-jax config --config=configs/airline.py
 lstm-jax config --config=configs/airline.py:classic --config.cell.gates=cifg
+lstm-jax config --config=configs/airline.py --changed      only what differs from the defaults
+
+A * marks what differs. What follows the # may be pasted too: the shell takes it for a comment.
 """
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from lstm_jax.cli import OK, Arguments, Flag, no_words
 from lstm_jax.core import UsageError
 
-FLAGS = (Flag("config", "", "config file, with a preset after a colon"),)
+FLAGS = (
+    Flag("config", "", "config file, with a preset after a colon"),
+    Flag("changed", False, "only the fields that differ from the defaults"),
+)
 
 
 def run(arguments: Arguments) -> int:
@@ -35,13 +42,35 @@ def run(arguments: Arguments) -> int:
 
 
 def print_config(config: Any, arguments: Arguments) -> None:
-    """One field a line; a * marks those that the command line set."""
+    """One field a line with what it means; a * marks those that differ from the defaults."""
     from lstm_jax.config import flatten
+    from lstm_jax.options import default_config, help_lines
 
+    task = config.task.name
+    defaults, texts, empty = flatten(default_config(task)), help_lines(task), effective(config)
     print(f"{arguments.config}\n")
     for name, value in flatten(config).items():
-        mark = "*" if name in arguments.overrides else " "
-        print(f"{mark} --config.{name}={written(value)}")
+        changed = value != defaults.get(name)
+        if arguments.flags.changed and not changed:
+            continue
+        was = [f"default {written(defaults.get(name, '')) or repr('')}"] if changed else []
+        now = [f"here {empty[name]}"] if name in empty else []
+        note = "; ".join([texts.get(name, "not explained"), *now, *was])
+        flag = shlex.quote(f"--config.{name}={written(value)}")
+        print(f"{'*' if changed else ' '} {flag:<42} # {note}")
+
+
+def effective(config: Any) -> dict[str, str]:
+    """What the fields that hold "" come to."""
+    from lstm_jax import data
+    from lstm_jax.config import chosen
+
+    taken = chosen(config.cell)
+    empty = [name for name, value in config.cell.items() if value == ""]
+    found = {f"cell.{n}": taken.get(n, f"nothing: no option of {config.cell.name}") for n in empty}
+    if not config.task.data_dir:
+        found["task.data_dir"] = ", ".join(map(str, [*data.folders(), data.cache_dir()]))
+    return found
 
 
 def written(value: Any) -> str:

@@ -29,7 +29,7 @@ from lstm_jax.tasks.task import (
 def fields() -> ConfigDict:
     task = ConfigDict()
     task.name = "adding"
-    task.length = 100  # T
+    task.length = 100  # T, steps of a sequence
     task.eval_size = 1000  # examples in each of the fixed validation and test sets
     return task
 

@@ -49,8 +49,8 @@ def fields() -> ConfigDict:
     task.valid_fraction = 0.05  # of that text, the part before the test part
     task.test_fraction = 0.05  # of that text, the end
     task.train_file = ""  # or three texts of your own; nothing at all: the dataset of the level
-    task.valid_file = ""
-    task.test_file = ""
+    task.valid_file = ""  # the second of the three
+    task.test_file = ""  # the third
     task.unknown = "error"  # tokens that training has not: error | replace (by <unk>)
     task.steps = 35  # T, tokens through which a training step backpropagates
     task.eval_batch_size = 1  # streams that an evaluation split is cut into; each starts cold

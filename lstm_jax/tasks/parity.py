@@ -30,7 +30,7 @@ from lstm_jax.tasks.task import (
 def fields() -> ConfigDict:
     task = ConfigDict()
     task.name = "parity"
-    task.length = 50  # T
+    task.length = 50  # T, steps of a sequence
     task.every_step = True  # ask after every step; False: only after the last
     task.eval_size = 1000  # examples in each of the fixed validation and test sets
     return task

@@ -31,9 +31,9 @@ from lstm_jax.tasks.task import (
 def fields() -> ConfigDict:
     task = ConfigDict()
     task.name = "random_data"
-    task.length = 100  # T
-    task.features = 10  # D
-    task.classes = 10
+    task.length = 100  # T, steps of a sequence
+    task.features = 10  # D, features of a step
+    task.classes = 10  # labels drawn evenly
     task.examples = 1024  # training examples
     task.eval_size = 256  # examples in each of the validation and test sets
     return task

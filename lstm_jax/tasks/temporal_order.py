@@ -34,7 +34,7 @@ STARTS = {2: (0.1, 0.5), 3: (0.1, 0.33, 0.66)}  # where each tenth of the sequen
 def fields() -> ConfigDict:
     task = ConfigDict()
     task.name = "temporal_order"
-    task.length = 100  # T
+    task.length = 100  # T, steps of a sequence
     task.places = 2  # 2: task 6a, 4 classes; 3: task 6b, 8 classes
     task.eval_size = 1000  # examples in each of the fixed validation and test sets
     return task

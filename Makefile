@@ -20,7 +20,7 @@ help:
 	@echo "make test-parallel simulated devices and two real processes, for minutes"
 	@echo "make test-browser  the report in a real browser (Debian, as root: installs chromium)"
 	@echo "make test-cluster  sweeps on a real SLURM (Debian, as root) and a real Ray, started here"
-	@echo "make lint          ruff and pyright"
+	@echo "make lint          ruff, pyright and import-linter"
 	@echo "make bench         our layers beside flax, haiku, equinox, keras and torch (own environment)"
 	@echo "make bench-dispatch  steps/s of the compiled loop against one dispatch a step"
 	@echo "make bench-sweep   64 trials as one sweep against a process a trial (half an hour)"
@@ -42,7 +42,7 @@ test: $(VENV)/.dev
 
 # Another Python brings another JAX: the laws, and one run of everything else.
 NEWEST ?= $(shell $(PYTHON) .ci/newest.py)
-ONCE := tests/test_laws.py tests/test_catalogue.py tests/test_flops.py tests/test_cli.py
+ONCE := tests/test_laws.py tests/model/test_catalogue.py tests/compute/test_flops.py tests/test_cli.py
 test-newest:
 	@newest="$(NEWEST)"; if test -z "$$newest"; then \
 	  echo "skipped: no Python newer than $$($(PYTHON) --version) is installed; NEWEST=/path names one"; \
@@ -60,10 +60,10 @@ test-oracles: .venv-oracles/.oracles
 # BENCH="layers --quick" for less, BENCH="variants chunked start packs" for the other parts.
 BENCH ?= layers
 bench: .venv-bench/.bench
-	.venv-bench/bin/lstm-jax bench $(BENCH) --out=docs/performance
+	.venv-bench/bin/python -m benchmarks.run $(BENCH) --out=docs/performance
 
 bench-dispatch: $(VENV)/.run
-	$(BIN)/python -m lstm_jax.bench.dispatch
+	$(BIN)/python -m benchmarks.dispatch
 
 test-parallel: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m parallel --ignore=tests/oracles --ignore=tests/cluster
@@ -78,12 +78,13 @@ test-cluster: $(VENV)/.cluster
 	$(BIN)/python -m pytest -q -m cluster tests/cluster
 
 bench-sweep: $(VENV)/.run
-	$(BIN)/python -m lstm_jax.bench.sweep
+	$(BIN)/python -m benchmarks.sweep
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 # One environment, filled in two steps: training needs less than testing does.
 $(VENV)/.run: pyproject.toml constraints.txt

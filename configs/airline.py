@@ -17,7 +17,7 @@ Presets:  `classic`: look-back 10, LSTM 64, LSTM 64, dense, dropout 0.5, dense, 
 from ml_collections import ConfigDict
 
 from lstm_jax.config import default_config
-from lstm_jax.core import lookup
+from lstm_jax.errors import lookup
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -13,7 +13,7 @@ Presets: `smoke`: under 10 s, the first time 20.
 from ml_collections import ConfigDict
 
 from lstm_jax.config import default_config
-from lstm_jax.core import lookup
+from lstm_jax.errors import lookup
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -11,7 +11,7 @@ Presets: `permuted`, by the permutation in JANET's code; `smoke`: under 10 s, th
 from ml_collections import ConfigDict
 
 from lstm_jax.config import default_config
-from lstm_jax.core import lookup
+from lstm_jax.errors import lookup
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -14,7 +14,7 @@ Presets: `small` (the default), `medium`, `large`; `smoke`: under 10 s, the firs
 from ml_collections import ConfigDict
 
 from lstm_jax.config import default_config
-from lstm_jax.core import lookup
+from lstm_jax.errors import lookup
 
 TOKENS = 929_589  # of the training text, each line's <eos> among them
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from lstm_jax import cells
 from lstm_jax.cells import transforms
-from lstm_jax.core import Carry, Cell, Hidden, Keys, UsageError
+from lstm_jax.core import Carry, Cell, Hidden, Keys
 from lstm_jax.engines.unroll import trace, unroll
+from lstm_jax.errors import UsageError
 
 if TYPE_CHECKING:
-    from lstm_jax.modules import Recurrent, Valid
+    from lstm_jax.model.layers import Recurrent, Valid
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,6 +32,6 @@ def __getattr__(name: str) -> Any:
     """The names that bring Flax, whose import takes a second, once they are asked for."""
     if name not in ("Recurrent", "Valid"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lstm_jax import modules
+    from lstm_jax.model import layers  # start-up
 
-    return getattr(modules, name)
+    return getattr(layers, name)

@@ -27,3 +27,7 @@ def lookup(kind: str, name: str, table: Mapping[str, Any]) -> Any:
     if not isinstance(name, Hashable) or name not in table:
         raise unknown(kind, name, table)
     return table[name]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

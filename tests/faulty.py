@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.checkpoint import Checkpoints
-from lstm_jax.writers import read_metrics
+from lstm_jax.workdir.checkpoint import Checkpoints
+from lstm_jax.workdir.metrics import read_metrics
 
 CONFIG = str(Path(__file__).parent / "faults" / "config.py")
 FAULTS = os.environ.get("FAULTS", "5")
@@ -25,19 +25,19 @@ WAIT_SECONDS = 300.0
 
 # Where a run can be when it is hit, and the function whose call says that it is there.
 STAGES = {
-    "start": ("lstm_jax.journal", "Journal", "restore"),
-    "step": ("lstm_jax.journal", "Journal", "chunk"),
-    "log": ("lstm_jax.writers", "Writer", "scalars"),
-    "eval": ("lstm_jax.journal", "Journal", "validated"),
-    "save": ("lstm_jax.checkpoint", "Checkpoints", "_write"),
-    "finish": ("lstm_jax.journal", "Journal", "finish"),
+    "start": ("lstm_jax.training.journal", "Journal", "restore"),
+    "step": ("lstm_jax.training.journal", "Journal", "chunk"),
+    "log": ("lstm_jax.workdir.metrics", "Writer", "scalars"),
+    "eval": ("lstm_jax.training.journal", "Journal", "validated"),
+    "save": ("lstm_jax.workdir.checkpoint", "Checkpoints", "_write"),
+    "finish": ("lstm_jax.training.journal", "Journal", "finish"),
 }
 PRELOAD = [
     "lstm_jax.cli",
     "lstm_jax.commands.train",
-    "lstm_jax.events",
+    "lstm_jax.workdir.tensorboard",
     "lstm_jax.tasks",
-    "lstm_jax.train",
+    "lstm_jax.training.train",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "orbax.checkpoint",
@@ -182,7 +182,7 @@ def same(workdir: Path, whole: Path) -> None:
 
 def stopped_at(workdir: Path, step: int, train: Callable, config: Any, patch: Any) -> None:
     """Train in this process and stop as kill -9 would, right after the chunk up to `step`."""
-    from lstm_jax.journal import Journal
+    from lstm_jax.training.journal import Journal
 
     trained = Journal.trained
 

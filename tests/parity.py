@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax import transforms, unroll
-from lstm_jax.cells import gru, lstm, rnn
+from lstm_jax import unroll
+from lstm_jax.cells import gru, lstm, rnn, transforms
 from lstm_jax.core import Carry, Hidden
 
 GOLDEN = Path(__file__).with_name("golden")

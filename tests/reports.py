@@ -3,11 +3,10 @@
 import json
 
 import numpy as np
+from sweeps import study
 
-from lstm_jax.sweep.plan import make_plan, trial_folder, write_plan
-from lstm_jax.sweep.study import load_study
-
-from .sweeps import study
+from lstm_jax.sweep.define.plan import make_plan, trial_folder, write_plan
+from lstm_jax.sweep.define.study import load_study
 
 TRIALS = """
     yield from product(

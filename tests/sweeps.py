@@ -6,10 +6,12 @@ import os
 import signal
 from pathlib import Path
 
-from lstm_jax.checkpoint import Checkpoints
 from lstm_jax.sweep import claims
-from lstm_jax.sweep.plan import make_plan, write_plan
-from lstm_jax.sweep.study import load_study
+from lstm_jax.sweep.define.plan import make_plan, write_plan
+from lstm_jax.sweep.define.study import load_study
+from lstm_jax.workdir.checkpoint import Checkpoints
+from lstm_jax.workdir.files import read_json
+from lstm_jax.workdir.lock import is_dead, owner
 
 STUDY = """
 from lstm_jax.sweep import config_file, grid, product
@@ -51,8 +53,8 @@ def held(workdir):
     """The workers here stand still, so that nothing can end before what is to happen has."""
     stopped = []
     for folder in (Path(workdir) / "packs").iterdir():
-        them = claims.read_json(folder / f"claim.{claims.attempts(folder)}")
-        if them and not claims.ended(folder) and not claims.is_dead(them, claims.owner()):
+        them = read_json(folder / f"claim.{claims.attempts(folder)}")
+        if them and not claims.ended(folder) and not is_dead(them, owner()):
             os.kill(them["pid"], signal.SIGSTOP)
             stopped.append(them["pid"])
     yield stopped

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from lstm_jax import cli
+from lstm_jax.commands.arguments import config_arguments, parse
 from lstm_jax.commands.train import default_workdir
-from lstm_jax.config import flatten
-from lstm_jax.options import default_config
-from lstm_jax.overrides import load_config
+from lstm_jax.config.fields import flatten
+from lstm_jax.config.options import default_config
+from lstm_jax.training.check import load_config
 
 ROOT = Path(__file__).parent.parent
 ADDING = str(ROOT / "configs" / "adding.py") + ":smoke"
@@ -207,7 +208,7 @@ def test_config_output_can_be_pasted_back(capsys):
     ],
 )
 def test_config_flags_in_any_order_and_form(argv, config, overrides, rest):
-    assert cli.config_arguments(argv) == (config, overrides, rest)
+    assert config_arguments(argv) == (config, overrides, rest)
 
 
 @pytest.mark.parametrize(
@@ -314,10 +315,10 @@ def test_a_tilde_is_the_home_folder_in_every_flag_that_names_a_place(tmp_path, m
     monkeypatch.setenv("HOME", str(tmp_path))
     assert {"workdir", "study", "out", "csv", "data_dir", "reproduce"} == {n for _, n in PATHS}
     for verb, name in PATHS:
-        found = cli.parse(verb, command(verb).FLAGS, [f"--{name}=~/x"]).flags
+        found = parse(verb, command(verb).FLAGS, [f"--{name}=~/x"]).flags
         assert vars(found)[name] == f"{tmp_path}/x", (verb, name)
-    assert cli.parse("predict", command("predict").FLAGS, ["--prompt=~/x"]).flags.prompt == "~/x"
-    assert cli.config_arguments(["--config=~/a.py:smoke"])[0] == f"{tmp_path}/a.py:smoke"
+    assert parse("predict", command("predict").FLAGS, ["--prompt=~/x"]).flags.prompt == "~/x"
+    assert config_arguments(["--config=~/a.py:smoke"])[0] == f"{tmp_path}/a.py:smoke"
 
 
 def test_a_run_in_the_home_folder(tmp_path, monkeypatch, capsys):
@@ -340,3 +341,8 @@ def test_the_switches_change_the_result(adding, tmp_path, override):
         for folder in (adding, workdir)
     ]
     assert losses[0] != losses[1]
+
+
+def test_bench_says_where_the_benchmarks_are(capsys):
+    assert cli.main(["bench"]) == 2
+    assert "make bench" in capsys.readouterr().err

@@ -12,8 +12,9 @@ import pytest
 import registry
 
 import lstm_jax
-from lstm_jax.core import Keys, UsageError
+from lstm_jax.core import Keys
 from lstm_jax.engines import deferred
+from lstm_jax.errors import UsageError
 
 reference, B, T, QUICK = registry.reference, registry.B, registry.T, registry.QUICK
 

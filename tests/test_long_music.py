@@ -14,11 +14,13 @@ import pytest
 import registry
 import scipy.io
 
-from lstm_jax import train
-from lstm_jax.config import default_config, split
-from lstm_jax.core import UsageError
-from lstm_jax.program import build_program
-from lstm_jax.tasks import TASKS, packing, polyphonic
+from lstm_jax.config import default_config
+from lstm_jax.config.fields import split
+from lstm_jax.errors import UsageError
+from lstm_jax.tasks import TASKS, packing
+from lstm_jax.tasks.music import polyphonic
+from lstm_jax.training import train
+from lstm_jax.training.program import build_program
 
 B, SHORT = 3, 5
 QUICK = registry.QUICK

@@ -14,20 +14,23 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import lstm_jax
-from lstm_jax import diagnostics, modules
-from lstm_jax.config import build_task, default_config, split
-from lstm_jax.tasks import (
+from lstm_jax.config import default_config
+from lstm_jax.config.fields import split
+from lstm_jax.diagnostics import observe
+from lstm_jax.model import model as modules
+from lstm_jax.tasks import classify
+from lstm_jax.tasks.language import language
+from lstm_jax.tasks.music import polyphonic
+from lstm_jax.tasks.synthetic import (
     adding,
-    classify,
     copy_memory,
     counting,
-    language,
     parity,
-    polyphonic,
     random_data,
     temporal_order,
 )
 from lstm_jax.tasks.task import Spec, average, step_weights, weighed
+from lstm_jax.training.program import build_task
 
 T, B, D = 5, 4, 3
 FILLS = (np.nan, np.inf, 7.0)
@@ -234,7 +237,7 @@ def test_padding_reaches_no_exponent():
     cell = lstm_jax.cells.lstm(4)
     params = cell.init(jax.random.key(0), D)
     xs = np.random.default_rng(0).normal(size=(T, B, D)).astype(np.float32)
-    exponents = jax.jit(lambda xs: diagnostics.lyapunov(cell, params, xs, jnp.asarray(HOLES)))
+    exponents = jax.jit(lambda xs: observe.lyapunov(cell, params, xs, jnp.asarray(HOLES)))
     wanted = exponents(np.where(HOLES[..., None], xs, 0))
     for fill in FILLS:
         same(exponents(np.where(HOLES[..., None], xs, np.float32(fill))), wanted)
@@ -243,7 +246,7 @@ def test_padding_reaches_no_exponent():
 def test_jacobians_are_taken_where_a_carry_goes_on():
     counts = np.array([1, 1, 0, 1, 1, 1, 0, 0], bool)
     resets = np.array([1, 0, 0, 0, 1, 0, 0, 0], bool)
-    found = diagnostics._some_steps(jnp.asarray(counts), jnp.asarray(resets))
+    found = observe._some_steps(jnp.asarray(counts), jnp.asarray(resets))
     assert set(found.tolist()) == {1, 5}
-    every = diagnostics._some_steps(jnp.ones(13, bool), None)
+    every = observe._some_steps(jnp.ones(13, bool), None)
     assert every.tolist() == [3, 6, 9, 12]

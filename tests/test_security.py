@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import lstm_jax
-from lstm_jax.sweep.launchers import local, slurm
+from lstm_jax.sweep.workers.launchers import local, slurm
 
 EVIL = "a; rm -rf b $(touch c) `touch d` 'e\" \n&& touch f"
 SOURCES = sorted(Path(lstm_jax.__file__).parent.rglob("*.py"))

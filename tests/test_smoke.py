@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_jax.overrides import load_config
+from lstm_jax.training.check import load_config
 
 from .test_tasks_data import write_mat
 
@@ -29,10 +29,10 @@ COMPARE = """
 import time
 import jax
 from functools import partial
-from lstm_jax import train
-from lstm_jax.config import split
-from lstm_jax.overrides import load_config
-from lstm_jax.program import build_program
+from lstm_jax.training import train
+from lstm_jax.config.fields import split
+from lstm_jax.training.check import load_config
+from lstm_jax.training.program import build_program
 
 def state(how):
     config = load_config("configs/adding.py:smoke", {"train.compile": how, "parallel.data": "1"})

@@ -22,11 +22,14 @@ from jax import export
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lstm_jax import Carry, Cell, Hidden, cells, trace, transforms, unroll
-from lstm_jax.config import default_config, split
-from lstm_jax.core import dot
+from lstm_jax import Carry, Cell, Hidden, cells, trace, unroll
+from lstm_jax.cells import transforms
+from lstm_jax.config import default_config
+from lstm_jax.config.fields import split
 from lstm_jax.engines import ENGINES
-from lstm_jax.modules import Recurrent, build_model
+from lstm_jax.model.layers import Recurrent
+from lstm_jax.model.model import build_model
+from lstm_jax.ops import dot
 from lstm_jax.tasks.task import Spec
 
 ROOT = Path(__file__).parent.parent

@@ -14,9 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
-from .sweeps import planned
-from .terminal import Terminal
+from sweeps import planned
+from terminal import Terminal
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = str(Path(sys.executable).parent / "lstm-jax")
@@ -113,10 +112,11 @@ def test_a_sweep_shows_its_packs_to_who_launches_and_to_who_watches(columns, tmp
 
 FETCH = """
 import sys
-from lstm_jax import cli, data
-from lstm_jax.datasets import Dataset, File
+from lstm_jax import cli
+from lstm_jax.data import files
+from lstm_jax.data.datasets import Dataset, File
 file = File("some.bin", "{sha}", {size}, ("http://127.0.0.1:{port}/some.bin",))
-data.DATASETS["some"] = Dataset("Some", "none", "here", (file,))
+files.DATASETS["some"] = Dataset("Some", "none", "here", (file,))
 sys.exit(cli.main(["data", "fetch", "some"]))
 """
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import inspect
 
-from lstm_jax.cli import OK, Arguments, Flag
+from lstm_jax.cells import CELLS, transforms
+from lstm_jax.commands.arguments import Arguments, Flag
+from lstm_jax.errors import OK
+from lstm_jax.model import catalogue
+from lstm_jax.model.catalogue import HIDDEN, Entry, learned, parameters, step_flops
+from lstm_jax.ops import count
 
 FLAGS = (Flag("markdown", False, "print the table as Markdown"),)
 
 
 def run(arguments: Arguments) -> int:
     """Print the registry, or what is known of the names given."""
-    from lstm_jax import catalogue
-
     if arguments.flags.markdown:
         print(catalogue.markdown(), end="")
     elif arguments.words:
@@ -32,11 +35,8 @@ def run(arguments: Arguments) -> int:
 
 
 def _table(entries: list) -> None:
-    from rich.console import Console
+    from rich.console import Console  # start-up
     from rich.table import Table
-
-    from lstm_jax.catalogue import HIDDEN, learned, parameters, step_flops
-    from lstm_jax.core import count
 
     table = Table(caption=f"parameters and FLOPs of one step at H = D = {HIDDEN}")
     for column in ("name", "equations", "learned", "source"):
@@ -57,11 +57,6 @@ def _table(entries: list) -> None:
 
 
 def _tell(entry: object) -> None:
-    from lstm_jax import transforms
-    from lstm_jax.catalogue import HIDDEN, Entry, learned, parameters, step_flops
-    from lstm_jax.cells import CELLS
-    from lstm_jax.core import count
-
     assert isinstance(entry, Entry)
     cell = entry.cell()
     made = {"cell": CELLS, "transform": transforms.TRANSFORMS}.get(entry.kind, {})

@@ -7,17 +7,16 @@ Every checkpoint is read and verified in full; nothing is moved or changed.
 
 from __future__ import annotations
 
-from lstm_jax.cli import OK, Arguments, Flag, no_words
-from lstm_jax.core import UsageError
-from lstm_jax.runs import workdir_of
+from lstm_jax.commands.arguments import Arguments, Flag, no_words
+from lstm_jax.errors import OK, UsageError
+from lstm_jax.training.saved import workdir_of
+from lstm_jax.workdir.checkpoint import Checkpoints
 
 FLAGS = (Flag("workdir", "", "the run", path=True),)
 
 
 def run(arguments: Arguments) -> int:
     """Print one line a checkpoint, oldest first."""
-    from lstm_jax.checkpoint import Checkpoints
-
     no_words(arguments)
     workdir = workdir_of(arguments.flags.workdir, "checkpoint")
     steps = Checkpoints(workdir).steps()

@@ -10,10 +10,24 @@ A * marks what differs. What follows the # may be pasted too: the shell takes it
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from typing import Any
 
-from lstm_jax.cli import OK, Arguments, Flag, no_words
-from lstm_jax.core import UsageError
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.commands.arguments import Arguments, Flag, no_words
+from lstm_jax.compute import flops
+from lstm_jax.compute.sharding import configure_cpu_devices, table
+from lstm_jax.config.fields import chosen, config_hash, flatten, signature, split
+from lstm_jax.config.options import default_config, help_lines
+from lstm_jax.data import files as data
+from lstm_jax.engines import choose
+from lstm_jax.errors import OK, UsageError
+from lstm_jax.model.cell import build_cell
+from lstm_jax.training import train
+from lstm_jax.training.check import load_config
+from lstm_jax.training.program import build_program, stream
 
 FLAGS = (
     Flag("config", "", "config file, with a preset after a colon"),
@@ -23,11 +37,6 @@ FLAGS = (
 
 def run(arguments: Arguments) -> int:
     """Print the config as flags that may be copied, then the model."""
-    from lstm_jax.config import config_hash, signature, split
-    from lstm_jax.overrides import load_config
-    from lstm_jax.parallel import configure_cpu_devices, table
-    from lstm_jax.program import build_program
-
     no_words(arguments)
     if not arguments.config:
         raise UsageError("which config? lstm-jax config --config=configs/airline.py")
@@ -43,9 +52,6 @@ def run(arguments: Arguments) -> int:
 
 def print_config(config: Any, arguments: Arguments) -> None:
     """One field a line with what it means; a * marks those that differ from the defaults."""
-    from lstm_jax.config import flatten
-    from lstm_jax.options import default_config, help_lines
-
     task = config.task.name
     defaults, texts, empty = flatten(default_config(task)), help_lines(task), effective(config)
     print(f"{arguments.config}\n")
@@ -62,9 +68,6 @@ def print_config(config: Any, arguments: Arguments) -> None:
 
 def effective(config: Any) -> dict[str, str]:
     """What the fields that hold "" come to."""
-    from lstm_jax import data
-    from lstm_jax.config import chosen
-
     taken = chosen(config.cell)
     empty = [name for name, value in config.cell.items() if value == ""]
     found = {f"cell.{n}": taken.get(n, f"nothing: no option of {config.cell.name}") for n in empty}
@@ -82,8 +85,6 @@ def written(value: Any) -> str:
 
 def print_model(program: Any, hyper: dict) -> None:
     """Parameters with shapes, and the cost of a step."""
-    import jax
-
     params, forward, step = costs(program, hyper)
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     rows = [(jax.tree_util.keystr(p, simple=True, separator="/"), leaf) for p, leaf in leaves]
@@ -100,9 +101,6 @@ def print_model(program: Any, hyper: dict) -> None:
 
 def engine(config: Any) -> str:
     """What runs the recurrence, and why."""
-    from lstm_jax.config import build_cell
-    from lstm_jax.engines import choose
-
     if config.model.engine != "auto":
         return f"{config.model.engine}, as asked"
     name, why = choose(build_cell(config.cell))
@@ -111,14 +109,6 @@ def engine(config: Any) -> str:
 
 def costs(program: Any, hyper: dict) -> tuple[Any, int, int]:
     """(abstract parameters, FLOPs of a batch's forward pass, FLOPs of a training step)."""
-    from functools import partial
-
-    import jax
-    import jax.numpy as jnp
-
-    from lstm_jax import flops, train
-    from lstm_jax.program import stream
-
     state = jax.eval_shape(partial(train.init_state, program), hyper)
     data = program.task.data
     key = stream(hyper, "data")

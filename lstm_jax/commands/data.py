@@ -7,8 +7,9 @@ lstm-jax data check            verify every file that is here
 
 from __future__ import annotations
 
-from lstm_jax.cli import OK, Arguments, Flag
-from lstm_jax.core import UsageError, lookup
+from lstm_jax.commands.arguments import Arguments, Flag
+from lstm_jax.data import files as data
+from lstm_jax.errors import OK, UsageError, lookup
 
 FLAGS = (Flag("data_dir", "", "a folder to look in first", path=True),)
 
@@ -21,8 +22,6 @@ def run(arguments: Arguments) -> int:
 
 def show(names: tuple[str, ...], data_dir: str) -> int:
     """Every dataset, or those named."""
-    from lstm_jax import data
-
     for name in names or data.DATASETS:
         data.lookup_dataset(name)
         print("\n".join(data.describe(name, data_dir)))
@@ -31,8 +30,6 @@ def show(names: tuple[str, ...], data_dir: str) -> int:
 
 def fetch(names: tuple[str, ...], data_dir: str) -> int:
     """Find or download every file of the datasets named."""
-    from lstm_jax import data
-
     if not names:
         known = ", ".join(data.DATASETS)
         raise UsageError(f"fetch which dataset? lstm-jax data fetch NAME; known: {known}")
@@ -44,8 +41,6 @@ def fetch(names: tuple[str, ...], data_dir: str) -> int:
 
 def check(names: tuple[str, ...], data_dir: str) -> int:
     """Verify every file that is here."""
-    from lstm_jax import data
-
     return data.check(data_dir)
 
 

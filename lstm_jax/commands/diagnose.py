@@ -12,8 +12,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.cli import OK, Arguments, Flag, no_words
-from lstm_jax.core import UsageError
+from lstm_jax.commands.arguments import Arguments, Flag, no_words
+from lstm_jax.diagnostics import observe
+from lstm_jax.errors import OK, UsageError
+from lstm_jax.report.analysis import analyse
+from lstm_jax.report.collect import read_sweep
+from lstm_jax.sweep.define.plan import MANIFEST, read_plan, trial_folder
+from lstm_jax.training import saved as runs
+from lstm_jax.workdir.metrics import Writer, read_metrics
 
 FLAGS = (
     Flag("workdir", "", "the run, or a sweep", path=True),
@@ -23,9 +29,6 @@ FLAGS = (
 
 def run(arguments: Arguments) -> int:
     """Reload, look, write, print."""
-    from lstm_jax import runs
-    from lstm_jax.sweep.plan import MANIFEST
-
     no_words(arguments)
     flags = arguments.flags
     if flags.trials < 1:
@@ -45,22 +48,15 @@ def run(arguments: Arguments) -> int:
 
 def diagnose(workdir: Path) -> tuple[Path, dict[str, float]]:
     """(file, scalars) of the run's best parameters."""
-    from lstm_jax import diagnostics, runs
-    from lstm_jax.writers import Writer, read_metrics
-
     loaded = runs.open_run(workdir)
-    arrays = diagnostics.observer(loaded.program)(loaded.params, loaded.hyper, loaded.data)
+    arrays = observe.observer(loaded.program)(loaded.params, loaded.hyper, loaded.data)
     last = max((line["step"] for line in read_metrics(workdir)), default=loaded.step)
     with Writer(workdir, last, True) as writer:  # after all lines that are there
-        return diagnostics.write(arrays, writer, loaded.step), diagnostics.summarise(arrays)
+        return observe.write(arrays, writer, loaded.step), observe.summarise(arrays)
 
 
 def chosen(workdir: Path, most: int) -> list[tuple[str, Path]]:
     """(variant, folder) of the trials that speak for each variant in the report."""
-    from lstm_jax.report.analysis import analyse
-    from lstm_jax.report.collect import read_sweep
-    from lstm_jax.sweep.plan import read_plan, trial_folder
-
     plan = read_plan(workdir)
     found: list[tuple[str, Path]] = []
     for section in analyse(read_sweep(plan, workdir)):

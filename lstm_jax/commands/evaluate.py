@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import json
 
-from lstm_jax.cli import OK, Arguments, Flag, no_words
+import jax
+
+from lstm_jax.commands.arguments import Arguments, Flag, no_words
+from lstm_jax.errors import OK
+from lstm_jax.training import saved, train
+from lstm_jax.workdir.console import closing_table
 
 FLAGS = (
     Flag("workdir", "", "the run", path=True),
@@ -17,12 +22,9 @@ FLAGS = (
 
 def run(arguments: Arguments) -> int:
     """Reload, evaluate, print."""
-    from lstm_jax import runs
-    from lstm_jax.progress import closing_table
-
     no_words(arguments)
-    workdir = runs.workdir_of(arguments.flags.workdir, "evaluate")
-    loaded = runs.open_run(workdir)
+    workdir = saved.workdir_of(arguments.flags.workdir, "evaluate")
+    loaded = saved.open_run(workdir)
     metrics = evaluate(loaded)
     baselines = loaded.program.task.baselines
     if arguments.flags.json:
@@ -36,9 +38,6 @@ def run(arguments: Arguments) -> int:
 
 def evaluate(loaded) -> dict[str, dict[str, float]]:
     """{split: {metric: value}}."""
-    import jax
-
-    from lstm_jax import train
 
     def measure(params, hyper, data):
         return {

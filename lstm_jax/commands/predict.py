@@ -10,8 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from lstm_jax.cli import OK, Arguments, Flag, no_words
-from lstm_jax.core import UsageError
+import jax
+
+from lstm_jax.commands.arguments import Arguments, Flag, no_words
+from lstm_jax.errors import OK, UsageError
+from lstm_jax.training import saved
 
 FLAGS = (
     Flag("workdir", "", "the run", path=True),
@@ -29,13 +32,11 @@ FLAGS = (
 
 def run(arguments: Arguments) -> int:
     """Reload, predict, print the files written."""
-    from lstm_jax import runs
-
     no_words(arguments)
     flags = arguments.flags
     check(flags)
-    workdir = runs.workdir_of(flags.workdir, "predict")
-    loaded = runs.open_run(workdir)
+    workdir = saved.workdir_of(flags.workdir, "predict")
+    loaded = saved.open_run(workdir)
     predict = loaded.program.task.predict
     if predict is None:
         raise UsageError(f"task {loaded.config.task.name!r} has nothing to predict")
@@ -59,7 +60,5 @@ def check(flags: SimpleNamespace) -> None:
 
 def forward(loaded):
     """(batch, carry=None) -> (outputs, carry), compiled, with the best parameters."""
-    import jax
-
     apply = jax.jit(loaded.program.model.apply)
     return lambda batch, carry=None: apply(loaded.params, loaded.hyper, batch, carry)

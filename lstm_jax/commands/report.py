@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lstm_jax.cli import OK, Arguments, Flag, no_words
-from lstm_jax.core import UsageError
+from lstm_jax.commands.arguments import Arguments, Flag, no_words
+from lstm_jax.errors import OK, UsageError
+from lstm_jax.report import build_report
 
 FLAGS = (
     Flag("workdir", "", "the sweep", path=True),
@@ -21,8 +22,6 @@ FLAGS = (
 
 def run(arguments: Arguments) -> int:
     """Build, then print where the page is."""
-    from lstm_jax.report import build_report
-
     no_words(arguments)
     flags = arguments.flags
     if not flags.workdir:

@@ -22,17 +22,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.cli import (
-    DEFECT,
-    DIVERGED,
-    INTERRUPTED,
-    OK,
-    USAGE_ERROR,
-    Arguments,
-    Flag,
-    no_words,
-)
-from lstm_jax.core import UsageError
+from lstm_jax.commands.arguments import Arguments, Flag, no_words
+from lstm_jax.compute import processes
+from lstm_jax.compute import sharding as parallel
+from lstm_jax.config.overrides import split_spec, with_overrides
+from lstm_jax.errors import DEFECT, DIVERGED, INTERRUPTED, OK, USAGE_ERROR, UsageError
+from lstm_jax.training import begin, train
+from lstm_jax.training import saved as runs
+from lstm_jax.training.check import load_config
+from lstm_jax.training.reproduce import reproduce, say
 
 FLAGS = (
     Flag("config", "", "config file, with a preset after a colon: configs/airline.py:smoke"),
@@ -52,8 +50,6 @@ EXIT_CODES = {"completed": OK, "diverged": DIVERGED, "interrupted": INTERRUPTED,
 
 def run(arguments: Arguments) -> int:
     """Check everything, then train; nothing is created before all checks have passed."""
-    from lstm_jax import begin
-
     no_words(arguments)
     if arguments.flags.reproduce:
         return again(arguments)
@@ -66,19 +62,14 @@ def run(arguments: Arguments) -> int:
     begin.check_goes_on(config, workdir, bool(flags.workdir), reopen)
     source = begin.source_of(workdir, flags.init_from, flags.init_optimizer)
 
-    from lstm_jax import distributed, parallel, train
-
     parallel.configure_cpu_devices(config.parallel.data)
-    with distributed.joined(config):
+    with processes.joined(config):
         summary = train.train(config, workdir, reopen=reopen, source=source)
     return EXIT_CODES[summary["status"]]
 
 
 def what_and_where(arguments: Arguments) -> tuple[Any, Path]:
     """(config, workdir): of a config file, or of the run that the workdir holds."""
-    from lstm_jax import runs
-    from lstm_jax.overrides import load_config, with_overrides
-
     flags = arguments.flags
     if arguments.config:
         config = load_config(arguments.config, arguments.overrides)
@@ -99,9 +90,6 @@ def what_and_where(arguments: Arguments) -> tuple[Any, Path]:
 
 def again(arguments: Arguments) -> int:
     """Train a run's config afresh and compare digests; 1 where they differ for no known reason."""
-    from lstm_jax import parallel, runs
-    from lstm_jax.reproduce import reproduce, say
-
     if arguments.config or arguments.overrides:
         raise UsageError("--reproduce takes the config of the run; leave --config out")
     original = runs.workdir_of(arguments.flags.reproduce, "train --reproduce")
@@ -116,7 +104,5 @@ def again(arguments: Arguments) -> int:
 
 def default_workdir(spec: str) -> str:
     """runs/airline, runs/airline-classic, runs/airline-classic-smoke."""
-    from lstm_jax.overrides import split_spec
-
     path, arg = split_spec(spec)
     return "-".join(["runs/" + Path(path).stem, *(part for part in arg.split(",") if part)])

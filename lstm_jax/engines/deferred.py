@@ -23,7 +23,7 @@ from lstm_jax.cells.activations import open_blocks, open_each, shut_blocks
 from lstm_jax.cells.gates import gates_of, opening, wides
 from lstm_jax.core import Array, Cell, Params, noted
 from lstm_jax.engines.masking import even_size, join_steps, known, split_steps
-from lstm_jax.meshes import zeros
+from lstm_jax.engines.meshes import zeros
 from lstm_jax.ops import Turned, cores
 
 WHOLE = 4  # a sequence of so many blocks is run as one

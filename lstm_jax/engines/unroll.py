@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lstm_jax import meshes
 from lstm_jax.core import Array, Cell, Keys, Params
-from lstm_jax.engines import pick
+from lstm_jax.engines import meshes, pick
 from lstm_jax.engines.masking import Step, known, select, stepping
 from lstm_jax.errors import UsageError
 

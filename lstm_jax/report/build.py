@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.manifest import write_text
 from lstm_jax.report import figures, page, text
 from lstm_jax.report.analysis import Row, Section, analyse
 from lstm_jax.report.collect import facts, read_sweep
-from lstm_jax.report.extras import extras
-from lstm_jax.sweep.plan import read_plan
+from lstm_jax.report.questions import extras
+from lstm_jax.sweep.define.plan import read_plan
+from lstm_jax.workdir.files import write_text
 
 COORDINATES = re.compile(r'(?<= )(?:d|x|y)="[^"]*"')  # a hundredth of a point is enough
 
@@ -57,7 +57,7 @@ def _cell(value: Any) -> Any:
 
 def save_plots(plots: list[figures.Plot], section: Section, out: Path) -> list[text.Saved]:
     """Every plot as SVG and PNG on white; what the page needs of it."""
-    import matplotlib
+    import matplotlib  # start-up
 
     saved = []
     for plot in plots:

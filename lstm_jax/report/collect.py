@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lstm_jax.progress import LARGER_IS_BETTER
-from lstm_jax.sweep import claims, names
-from lstm_jax.sweep.names import SEED
-from lstm_jax.sweep.plan import Plan, pack_folder, trial_folder
-from lstm_jax.sweep.trials import trial_status
-from lstm_jax.writers import read_metrics
+import numpy as np
+
+from lstm_jax.sweep import claims
+from lstm_jax.sweep.define import names
+from lstm_jax.sweep.define.names import SEED
+from lstm_jax.sweep.define.plan import Plan, pack_folder, trial_folder
+from lstm_jax.sweep.pack.trial import trial_status
+from lstm_jax.tasks.task import LARGER_IS_BETTER
+from lstm_jax.workdir.files import read_json
+from lstm_jax.workdir.metrics import read_metrics
 
 SUMMARY = "summary.json"
 ENDED = ("completed", "diverged")
@@ -70,7 +75,7 @@ def read_sweep(plan: Plan, workdir: Path) -> Sweep:
     trials, metrics, scores = [], {}, {}
     for number in range(len(plan.trials)):
         folder = trial_folder(workdir, number)
-        summary = claims.read_json(folder / SUMMARY)
+        summary = read_json(folder / SUMMARY)
         metrics |= dict.fromkeys(_names(summary))
         scores |= _trivial(summary, reading.metric)
         pack = packs[number]
@@ -162,10 +167,6 @@ def _curve(folder: Path, name: str) -> list[tuple[int, float]]:
 
 def _newest(folder: Path) -> dict[str, Any] | None:
     """The arrays of the newest readable diagnosis."""
-    import zipfile
-
-    import numpy as np
-
     for path in sorted((folder / "diagnostics").glob("step_*.npz"), reverse=True):
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -188,13 +189,13 @@ def _hashable(value: Any) -> Any:
 def facts(plan: Plan, workdir: Path) -> dict[str, str]:
     """Where the numbers come from: commit, device, versions, seeds, time; what is known of it."""
     manifests = (trial_folder(workdir, n) / "manifest.json" for n in range(len(plan.trials)))
-    found = next(filter(None, map(claims.read_json, manifests)), {})
+    found = next(filter(None, map(read_json, manifests)), {})
     git, device = _dict(found.get("git")), _dict(found.get("devices"))
     commit = f"{git.get('commit', '')}{' with changes' if git.get('dirty') else ''}"
     hardware = f"{device.get('count', '?')} {device.get('kind', '?')}" if device else ""
     versions = _dict(found.get("versions"))
     seeds = dict.fromkeys(str((plan.base | trial).get(SEED)) for trial in plan.trials)
-    summaries = [claims.read_json(trial_folder(workdir, pack[0]) / SUMMARY) for pack in plan.packs]
+    summaries = [read_json(trial_folder(workdir, pack[0]) / SUMMARY) for pack in plan.packs]
     walls = [s["wall_seconds"] for s in summaries if s.get("wall_seconds")]
     rows = {
         "command": plan.command,

@@ -49,7 +49,7 @@ class Plot(NamedTuple):
 
 def plots(sweep: Sweep, section: Section) -> list[Plot]:
     """Every plot that the section has numbers for."""
-    import matplotlib
+    import matplotlib  # start-up
 
     with matplotlib.rc_context(STYLE):
         drawn = [draw(sweep, section) for draw in DRAWERS]
@@ -58,7 +58,7 @@ def plots(sweep: Sweep, section: Section) -> list[Plot]:
 
 def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple:
     """(figure, [axes]) without pyplot's global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # start-up
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from typing import Any
 
 from lstm_jax.report.analysis import Section
-from lstm_jax.report.collect import SEED, Sweep
+from lstm_jax.report.collect import Sweep
+from lstm_jax.sweep.define.names import SEED
 
 LEAST = 8  # trials
 VARIANT = "variant"
@@ -22,7 +24,7 @@ def importance(sweep: Sweep, section: Section) -> dict[str, float]:
     Hutter, Hoos & Leyton-Brown (2014), An efficient approach for assessing hyperparameter
     importance.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import rankdata  # start-up
 
     trials = [(v, t) for v, found in section.trials.items() for t in found if not t.lacks]
     ranks = rankdata([t.valid for _, t in trials]) if trials else []
@@ -37,15 +39,13 @@ def importance(sweep: Sweep, section: Section) -> dict[str, float]:
 
 def available() -> bool:
     """Whether optuna and scikit-learn are installed."""
-    from importlib.util import find_spec
-
     return all(map(find_spec, ("optuna", "sklearn")))
 
 
 def _evaluate(columns: dict[str, list[Any]], ranks: list[float]) -> dict[str, float]:
     if not available():
         return {}
-    import optuna
+    import optuna  # optional
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

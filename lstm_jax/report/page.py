@@ -11,7 +11,7 @@ from typing import Any
 from lstm_jax.report import figures, text
 from lstm_jax.report.analysis import Section, number, plain, short
 from lstm_jax.report.collect import Sweep
-from lstm_jax.report.extras import Extra
+from lstm_jax.report.questions import Extra
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 PAGE = """<!doctype html>

@@ -21,7 +21,7 @@ def interquartile_mean(x: Sample) -> float:
 
     Agarwal et al. (2021), Deep RL at the edge of the statistical precipice; as in rliable.
     """
-    from scipy.stats import trim_mean
+    from scipy.stats import trim_mean  # start-up
 
     return float(trim_mean(np.asarray(x, float), 0.25))
 
@@ -56,7 +56,7 @@ def stretch(samples: Sequence[Sample], level: float = LEVEL) -> float:
 
     The narrowness bias of the bootstrap: Hesterberg (2015). df as in Welch's t.
     """
-    from scipy.stats import norm, t
+    from scipy.stats import norm, t  # start-up
 
     sizes = np.array([len(x) for x in samples])
     terms = np.array([np.var(x, ddof=1) for x in samples]) / sizes
@@ -86,7 +86,7 @@ def improvement(x: Sample, baseline: Sample, direction: str) -> float:
 
 def welch(x: Sample, baseline: Sample) -> float:
     """Two-sided p of Welch's t; NaN where it is undefined: one value, or no spread at all."""
-    from scipy.stats import ttest_ind
+    from scipy.stats import ttest_ind  # start-up
 
     if min(len(x), len(baseline)) < 2 or not (np.ptp(x) or np.ptp(baseline)):
         return float("nan")
@@ -98,7 +98,7 @@ def welch(x: Sample, baseline: Sample) -> float:
 
 def mann_whitney(x: Sample, baseline: Sample) -> float:
     """Two-sided p of the rank-sum test, exact for small samples without ties."""
-    from scipy.stats import mannwhitneyu
+    from scipy.stats import mannwhitneyu  # start-up
 
     if min(len(x), len(baseline)) < 2:
         return float("nan")
@@ -134,7 +134,7 @@ def smallest_difference(x: Sample, baseline: Sample, comparisons: int = 1) -> fl
 
     At alpha = 0.05 / comparisons, two-sided, for the spreads seen; by the noncentral t.
     """
-    from scipy.optimize import brentq
+    from scipy.optimize import brentq  # start-up
     from scipy.stats import nct, t
 
     if min(len(x), len(baseline)) < 2:

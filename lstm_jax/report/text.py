@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from lstm_jax.report.analysis import Section, number
 from lstm_jax.report.collect import Sweep
-from lstm_jax.report.extras import Extra
 from lstm_jax.report.importance import available
+from lstm_jax.report.questions import Extra
 
 
 class Saved(NamedTuple):

@@ -3,7 +3,7 @@
 A study is a folder `experiments/NAME` with a `study.py`; see docs/sweeps.md.
 """
 
-from lstm_jax.sweep.draws import (
+from lstm_jax.sweep.define.draws import (
     choice,
     grid,
     integers,
@@ -14,7 +14,7 @@ from lstm_jax.sweep.draws import (
     uniform,
     zipped,
 )
-from lstm_jax.sweep.study import config_file
+from lstm_jax.sweep.define.study import config_file
 
 __all__ = [
     "choice",

@@ -12,18 +12,17 @@ time stamps are compared. An owner that finds a younger claim stops before it wr
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.lock import is_dead, owner
+from lstm_jax.workdir.files import create_json, read_json, replace_json
+from lstm_jax.workdir.lock import is_dead, owner
 
-__all__ = ["Claim", "Lost", "Watcher", "is_dead", "owner"]
+__all__ = ["Claim", "Lost", "Watcher"]
 
 BEAT_SECONDS = 2.0
 STALE_SECONDS = 60.0
@@ -32,57 +31,6 @@ ENDED = "ended.json"
 
 class Lost(Exception):
     """Another worker took the pack over: it was believed dead. Nothing more may be written."""
-
-
-# ---------------------------------------------------------------- files
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file that is replaced atomically; {} where there is none (yet)."""
-    try:
-        value = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-    except OSError:  # a network file system may lose a file while it is replaced
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def replace_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Old or new, never torn. Not forced to the disk: what it says can be said again."""
-    tmp = _beside(path)
-    tmp.write_text(json.dumps(value))
-    os.replace(tmp, path)
-
-
-def create_json(path: Path, value: Mapping[str, Any]) -> bool:
-    """Create a file that must not exist, complete from its first moment; False if it does."""
-    tmp = _beside(path)
-    tmp.write_text(json.dumps(value))
-    try:
-        os.link(tmp, path)
-        return True
-    except FileExistsError:
-        return False
-    except OSError:  # no hard links on this file system: atomic still, but empty for a moment
-        return _create_exclusive(path, tmp.read_bytes())
-    finally:
-        tmp.unlink(missing_ok=True)
-
-
-def _beside(path: Path) -> Path:
-    """A name that no other thread, process or host uses for its half-written copy."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-
-
-def _create_exclusive(path: Path, data: bytes) -> bool:
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    return True
 
 
 # ---------------------------------------------------------------- claiming

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from lstm_jax.tasks import (
+from lstm_jax.tasks import mnist, vowels
+from lstm_jax.tasks.forecast import forecast as forecast_task
+from lstm_jax.tasks.language import language as language_task
+from lstm_jax.tasks.music import polyphonic
+from lstm_jax.tasks.synthetic import (
     adding,
     copy_memory,
     counting,
-    forecast,
-    language,
-    mnist,
     parity,
-    polyphonic,
     random_data,
     temporal_order,
-    vowels,
 )
 
 TASKS = {
     "adding": adding,
     "copy_memory": copy_memory,
     "counting": counting,
-    "forecast": forecast,
-    "language": language,
+    "forecast": forecast_task,
+    "language": language_task,
     "mnist": mnist,
     "parity": parity,
     "polyphonic": polyphonic,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lstm_jax.core import UsageError
+from lstm_jax.errors import UsageError
 from lstm_jax.tasks.task import Split, average, cross_entropy, ratio, target_weights, weighed
 
 CLASS_WEIGHTS = ("none", "balanced")
@@ -119,7 +119,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
 
 def confusion_figure(counts: np.ndarray, names: list[str], title: str) -> Any:
     """Rows the true class, colours the share of it, numbers the counts."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # start-up
 
     size = 2.5 + 0.42 * len(names)
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")

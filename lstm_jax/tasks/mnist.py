@@ -16,8 +16,8 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from lstm_jax import data as files
-from lstm_jax.core import UsageError
+from lstm_jax.data import files
+from lstm_jax.errors import UsageError
 from lstm_jax.tasks import classify, readers
 from lstm_jax.tasks.task import Spec, Split, Task, sequential, shuffled
 
@@ -179,7 +179,7 @@ def figures(forward: Callable, data: dict, test: Split) -> dict[str, Any]:
 
 
 def mistakes(images: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> Any:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # start-up
 
     predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)

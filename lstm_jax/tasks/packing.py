@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lstm_jax.core import UsageError
+from lstm_jax.errors import UsageError
 
 PACKINGS = ("auto", "on", "off")
 WASTE = 1 / 3

@@ -1,7 +1,7 @@
 """A task's training batches read on the host, for data that does not fit on the device.
 
 The task says `feed(step) -> iterator of batches from that step on`, and its `batch` reads from a
-window of coming steps that the trainer puts on the devices: see `lstm_jax.feed`.
+window of coming steps that the trainer puts on the devices: see `lstm_jax.training.feed`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from lstm_jax.core import Array, UsageError
+from lstm_jax.core import Array
+from lstm_jax.errors import UsageError
 
 
 def from_window(data: dict, key: Array, step: Array) -> dict:
@@ -37,7 +38,7 @@ def read(source: Any, start: int) -> Iterator[dict]:
       UsageError: Grain is not installed.
     """
     try:
-        import grain
+        import grain  # optional
     except ImportError:
         raise UsageError("task.pipeline=grain needs Grain: pip install 'lstm-jax[grain]'") from None
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=64)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.core import UsageError
+from lstm_jax.errors import UsageError
 
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 ARRAY_LIMIT = 1 << 30  # bytes of one array that a file may ask for

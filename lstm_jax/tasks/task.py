@@ -206,3 +206,6 @@ def fixed_split(example: Callable, seed: int, size: int, batch_size: int) -> Spl
         return time_major(jax.vmap(example)(keys))
 
     return sequential(take, size, batch_size)
+
+
+LARGER_IS_BETTER = frozenset({"accuracy", "first_failing_n"})

@@ -15,8 +15,8 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from lstm_jax import data as files
-from lstm_jax.core import UsageError
+from lstm_jax.data import files
+from lstm_jax.errors import UsageError
 from lstm_jax.tasks import classify, packing, readers
 from lstm_jax.tasks.task import Spec, Task, sequential, shuffled, time_major
 
@@ -183,7 +183,7 @@ class Report:
 
 def by_length(lengths: np.ndarray, right: np.ndarray) -> Any:
     """Bars: how many test series there are of each length; dots: the share of them got right."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # start-up
 
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()

@@ -3,10 +3,9 @@
 import shutil
 
 import pytest
+import reports
 
 from lstm_jax.report import build_report
-
-from .. import reports
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 DRIVER = shutil.which("chromedriver")

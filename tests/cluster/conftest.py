@@ -3,10 +3,9 @@
 import shutil
 
 import pytest
+from sweeps import planned
 
-from lstm_jax.sweep.worker import work
-
-from ..sweeps import planned
+from lstm_jax.sweep.workers.worker import work
 
 TRIALS = '    yield from grid({"cell.gates": ("lstm", "cifg"), "seed": range(3)})'
 CONFIG = "config.train.num_steps = 600\nconfig.train.log_every = config.train.eval_every = 10\n"

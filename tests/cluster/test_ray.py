@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from sweeps import digests, lines
 
 from lstm_jax.sweep import claims
-from lstm_jax.sweep.plan import pack_folder
-
-from ..sweeps import digests, lines
+from lstm_jax.sweep.define.plan import pack_folder
+from lstm_jax.workdir.files import read_json
 
 PROGRAM = str(Path(sys.executable).parent / "lstm-jax")
 RAY = Path(sys.executable).parent / "ray"
@@ -62,9 +62,9 @@ def claimed(workdir):
     while time.monotonic() < end:
         for number in range(2):
             folder = pack_folder(workdir, number)
-            step = claims.read_json(folder / "heartbeat.json").get("step", 0)
+            step = read_json(folder / "heartbeat.json").get("step", 0)
             if 0 < step < 600:
-                return claims.read_json(folder / f"claim.{claims.attempts(folder)}")["pid"]
+                return read_json(folder / f"claim.{claims.attempts(folder)}")["pid"]
         time.sleep(0.05)
     raise TimeoutError("no pack was begun")
 

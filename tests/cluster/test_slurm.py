@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from sweeps import digests, held, lines
 
 from lstm_jax.sweep import claims
-from lstm_jax.sweep.plan import pack_folder
+from lstm_jax.sweep.define.plan import pack_folder
+from lstm_jax.workdir.files import read_json
 
-from ..sweeps import digests, held, lines
 from . import slurm
 
 pytestmark = [
@@ -60,7 +61,7 @@ def logs(workdir):
 
 def stepping(workdir, packs=1):
     beats = list(workdir.glob("packs/*/heartbeat.json"))
-    steps = [claims.read_json(path).get("step", 0) for path in beats]
+    steps = [read_json(path).get("step", 0) for path in beats]
     return sum(0 < step < 600 for step in steps) >= packs
 
 
@@ -71,7 +72,7 @@ def attempts(workdir):
 def test_an_array_of_packs_finishes(cluster, workdir, undisturbed):
     finish(resume(cluster, workdir), workdir, undisturbed)
     assert attempts(workdir) == [1, 1]
-    assert (workdir / "code" / "lstm_jax" / "cells.py").exists()
+    assert (workdir / "code" / "lstm_jax" / "core.py").exists()
 
 
 def test_a_job_that_is_killed(cluster, workdir, undisturbed):

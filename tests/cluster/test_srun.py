@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sweeps import lines, planned, summary
 
-from lstm_jax import train
-from lstm_jax.checkpoint import Checkpoints
-from lstm_jax.overrides import load_config
 from lstm_jax.sweep import claims
-from lstm_jax.sweep.plan import pack_folder
-from lstm_jax.writers import read_metrics
+from lstm_jax.sweep.define.plan import pack_folder
+from lstm_jax.training import train
+from lstm_jax.training.check import load_config
+from lstm_jax.workdir.checkpoint import Checkpoints
+from lstm_jax.workdir.metrics import read_metrics
 
-from ..sweeps import lines, planned, summary
 from . import slurm
 
 pytestmark = [
@@ -29,7 +29,7 @@ PROGRAM = str(Path(sys.executable).parent / "lstm-jax")
 CONFIG = """
 import os, signal
 from lstm_jax.config import default_config
-from lstm_jax.journal import Journal
+from lstm_jax.training.journal import Journal
 
 trained = Journal.trained
 

@@ -3,8 +3,8 @@
 import faulty
 import pytest
 
-from lstm_jax import train
-from lstm_jax.overrides import load_config
+from lstm_jax.training import train
+from lstm_jax.training.check import load_config
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import faulty
 import pytest
 
-from lstm_jax import train
+from lstm_jax.training import train
 
 pytestmark = pytest.mark.faults
 

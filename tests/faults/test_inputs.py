@@ -15,13 +15,17 @@ import numpy as np
 import pytest
 import scipy.io
 
-from lstm_jax import data, reproduce, runs
-from lstm_jax.core import UsageError
-from lstm_jax.sweep import claims, plan
-from lstm_jax.tasks import corpus, matfile, readers
-from lstm_jax.tasks.forecast import AIRLINE
-from lstm_jax.tasks.series import read_series
-from lstm_jax.writers import open_writer, read_metrics
+from lstm_jax.data import files
+from lstm_jax.errors import UsageError
+from lstm_jax.sweep.define import plan
+from lstm_jax.tasks import readers
+from lstm_jax.tasks.forecast.forecast import AIRLINE
+from lstm_jax.tasks.forecast.series import read_series
+from lstm_jax.tasks.language import corpus
+from lstm_jax.tasks.music import matfile
+from lstm_jax.training import reproduce, saved
+from lstm_jax.workdir.files import read_json
+from lstm_jax.workdir.metrics import open_writer, read_metrics
 
 pytestmark = pytest.mark.faults
 SECONDS, BATCH = 60, 20
@@ -64,24 +68,24 @@ def metrics(path: Path) -> None:
 
 
 def words(path: Path) -> None:
-    text = readers.text(data.read(path), str(path))
+    text = readers.text(files.read(path), str(path))
     corpus.tokenize(text, str(path), "words")
 
 
 # What a good file holds, its name, and who reads it.
 INPUTS = {
     "csv": (AIRLINE.read_bytes(), "x.csv", lambda p: read_series(p, "Passengers", (), "Month")),
-    "mat": (a_mat(), "x.mat", lambda p: matfile.read(data.read(p), p.name, ("traindata",))),
-    "idx": (an_idx(), "x.idx", lambda p: readers.idx(data.read(p), p.name, (None, 28, 28))),
-    "npz": (an_npz(), "x.npz", lambda p: readers.npz(data.read(p), p.name)),
-    "gz": (gzip.compress(an_idx()), "x.gz", data.read),
-    "ts": (TS, "x.ts", lambda p: readers.ts(data.read(p), p.name)),
+    "mat": (a_mat(), "x.mat", lambda p: matfile.read(files.read(p), p.name, ("traindata",))),
+    "idx": (an_idx(), "x.idx", lambda p: readers.idx(files.read(p), p.name, (None, 28, 28))),
+    "npz": (an_npz(), "x.npz", lambda p: readers.npz(files.read(p), p.name)),
+    "gz": (gzip.compress(an_idx()), "x.gz", files.read),
+    "ts": (TS, "x.ts", lambda p: readers.ts(files.read(p), p.name)),
     "text": (b"the cat sat\non the mat\n" * 9, "x.txt", words),
     "metrics.jsonl": (METRICS, "metrics.jsonl", metrics),
     "manifest": (MANIFEST, "manifest.json", lambda p: reproduce.differences(p.parent, p.parent)),
-    "config.json": (RUN, "config.json", lambda p: runs.saved_config(p.parent)),
-    "summary.json": (STATUS, "summary.json", lambda p: runs.summary(p.parent)),
-    "status.json": (STATUS, "status.json", claims.read_json),
+    "config.json": (RUN, "config.json", lambda p: saved.saved_config(p.parent)),
+    "summary.json": (STATUS, "summary.json", lambda p: saved.summary(p.parent)),
+    "status.json": (STATUS, "status.json", read_json),
     "sweep.json": (SWEEP, "sweep.json", lambda p: plan.read_plan(p.parent)),
 }
 

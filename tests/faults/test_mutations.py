@@ -12,9 +12,11 @@ import faulty
 import jax
 import pytest
 
-from lstm_jax import cli, memory, train
-from lstm_jax.config import flatten
-from lstm_jax.overrides import read_config
+from lstm_jax import cli
+from lstm_jax.compute import memory
+from lstm_jax.config.fields import flatten
+from lstm_jax.config.overrides import read_config
+from lstm_jax.training import train
 
 pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parents[2] / "configs"

@@ -12,8 +12,9 @@ import time
 import faulty
 import pytest
 
-from lstm_jax import storage, train
-from lstm_jax.core import UsageError
+from lstm_jax.errors import UsageError
+from lstm_jax.training import train
+from lstm_jax.workdir import arrays
 
 pytestmark = pytest.mark.faults
 
@@ -65,7 +66,7 @@ def test_a_disk_that_may_not_be_written(disk, config, whole, monkeypatch):
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
 def test_a_save_that_the_disk_refuses(number, tmp_path, config, whole, monkeypatch):
-    real, workdir = storage.save, tmp_path / "run"
+    real, workdir = arrays.save, tmp_path / "run"
 
     def refuse(folder, leaves):
         if leaves["step"] == 40:
@@ -73,7 +74,7 @@ def test_a_save_that_the_disk_refuses(number, tmp_path, config, whole, monkeypat
         real(folder, leaves)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "save", refuse)
+        patch.setattr(arrays, "save", refuse)
         with pytest.raises(UsageError, match=f"{os.strerror(number)}; step 30 is intact"):
             train.train(config, workdir)
     assert faulty.summary(workdir)["status"] == "failed"

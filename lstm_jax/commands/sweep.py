@@ -1,0 +1,203 @@
+"""many trials: those that differ only in numbers train together in one compiled program.
+
+  lstm-jax sweep plan   --study=experiments/airline_lr           trials, packs, memory, time
+  lstm-jax sweep launch --study=experiments/airline_lr           run it, or go on with it
+  lstm-jax sweep status --workdir=sweeps/airline_lr              how far it is; results.csv
+  lstm-jax sweep watch  --workdir=sweeps/airline_lr              the same, live
+  lstm-jax sweep resume --workdir=sweeps/airline_lr              go on after an interruption
+  lstm-jax sweep retry  --workdir=sweeps/airline_lr              run failed packs again
+  lstm-jax sweep cancel --workdir=sweeps/airline_lr              save and stop, wherever it runs
+
+--config.section.field=VALUE sets a field of every trial (plan and launch). Exit codes: 0 all trials
+have ended, 2 something failed that you can fix, 4 interrupted (resume goes on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lstm_jax.commands.arguments import Arguments, Flag
+from lstm_jax.compute.sharding import configure_cpu_devices
+from lstm_jax.errors import OK, UsageError, lookup
+from lstm_jax.sweep import claims
+from lstm_jax.sweep.define.plan import make_plan, pack_folder, read_plan, write_plan
+from lstm_jax.sweep.define.study import load_study, split_study, trial_configs
+from lstm_jax.sweep.follow import status as state
+from lstm_jax.sweep.follow.monitor import monitor, take_back
+from lstm_jax.sweep.follow.monitor import watch as follow
+from lstm_jax.sweep.follow.results import write_results
+from lstm_jax.sweep.follow.seeds import write_means
+from lstm_jax.sweep.pack.cost import fitted, headline, print_plan
+from lstm_jax.sweep.workers import launchers
+from lstm_jax.sweep.workers.stop import CANCELLED
+
+FLAGS = (
+    Flag(
+        "study",
+        "",
+        "folder of the study, with a preset after a colon: experiments/NAME:smoke",
+        path=True,
+    ),
+    Flag("workdir", "", "where the sweep lives (default: sweeps/<name of the study>)", path=True),
+    Flag("config", "", "(fields only: --config.train.num_steps=100)"),
+    Flag("launcher", "local", "local | slurm | ray"),
+    Flag("pack", 0, "most trials in a pack (0: as many as fit in memory)"),
+    Flag("measure", True, "plan: compile every pack's program and time it"),
+    Flag("wait", True, "launch: stay until all is done; workers go on either way"),
+    Flag("workers", 0, "local: processes (0: one per GPU, or one); slurm, ray: packs at a time"),
+    Flag("partition", "", "slurm: partition"),
+    Flag("time", "", "slurm: time limit, as in 4:00:00"),
+    Flag("gres", "", "slurm: as in gpu:1"),
+    Flag("constraint", "", "slurm: features a node must have"),
+    Flag("nodes", 1, "slurm: nodes that share each trial's batch; its trials run in turn"),
+    Flag("tasks", 1, "slurm: processes a node that do, one per GPU"),
+    Flag("cpus", 0, "slurm, ray: cores a pack (0: the cluster's default)"),
+    Flag("gpus", 0.0, "ray: GPUs a pack"),
+    Flag("mem", "", "slurm: memory a node, as in 16G"),
+    Flag("setup", "", "slurm: commands before the worker, separated by newlines or ;;"),
+    Flag("address", "", "ray: of the cluster (auto: the one there is; none: start one here)"),
+)
+LAUNCH_FLAGS = tuple(flag.name for flag in FLAGS[7:])
+
+
+def run(arguments: Arguments) -> int:
+    """One of the words above."""
+    words = arguments.words
+    if len(words) != 1:
+        raise UsageError(f"lstm-jax sweep needs one of: {', '.join(WORDS)}; given {list(words)}")
+    if arguments.config:
+        raise UsageError("sweep takes its config from the study; --config.FIELD=VALUE changes it")
+    return lookup("sweep command", words[0], WORDS)(arguments)
+
+
+# ---------------------------------------------------------------- before
+
+
+def planned(arguments: Arguments) -> tuple[Any, Any]:
+    """(study, plan): every trial checked, every pack's model built on abstract shapes."""
+    flags = arguments.flags
+    if not flags.study:
+        raise UsageError("which study? --study=experiments/NAME")
+    if flags.pack < 0:
+        raise UsageError(
+            f"--pack={flags.pack}: expected a positive whole number, or 0 for as many as fit"
+        )
+    study = load_study(flags.study, arguments.overrides)
+    plan = make_plan(study, flags.pack, trial_configs(study))
+    return study, fitted(plan)
+
+
+def plan(arguments: Arguments) -> int:
+    configure_cpu_devices()
+    study, found = planned(arguments)
+    print_plan(study, found, arguments.flags.measure)
+    return OK
+
+
+# ---------------------------------------------------------------- run
+
+
+def launch(arguments: Arguments) -> int:
+    """Nothing is created before everything has been checked."""
+    jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
+    study, found = planned(arguments)
+    options = launch_options(arguments, study.launch)
+    launcher = launchers.make(options["launcher"], options)
+    workdir = Path(arguments.flags.workdir or Path("sweeps") / study.name)
+    found = write_plan(found, workdir)
+    print(headline(found, workdir), flush=True)
+    return go(found, workdir, launcher, options)
+
+
+def resume(arguments: Arguments) -> int:
+    """The same packs again, from the manifest; the study may have changed or gone since."""
+    found, workdir = opened(arguments)
+    options = launch_options(arguments, found.launch)
+    return go(found, workdir, launchers.make(options["launcher"], options), options)
+
+
+def retry(arguments: Arguments) -> int:
+    """Failed packs become pending, then resume."""
+    found, workdir = opened(arguments)
+    failed = 0
+    for number in range(len(found.packs)):
+        folder = pack_folder(workdir, number)
+        end = claims.ended(folder)
+        if end.get("status") == "failed":
+            (folder / claims.ENDED).rename(folder / f"failed.{end['attempt']}.json")
+            failed += 1
+    print(f"{failed} failed packs to run again" if failed else "no pack has failed")
+    return resume(arguments)
+
+
+def go(found: Any, workdir: Path, launcher: Any, options: dict[str, Any]) -> int:
+    (workdir / CANCELLED).unlink(missing_ok=True)
+    return monitor(found, workdir, launcher, wait=options["wait"])
+
+
+def launch_options(arguments: Arguments, of_study: dict[str, Any]) -> dict[str, Any]:
+    """The launch flags; what the command line leaves alone is as the study's LAUNCH says."""
+    unknown = [name for name in of_study if name not in LAUNCH_FLAGS and name != "launcher"]
+    if unknown:
+        names = ", ".join(("launcher", *LAUNCH_FLAGS))
+        raise UsageError(f"the study's LAUNCH has unknown entries {unknown}; known: {names}")
+    given = {word.lstrip("-").partition("=")[0] for word in arguments.argv if word[:1] == "-"}
+    options = vars(arguments.flags)
+    return {name: options[name] for name in ("launcher", "wait", *LAUNCH_FLAGS)} | {
+        name: value for name, value in of_study.items() if name not in given
+    }
+
+
+# ---------------------------------------------------------------- look and stop
+
+
+def opened(arguments: Arguments) -> tuple[Any, Path]:
+    """The sweep in --workdir (default: that of --study)."""
+    flags = arguments.flags
+    text = Path(split_study(flags.study)[0])
+    study = (text.parent if text.suffix == ".py" else text).resolve().name if flags.study else ""
+    if not flags.workdir and not study:
+        found = sorted(str(path.parent) for path in Path("sweeps").glob("*/sweep.json"))
+        there = f"; there are: {', '.join(found)}" if found else ""
+        raise UsageError(f"which sweep? --workdir=DIR{there}")
+    workdir = Path(flags.workdir or Path("sweeps") / study)
+    return read_plan(workdir), workdir
+
+
+def status(arguments: Arguments) -> int:
+    """The table, once; results.csv and TensorBoard's means over seeds brought up to date."""
+    found, workdir = opened(arguments)
+    state.show(found, workdir, state.packs(found, workdir, claims.Watcher()))
+    print(write_results(found, workdir))
+    write_means(found, workdir)
+    return OK
+
+
+def watch(arguments: Arguments) -> int:
+    """The table until all has ended; Ctrl-C leaves the sweep alone."""
+    found, workdir = opened(arguments)
+    return follow(found, workdir)
+
+
+def cancel(arguments: Arguments) -> int:
+    """Workers see the file after their chunk, wherever they run; queued jobs are taken back."""
+    _, workdir = opened(arguments)
+    (workdir / CANCELLED).touch()
+    take_back(workdir)
+    print(f"{workdir}: workers save and stop after their chunk; `sweep resume` goes on")
+    return OK
+
+
+WORDS: dict[str, Callable[[Arguments], int]] = {
+    "plan": plan,
+    "launch": launch,
+    "status": status,
+    "watch": watch,
+    "retry": retry,
+    "cancel": cancel,
+    "resume": resume,
+}

@@ -1,0 +1,1 @@
+"""Where a program runs: sharding, processes, memory, FLOPs, compiled programs."""

@@ -1,0 +1,157 @@
+"""Configs as the program sees them: what is static, what is a number, and what they build.
+
+A config is a locked `ConfigDict` with the sections seed, task, cell, model, optimizer, train and
+parallel. Numbers that may differ between the trials of one compiled program are `NUMERIC`: `split`
+takes them out as arrays, `bind` puts arrays (or tracers) back, and every builder takes either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lstm_jax.cells import CELLS
+from lstm_jax.cells.gates import ORDER, gate_table, gate_words
+from lstm_jax.cells.slstm import slstm_table
+from lstm_jax.config.options import NUMERIC, PLACEMENT, default_config
+from lstm_jax.model.cell import OPTION_OF, PER_GATE, _constructor_arguments, _takes, cell_options
+
+__all__ = [
+    "bind",
+    "changed",
+    "chosen",
+    "config_hash",
+    "flatten",
+    "histogram_period",
+    "signature",
+    "split",
+    "to_json",
+    "with_field",
+]
+
+# ---------------------------------------------------------------------------------------------
+# Numbers in, numbers out
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"optimizer.learning_rate": 1e-3, ...} from nested sections."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        nested = isinstance(value, (ConfigDict, dict))
+        flat.update(flatten(value, name + ".") if nested else {name: value})
+    return flat
+
+
+def changed(config: Any) -> dict[str, Any]:
+    """The fields that are not as `default_config` of the task has them, flat."""
+    defaults = flatten(default_config(config.task.name))
+    return {n: v for n, v in flatten(config).items() if n not in defaults or v != defaults[n]}
+
+
+def histogram_period(train: Any) -> int:
+    """Steps between histograms: `train.histogram_every`, or such that a run has about ten.
+
+    With a log line, since Python sees the device only then.
+    """
+    log_lines = train.num_steps / train.log_every
+    return train.histogram_every or max(round(log_lines / 10), 1) * train.log_every
+
+
+def split(config: ConfigDict) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(static, hyper): what shapes the program, and the numbers that flow through it as arrays."""
+    static = flatten(config)
+    active = [name for name in NUMERIC if name in static and (static[name] or name == "seed")]
+    hyper = {name: static.pop(name) for name in active}
+    kinds = {"seed": np.uint32}
+    return static, {k: np.asarray(v, kinds.get(k, np.float32)) for k, v in hyper.items()}
+
+
+def bind(config: ConfigDict, hyper: dict[str, Any]) -> SimpleNamespace:
+    """`config` as attributes, with the fields named in `hyper` replaced by its arrays."""
+
+    def tree(section: Any, prefix: str) -> SimpleNamespace:
+        fields = {}
+        for key, value in section.items():
+            name = f"{prefix}{key}"
+            nested = isinstance(value, (ConfigDict, dict))
+            fields[key] = tree(value, name + ".") if nested else hyper.get(name, value)
+        return SimpleNamespace(**fields)
+
+    return tree(config, "")
+
+
+def signature(config: ConfigDict) -> str:
+    """Equal for two configs exactly when one compiled program can serve both."""
+    static, hyper = split(config)
+    return _hash({"static": static, "numeric": sorted(hyper)})
+
+
+def config_hash(config: ConfigDict) -> str:
+    """Equal for two configs exactly when all fields but those of `PLACEMENT` are."""
+    return _hash({k: v for k, v in flatten(config).items() if k not in PLACEMENT})
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config as written to config.json."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def _hash(tree: Any) -> str:
+    text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------
+# Objects out
+
+
+def with_field(message: str, flat: dict[str, Any]) -> str:
+    """A message about a name that nobody knows, with the field of a flat config that holds it."""
+    given = re.search(r"unknown ([\w. ]+?) ('.*?'|\".*?\");", message)
+    holders = [name for name, value in flat.items() if given and repr(value) == given[2]]
+    meant = _of_kind(given[1], holders) if given else []
+    named = any(name.rpartition(".")[2] in message for name in meant)
+    return message if named or not meant else f"config.{' or config.'.join(meant)}: {message}"
+
+
+def _of_kind(kind: str, fields: list[str]) -> list[str]:
+    """Those of `fields` that an "output activation", say, may stand in: several fields may well
+    hold the same word."""
+    same = [name for name in fields if name.rpartition(".")[2] == kind.replace(" ", "_")]
+    words = set(kind.split())
+    return same or [name for name in fields if words <= set(re.split(r"[._]", name))] or fields
+
+
+def chosen(cell: Any) -> dict[str, str]:
+    """{field: what the cell takes where the field is ""}; no entry where it has no such option."""
+    options = cell_options(CELLS[cell.name])
+    empty = [str(name) for name, value in cell.items() if value == "" and _takes(options, name)]
+    defaults: dict[str, Any] = {n: options[OPTION_OF.get(n, n)].default for n in empty}
+    opened = _opened(cell, options)
+    return defaults | {name: text for name, text in opened.items() if name in defaults}
+
+
+def _opened(cell: Any, options: dict[str, inspect.Parameter]) -> dict[str, str]:
+    """What each gate opens with, by the field that says so; {} for cells without a gate table."""
+    make = {"lstm": gate_table, "lstm_fgr": gate_table, "slstm": slstm_table}.get(cell.name)
+    if make is None:
+        return {}
+    given = _constructor_arguments(cell, options)
+    table = make(**{k: v for k, v in given.items() if k in inspect.signature(make).parameters})
+    gates = {k: gate_words(getattr(table, k)) for k in ORDER}
+    own = {field: gates[gate] for gate, field in PER_GATE.items()}
+    same = len(set(own.values())) == 1
+    shared = gates["i"] if same else ", ".join(f"{k}: {gates[k]}" for k in PER_GATE)
+    return own | {
+        "gate_activation": shared,
+        "candidate_activation": gates["g"],
+        "output_activation": table.output,
+    }

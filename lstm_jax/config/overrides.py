@@ -1,0 +1,241 @@
+"""From a config file and `section.field=value` pairs to a config that is known to make sense.
+
+The syntax is that of `ml_collections.config_flags`; the reading is our own, because a typo there
+is an AttributeError with a traceback, ints reject `1e3`, and order on the command line matters.
+Everything wrong is a UsageError that names the field, what it holds and what was given.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lstm_jax.config.fields import flatten
+from lstm_jax.config.options import task_fields
+from lstm_jax.errors import UsageError
+from lstm_jax.training.check import validate
+
+
+def with_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """The validated, locked `config` with flat dotted `overrides`."""
+    config = apply_overrides(config, overrides)
+    validate(config)
+    return config
+
+
+def split_spec(spec: str, is_there: Callable[[Path], bool] = Path.is_file) -> tuple[str, str]:
+    """(path, arg) of `path[:arg]`: the longest path that is there, since a name may hold colons."""
+    words = spec.split(":")
+    for n in range(len(words), 0, -1):
+        path, arg = ":".join(words[:n]), ":".join(words[n:])
+        if path and is_there(Path(path)):
+            return path, arg
+    return words[0], ":".join(words[1:])
+
+
+def read_config(spec: str) -> ConfigDict:
+    """What `get_config(arg)` of the file `path.py[:arg]` returns."""
+    path, arg = split_spec(spec)
+    get_config = getattr(load_module(Path(path)), "get_config", None)
+    if get_config is None:
+        raise UsageError(f"{path} has no get_config(); every config file defines one")
+    takes_arg = bool(inspect.signature(get_config).parameters)
+    if arg and not takes_arg:
+        raise UsageError(f"{path} takes no argument, given {arg!r}: leave out ':{arg}'")
+    config = _run(Path(path), get_config, *([arg] if takes_arg else []))
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"{path}: get_config() returned {type(config).__name__}, no ConfigDict")
+    return config
+
+
+def load_module(path: Path) -> ModuleType:
+    """The module in the file `path`, run. Config and study files are code: run only what you trust.
+
+    Raises:
+      UsageError: it is missing or fails, with the line at which it does.
+    """
+    if not path.is_file():
+        raise UsageError(f"no config file {str(path)!r}{_nearest_file(path)}")
+    spec = importlib.util.spec_from_file_location(f"lstm_jax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is no Python file; a config is a .py file with get_config()")
+    module = importlib.util.module_from_spec(spec)
+    _run(path, spec.loader.exec_module, module)
+    return module
+
+
+def _run(path: Path, function: Callable, *arguments: Any) -> Any:
+    """The user's code; what it raises is a UsageError with the line of `path` that it came from."""
+    try:
+        return function(*arguments)
+    except UsageError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
+        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
+        raise UsageError(f"{path}:{line}: {type(error).__name__}: {error}") from error
+
+
+def _nearest_file(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("configs")
+    names = sorted(str(p) for p in folder.glob("*.py") if p.stem != "__init__")
+    near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{hint} there are: {', '.join(names)}" if names else "; run from the repository's root"
+
+
+# ---------------------------------------------------------------------------------------------
+# Overrides
+
+
+def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """A locked copy of `config` with flat dotted fields replaced; text is read as the field's type.
+
+    Another `task.name` brings that task's fields along. All mistakes are named at once.
+    """
+    config = config.copy_and_resolve_references()
+    overrides = dict(overrides)
+    if "task.name" in overrides:
+        _switch_task(config, str(overrides.pop("task.name")))
+    mistakes = []
+    for name, value in overrides.items():
+        check_name(name)
+        try:
+            _set(config, name, value)
+        except UsageError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UsageError("\n".join(mistakes))
+    return config.lock()
+
+
+def check_name(name: Any) -> None:
+    """Raises UsageError for a field's name that is no text."""
+    if not isinstance(name, str):
+        raise UsageError(
+            f"{name!r} is no field: expected a string, as in 'optimizer.learning_rate'; given "
+            f"{type(name).__name__}"
+        )
+
+
+def _switch_task(config: ConfigDict, name: str) -> None:
+    if name == config.task.name:
+        return
+    fields = task_fields(name)
+    fields.data_dir = config.task.data_dir
+    with config.unlocked():
+        config.task = fields
+
+
+def _set(config: ConfigDict, name: str, value: Any) -> None:
+    flat = flatten(config)
+    if name not in flat:
+        raise _unknown_field(name, config, flat)
+    *sections, field = name.split(".")
+    target = config
+    for section in sections:
+        target = target[section]
+    with target.unlocked():
+        target[field] = coerce(name, flat[name], value)
+
+
+def _unknown_field(name: str, config: ConfigDict, flat: dict[str, Any]) -> UsageError:
+    if name in config and isinstance(config[name], ConfigDict):
+        return UsageError(
+            f"config.{name} is a section; set one of its fields: "
+            + ", ".join(f"{name}.{field}" for field in config[name])
+        )
+    near = _nearest_fields(name, flat)
+    hint = f"; did you mean {' or '.join(repr(n) for n in near[:3])}?" if near else ""
+    section = name.split(".")[0]
+    if not near and isinstance(config.get(section), ConfigDict):
+        hint = f"; {section} has: {', '.join(config[section])}"
+    return UsageError(f"unknown config field {name!r}{hint}")
+
+
+def _nearest_fields(name: str, flat: dict[str, Any]) -> list[str]:
+    """Fields of the same section, then of any section by their own name, then by the whole name."""
+    section, _, field = name.rpartition(".")
+    close = difflib.get_close_matches
+    here = [known for known in flat if known.rpartition(".")[0] == section]
+    ours = close(field, [known.rpartition(".")[2] for known in here], cutoff=0.6)
+    leaves = close(field, [known.rpartition(".")[2] for known in flat], cutoff=0.8)
+    by_leaf = [known for known in flat if known.rpartition(".")[2] in leaves]
+    found = [f"{section}.{leaf}".lstrip(".") for leaf in ours]
+    return list(dict.fromkeys([*found, *by_leaf, *close(name, flat, cutoff=0.8)]))
+
+
+def coerce(name: str, old: Any, value: Any) -> Any:
+    """`value` (text or a Python value) as the type of the field's value `old`."""
+    kind = type(old)
+    try:
+        return _READERS[kind](value, old)
+    except (ValueError, TypeError, OverflowError):
+        expected = _EXPECTED.get(kind, kind.__name__)
+        raise UsageError(f"config.{name} is {expected} (now {old!r}); given {value!r}") from None
+
+
+_EXPECTED = {
+    bool: "a bool, true or false",
+    int: "an int",
+    float: "a float",
+    str: "a string",
+    tuple: "a tuple, written a,b,c",
+}
+
+
+def _bool(value: Any, old: Any) -> bool:
+    words = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    if isinstance(value, bool):
+        return value
+    raise ValueError
+
+
+def _int(value: Any, old: Any) -> int:
+    """Also 1e3 and 1_000; never 1.5 or a bool."""
+    if isinstance(value, bool):
+        raise TypeError
+    try:
+        return int(value) if isinstance(value, str) else _whole(value)
+    except ValueError:
+        return _whole(float(value))
+
+
+def _whole(value: Any) -> int:
+    if int(value) != value:
+        raise ValueError
+    return int(value)
+
+
+def _float(value: Any, old: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _str(value: Any, old: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _tuple(value: Any, old: tuple) -> tuple:
+    """Items like those that `old` holds; strings when it is empty."""
+    if isinstance(value, str):
+        value = [item.strip() for item in value.strip("()[] ").split(",") if item.strip()]
+    like = old[0] if old else ""
+    return tuple(_READERS[type(like)](item, like) for item in value)
+
+
+_READERS = {bool: _bool, int: _int, float: _float, str: _str, tuple: _tuple}

@@ -1,0 +1,1 @@
+"""Where files come from: verified downloads and the table of data sets."""

@@ -1,0 +1,1 @@
+"""Gradient flow, gates, memory and Lyapunov exponents of a trained model."""

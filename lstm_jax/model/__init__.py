@@ -1,0 +1,1 @@
+"""The Flax NNX model: layers, the sequence model, cells from a config, the catalogue."""

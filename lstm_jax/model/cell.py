@@ -1,0 +1,163 @@
+"""The cell that a config asks for: a constructor, then the transforms that are on."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from lstm_jax.cells import CELLS, lstm, transforms
+from lstm_jax.cells.gates import gate_table
+from lstm_jax.cells.initializers import BIASES
+from lstm_jax.config.options import cell_fields
+from lstm_jax.errors import UsageError, lookup
+
+
+def build_cell(cell: Any) -> Any:
+    """The `Cell` of the `cell` section: a constructor of `CELLS`, then the transforms that are on.
+
+    A field reaches the constructor if the constructor has an option of its name.
+
+    Raises:
+      UsageError: a field that is set but means nothing to this cell, or what the cell refuses.
+    """
+    constructor = lookup("cell", cell.name, CELLS)
+    options = cell_options(constructor)
+    _check_meaning(cell, options)
+    built = constructor(cell.hidden, **_constructor_arguments(cell, options))
+    for name, arguments in TRANSFORMS:
+        built = _transformed(built, name, arguments, cell)
+    return built
+
+
+# Cell -> Cell, from the inside out: a function of transforms.py, and the field of each argument.
+# A transform is on when one of its fields is; a field without an argument is only a switch.
+TRANSFORMS = (
+    ("projection", {"projection": "size"}),
+    ("recurrent_dropout", {"recurrent_dropout": "rate"}),
+    (
+        "variational_dropout",
+        {"variational_input": "input_rate", "variational_hidden": "hidden_rate"},
+    ),
+    ("weight_drop", {"weight_drop": "rate"}),
+    ("gradient_weighting", {"gradient_weight": "weights"}),
+    ("activity_weighting", {"activity_weighting": ""}),
+    ("zoneout", {"zoneout_c": "rate_c", "zoneout_h": "rate_h"}),
+    ("recurrent_gradient_clipping", {"recurrent_gradient_clip": "limit"}),
+    ("learned_carry", {"learned_carry": ""}),
+)
+
+
+def _transformed(built: Any, name: str, arguments: dict[str, str], cell: Any) -> Any:
+    values = {field: getattr(cell, field) for field in arguments}
+    if all(_is_off(value) for value in values.values()):
+        return built
+    given = {arguments[field]: value for field, value in values.items() if arguments[field]}
+    if name == "gradient_weighting" and cell.gradient_weight_gates:
+        given["weights"] = dict.fromkeys(cell.gradient_weight_gates, cell.gradient_weight)
+    return transforms.TRANSFORMS[name](built, **given)
+
+
+def _is_off(value: Any) -> bool:
+    """A Python 0 or ""; an array never is, whatever it holds."""
+    return isinstance(value, (bool, int, float, str)) and not value
+
+
+def cell_options(constructor: Callable) -> dict[str, inspect.Parameter]:
+    """The keyword options of a constructor; `**options` stands for those of `lstm`."""
+    parameters = inspect.signature(constructor).parameters.values()
+    named = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return {**cell_options(lstm), **named} if passes_on else named
+
+
+# Which constructor option a field belongs to, where it is not the one of its own name.
+OPTION_OF = {
+    "input_gate_activation": "gate_activation",
+    "forget_gate_activation": "gate_activation",
+    "output_gate_activation": "gate_activation",
+    "forget_init": "forget_bias",
+    "t_max": "forget_bias",
+}
+PER_GATE = {
+    "i": "input_gate_activation",
+    "f": "forget_gate_activation",
+    "o": "output_gate_activation",
+}
+EVERY_CELL = ("name", "hidden", "dtype")
+
+
+def _takes(options: dict[str, inspect.Parameter], field: str) -> bool:
+    option = options.get(OPTION_OF.get(field, field))
+    if option is None:
+        return False
+    return field not in PER_GATE.values() or "Mapping" in str(option.annotation)
+
+
+def _check_meaning(cell: Any, options: dict[str, inspect.Parameter]) -> None:
+    """Raises UsageError for a field that is set but belongs to other cells."""
+    if cell.gradient_weight_gates and _is_off(cell.gradient_weight):
+        raise UsageError(
+            f"cell.gradient_weight_gates={','.join(cell.gradient_weight_gates)} needs a weight: "
+            "set cell.gradient_weight above 0"
+        )
+    general = {*EVERY_CELL, *(field for _, fields in TRANSFORMS for field in fields)}
+    for field, default in cell_fields().items():
+        value = getattr(cell, field)
+        is_set = isinstance(value, (str, int, float)) and value != default
+        if is_set and field not in general and not _takes(options, field):
+            takes = ", ".join(f for f in cell_fields() if _takes(options, f))
+            raise UsageError(
+                f"cell.{field}={value!r} means nothing to cell {cell.name!r}, "
+                f"which takes: {takes}; leave it at {default!r} or choose another cell.name"
+            )
+
+
+def _constructor_arguments(cell: Any, options: dict[str, inspect.Parameter]) -> dict[str, Any]:
+    special = {
+        "gate_activation": _gate_activation,
+        "forget_bias": _forget_bias,
+        "dtype": _dtype,
+    }
+    taken = {
+        name: special[name](cell) if name in special else getattr(cell, name)
+        for name in options
+        if hasattr(cell, name)
+    }
+    return {k: v for k, v in taken.items() if not (isinstance(v, str) and v == "")}
+
+
+def _gate_activation(cell: Any) -> str | dict[str, str]:
+    """One name for all gates, or a name a gate where one has its own."""
+    own = {gate: getattr(cell, field) for gate, field in PER_GATE.items()}
+    if not any(own.values()):
+        return cell.gate_activation
+
+    learned = gate_table(cell.gates).learned()
+    shared = {gate: cell.gate_activation for gate in own if gate in learned}
+    chosen = {gate: name or shared.get(gate, "") for gate, name in own.items()}
+    return {gate: name for gate, name in chosen.items() if name}
+
+
+def _forget_bias(cell: Any) -> Any:
+    """A number, or one of the initialisers of `initializers.BIASES`."""
+    initializer = lookup("forget_init", cell.forget_init, BIASES)
+    if cell.forget_init != "chrono" and cell.t_max:
+        raise UsageError(
+            f"cell.t_max={cell.t_max} belongs to chrono, but cell.forget_init is "
+            f"{cell.forget_init!r}; set cell.forget_init=chrono or leave cell.t_max at 0"
+        )
+    if cell.forget_init == "constant":
+        return cell.forget_bias
+    if isinstance(cell.forget_bias, (int, float)) and cell.forget_bias != 1.0:
+        raise UsageError(
+            f"cell.forget_bias={cell.forget_bias} and cell.forget_init={cell.forget_init!r} both "
+            "set the forget bias; leave cell.forget_bias at 1.0 or set cell.forget_init=constant"
+        )
+    return initializer(cell.t_max) if cell.forget_init == "chrono" else initializer()
+
+
+def _dtype(cell: Any) -> Any:
+    return lookup("dtype", cell.dtype, {"float32": None, "bfloat16": jnp.bfloat16})

@@ -1,0 +1,1 @@
+"""What a sweep runs: studies, draws, the plan."""

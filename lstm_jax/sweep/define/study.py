@@ -1,0 +1,252 @@
+"""A study: the question, the base config, the trials, and what decides between them.
+
+experiments/NAME/study.py
+  QUESTION   what is asked, in a sentence; {preset: sentence} where presets ask different ones
+  BASELINE   the overrides that name the variant to compare with, {} where the base config is it
+  METRIC     split/metric that decides, as in "valid/loss" (the best value of a run)
+  DIRECTION  "min" | "max"
+  LAUNCH     optional: {"launcher": "slurm", "partition": "gpu"}: launch flags of this study
+  HALVING    optional: {"rungs": (200, 400), "keep": 0.5}: steps at which a pack drops its worst
+  REPORT     optional: how the report reads the trials; see docs/reports.md and `REPORT_ENTRIES`
+  get_config([arg]) -> ConfigDict
+  sweep()    generator of flat dotted overrides
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from lstm_jax.config.fields import flatten
+from lstm_jax.config.overrides import (
+    apply_overrides,
+    check_name,
+    load_module,
+    read_config,
+    split_spec,
+)
+from lstm_jax.errors import UsageError, lookup
+from lstm_jax.training.check import validate
+
+DIRECTIONS = ("min", "max")
+REPORT_ENTRIES = (
+    "metric", "direction", "tuned", "by", "select", "solved", "pairs", "published",
+)  # fmt: skip
+PUBLISHED = ("source", "verdicts", "importance")
+SELECTIONS = ("setting", "tenth")
+
+
+class Study(NamedTuple):
+    """A study.py, read and checked as far as that is possible without its trials."""
+
+    name: str
+    path: Path
+    question: str
+    baseline: dict[str, Any]
+    metric: str
+    direction: str
+    config: ConfigDict
+    trials: list[dict[str, Any]]
+    launch: dict[str, Any]
+    halving: dict[str, Any]
+    report: dict[str, Any]
+    command: str
+
+
+def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
+    """The study in the folder (or file) `path[:arg]`; `overrides` go to the base config.
+
+    Raises:
+      UsageError: no such study, or something in it is missing or wrong; nothing was created.
+    """
+    path, arg = _study_file(spec)
+    module = load_module(path)
+    for name in ("get_config", "sweep"):
+        if not callable(getattr(module, name, None)):
+            raise UsageError(f"{path} has no {name}(); see docs/sweeps.md for what a study defines")
+    config = read_config(f"{path}:{arg}" if arg else str(path))
+    study = Study(
+        name=path.parent.resolve().name,
+        path=path,
+        question=_question(getattr(module, "QUESTION", ""), arg),
+        baseline=_entries(path, module, "BASELINE"),
+        metric=str(getattr(module, "METRIC", "valid/loss")),
+        direction=str(getattr(module, "DIRECTION", "min")),
+        config=apply_overrides(config, overrides or {}),
+        trials=_expand(path, module.sweep, arg),
+        launch=_entries(path, module, "LAUNCH"),
+        halving=_entries(path, module, "HALVING"),
+        report=_entries(path, module, "REPORT"),
+        command=_command(spec, overrides or {}),
+    )
+    _check(study)
+    return study
+
+
+def _entries(path: Path, module: Any, name: str) -> dict[str, Any]:
+    """A dict that the study defines, {} where it does not."""
+    value = getattr(module, name, {})
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise UsageError(f"{path}: {name}={value!r}: expected a dict whose keys are strings")
+    return dict(value)
+
+
+def _command(spec: str, overrides: Mapping[str, Any]) -> str:
+    """What launches these trials again."""
+    given = (shlex.quote(f"--config.{name}={value}") for name, value in overrides.items())
+    return " ".join(["lstm-jax sweep launch", shlex.quote(f"--study={spec}"), *given])
+
+
+def _question(question: Any, arg: str) -> str:
+    if not isinstance(question, Mapping):
+        return str(question)
+    named = (str(question[word]) for word in arg.split(",") if word in question)
+    return next(named, str(question.get("", "")))
+
+
+def _study_file(spec: str) -> tuple[Path, str]:
+    """(study.py, arg)."""
+    text, arg = split_study(spec)
+    for file in (Path(text), Path(text) / "study.py"):
+        if file.is_file():
+            return file, arg
+    found = sorted(str(p.parent) for p in Path("experiments").glob("*/study.py"))
+    near = difflib.get_close_matches(spec, found, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    there = f"; there are: {', '.join(found)}" if found else ""
+    raise UsageError(f"no study {spec!r}: it has no study.py{hint}{there}")
+
+
+def split_study(spec: str) -> tuple[str, str]:
+    """(folder or file, arg) of `path[:arg]`."""
+    return split_spec(spec, lambda path: path.is_file() or (path / "study.py").is_file())
+
+
+def _expand(path: Path, sweep: Any, arg: str) -> list[dict[str, Any]]:
+    takes_arg = bool(inspect.signature(sweep).parameters)
+    try:
+        trials = list(sweep(arg) if takes_arg else sweep())
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{path}: sweep() failed: {type(error).__name__}: {error}") from error
+    wrong = next((t for t in trials if not isinstance(t, Mapping)), None)
+    if wrong is not None or not trials:
+        got = "nothing" if not trials else repr(wrong)
+        raise UsageError(f"{path}: sweep() yields dicts of overrides, got {got}")
+    for number, name in ((n, name) for n, trial in enumerate(trials) for name in trial):
+        try:
+            check_name(name)
+        except UsageError as error:
+            raise UsageError(f"{path}: trial {number}: {error}") from None
+    return [dict(trial) for trial in trials]
+
+
+def _check(study: Study) -> None:
+    if study.direction not in DIRECTIONS:
+        raise UsageError(f"{study.path}: DIRECTION={study.direction!r}: expected min or max")
+    if study.metric.count("/") != 1:
+        raise UsageError(f"{study.path}: METRIC={study.metric!r}: expected split/metric")
+    _check_halving(study)
+    _check_report(study)
+    same = [key for key, n in Counter(map(_key, study.trials)).items() if n > 1]
+    if same:
+        raise UsageError(
+            f"{study.path}: {len(same)} trials are given twice, {dict(same[0])} for one; "
+            "a trial is run once: vary the seed"
+        )
+
+
+def _check_halving(study: Study) -> None:
+    halving, train = study.halving, study.config.train
+    wrong = set(halving) - {"rungs", "keep"}
+    rungs, keep = halving.get("rungs", ()), halving.get("keep", 0.5)
+    bad = [r for r in rungs if r % train.eval_every or not 0 < r < train.num_steps]
+    if wrong or bad or not 0 < keep < 1:
+        raise UsageError(
+            f"{study.path}: HALVING={halving}: expected rungs at multiples of train.eval_every="
+            f"{train.eval_every} below train.num_steps={train.num_steps}, and keep between 0 and 1"
+        )
+
+
+def _check_report(study: Study) -> None:
+    for name in study.report:
+        lookup(f"{study.path}: REPORT entry", name, dict.fromkeys(REPORT_ENTRIES))
+    lookup("REPORT select", study.report.get("select", "setting"), dict.fromkeys(SELECTIONS))
+    lookup("REPORT direction", study.report.get("direction", "min"), dict.fromkeys(DIRECTIONS))
+    for name in study.report.get("published", {}):
+        lookup("REPORT published", name, dict.fromkeys(PUBLISHED))
+    solved = study.report.get("solved")
+    if solved is not None and not (study.direction == "min" and 0 < solved < 1):
+        raise UsageError(
+            f"{study.path}: REPORT solved={solved!r}: expected a share of the trivial score, from "
+            "0 to 1; the metric must be one whose smaller values are better"
+        )
+    fields = flatten(study.config)
+    for name in (*study.report.get("tuned", ()), *study.report.get("by", ())):
+        lookup("field of REPORT", name, fields)
+
+
+def _key(trial: dict[str, Any]) -> tuple:
+    return tuple(sorted((name, str(value)) for name, value in trial.items()))
+
+
+def trial_configs(study: Study) -> list[ConfigDict]:
+    """The config of every trial, checked as the command line checks one.
+
+    Raises:
+      UsageError: every override of every trial that does not exist or does not fit, each once.
+    """
+    configs, mistakes = [], {}
+    for number, trial in enumerate(study.trials):
+        try:
+            config = apply_overrides(study.config, trial)
+            validate(config)
+            configs.append(config)
+        except UsageError as error:
+            for line in str(error).splitlines():
+                mistakes.setdefault(line, []).append(number)
+    if mistakes:
+        lines = [f"  {line}  ({_numbers(trials)})" for line, trials in mistakes.items()]
+        raise UsageError(f"{study.path}: nothing was launched\n" + "\n".join(lines))
+    return configs
+
+
+def _numbers(trials: list[int]) -> str:
+    if len(trials) == 1:
+        return f"trial {trials[0]}"
+    return f"{len(trials)} trials, first {trials[0]}"
+
+
+def varied(study: Study, configs: list[ConfigDict]) -> list[str]:
+    """The fields that a trial sets, in the order in which they first appear, if they differ."""
+    flat = [flatten(config) for config in configs]
+    names = dict.fromkeys(name for trial in study.trials for name in trial)
+    return [n for n in names if len({str(f.get(n)) for f in flat}) > 1] or list(names)
+
+
+def config_file(spec: str, arg: str = "") -> ConfigDict:
+    """The config of `configs/NAME.py[:preset]`, for a study's `get_config(arg)`.
+
+    A path is relative to the file that calls this, else to the current folder or the repository;
+    one that starts with a dot is relative to that file alone. A preset in `arg` is added to those
+    in `spec`.
+    """
+    study = Path(sys._getframe(1).f_code.co_filename).parent
+    dotted = spec.startswith(".")
+    places = (study,) if dotted else (study, Path(), Path(__file__).parents[3])
+    specs = [str(place / os.path.expanduser(spec)) for place in places]
+    there = (spec for spec in specs if Path(split_spec(spec)[0]).is_file())
+    found = next(there, specs[0] if dotted else spec)
+    path, preset = split_spec(found)
+    presets = ",".join(filter(None, (preset, arg)))
+    return read_config(f"{path}:{presets}" if presets else path)

@@ -1,0 +1,184 @@
+"""What a launch does while workers work: look after them, show progress, stop on Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.errors import INTERRUPTED, OK, USAGE_ERROR
+from lstm_jax.sweep import claims
+from lstm_jax.sweep.define.names import FOLDER
+from lstm_jax.sweep.define.plan import Plan, pack_folder
+from lstm_jax.sweep.follow import status
+from lstm_jax.sweep.follow.results import write_results
+from lstm_jax.sweep.follow.seeds import write_means
+from lstm_jax.workdir.console import Bar, clock, speed, start_live
+from lstm_jax.workdir.files import read_json
+
+POLL_SECONDS = 0.5
+LINE_SECONDS = 30.0
+
+
+class Interrupt:
+    """SIGINT and SIGTERM as a flag; the second SIGINT raises."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __enter__(self) -> Interrupt:
+        self._old = {n: signal.signal(n, self._catch) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: Any) -> None:
+        self.seen = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def monitor(plan: Plan, workdir: Path, launcher: Any, wait: bool = True) -> int:
+    """Submit what has not ended and, with `wait`, stay until it has; an exit code."""
+    watcher = claims.Watcher()
+    left = [n for n in range(len(plan.packs)) if not claims.ended(pack_folder(workdir, n))]
+    with Interrupt() as interrupt, Display(plan, workdir) as display:
+        if left:
+            launcher.submit(workdir, left)
+        if not wait:
+            return OK
+        while launcher.poll():
+            display.update(status.packs(plan, workdir, watcher))
+            if interrupt.seen:
+                display.say("stopping: workers save after their chunk (Ctrl-C again: at once)")
+                launcher.cancel()
+                break
+            time.sleep(POLL_SECONDS)
+        found = status.packs(plan, workdir, watcher)
+        display.update(found)
+    return closing(plan, workdir, found)
+
+
+def closing(plan: Plan, workdir: Path, found: list[status.PackStatus]) -> int:
+    """Results, the headline, what failed, what to do next."""
+    path = write_results(plan, workdir)
+    write_means(plan, workdir)
+    print(status.headline(plan, workdir, found))
+    for line in status.failures(found):
+        print(line)
+    print(f"{path}\ntensorboard --logdir {workdir / FOLDER}", flush=True)
+    if any(p.state in ("pending", "running") for p in found):
+        print(f"not done; to go on: lstm-jax sweep resume --workdir={workdir}")
+        return INTERRUPTED
+    if any(p.state == "failed" for p in found):
+        print(f"to run failed packs again: lstm-jax sweep retry --workdir={workdir}")
+        return USAGE_ERROR
+    return OK
+
+
+class Display:
+    """Bars of the running packs on a terminal; lines when a pack changes, elsewhere also others."""
+
+    def __init__(self, plan: Plan, workdir: Path):
+        self.plan, self.workdir = plan, workdir
+        self._found: list[status.PackStatus] = []
+        self._states: dict[int, str] = {}
+        self._began: dict[int, float] = {}  # when a pack was first seen running
+        self._compiled: set[tuple[int, int]] = set()
+        self._headline, self._line = "", time.monotonic()
+        self._live: Any = None
+
+    def __enter__(self) -> Display:
+        self._live = start_live(sys.stdout, self._bars)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.transient = True  # what remains is said in lines
+            self._live.stop()
+            self._live = None
+
+    def say(self, text: str) -> None:
+        if self._live:
+            self._live.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, flush=True)
+
+    def update(self, found: list[status.PackStatus]) -> None:
+        """Show this state of the packs."""
+        self._found, self._headline = found, status.headline(self.plan, self.workdir, found)
+        for pack in found:
+            self._say_changes(pack)
+        if self._live:
+            self._live.refresh()
+        elif time.monotonic() - self._line > LINE_SECONDS:
+            self._line = time.monotonic()
+            self.say(self._headline)
+
+    def _say_changes(self, pack: status.PackStatus) -> None:
+        """How long an attempt compiled, once it is known, and a state that is new."""
+        before = self._states.get(pack.number, "pending")
+        self._states[pack.number] = pack.state
+        attempt = pack.number, pack.attempt
+        seen_running = "running" in (before, pack.state)
+        if seen_running and pack.compile_seconds and attempt not in self._compiled:
+            self._compiled.add(attempt)
+            seconds = f"{pack.compile_seconds:.1f} s"
+            self.say(f"pack {pack.number}: compiled the training steps in {seconds}")
+        if pack.state != before:
+            self._began[pack.number] = time.monotonic()
+            if pack.state == "failed":
+                self.say(f"pack {pack.number}: failed: {pack.error}")
+            elif pack.state != "running" or not self._live:
+                self.say(self.line(pack))
+
+    def _bars(self) -> Any:
+        from rich.console import Group  # start-up
+        from rich.text import Text
+
+        running = [p for p in self._found if p.state == "running"]
+        bars = [Bar(p.step, p.num_steps, self.words(p), label=f"pack {p.number}") for p in running]
+        return Group(Text(self._headline or "starting"), *bars)
+
+    def words(self, pack: status.PackStatus) -> list[str]:
+        """What there is to say of a pack, the most important first."""
+        words = [f"{pack.step:,}/{pack.num_steps:,}"]
+        if pack.state == "running" and pack.rate:
+            words += [f"ETA {clock(pack.seconds_left)}", speed(pack.rate, "trial-steps")]
+        elif pack.state == "running":
+            since = time.monotonic() - self._began.get(pack.number, time.monotonic())
+            words.append(f"compiling {clock(since)}")
+        words.append(f"{pack.trials} trial{'s' if pack.trials != 1 else ''}")
+        words += [f"loss {pack.loss:.4g}"] if pack.loss is not None else []
+        return words + ([f"best {pack.best:.4g}"] if pack.best is not None else [])
+
+    def line(self, pack: status.PackStatus) -> str:
+        return "  ".join([f"pack {pack.number}: {pack.state}", *self.words(pack)])
+
+
+def watch(plan: Plan, workdir: Path, seconds: float = 1.0) -> int:
+    """What a launch shows, until all has ended; Ctrl-C leaves the sweep alone."""
+    watcher = claims.Watcher()
+    with contextlib.suppress(KeyboardInterrupt), Display(plan, workdir) as display:
+        while True:
+            found = status.packs(plan, workdir, watcher)
+            display.update(found)
+            if all(p.state in ("completed", "failed") for p in found):
+                break
+            time.sleep(seconds)
+    for line in [status.headline(plan, workdir, found), *status.failures(found)]:
+        print(line, flush=True)
+    return OK
+
+
+def take_back(workdir: Path) -> None:
+    """Queued SLURM jobs of this sweep are cancelled; running ones save first, as if preempted."""
+    for record in sorted((workdir / "logs").glob("slurm-*.json")):
+        job = str(read_json(record).get("job", ""))
+        with contextlib.suppress(OSError):
+            subprocess.run(["scancel", "--state=PENDING", job], check=False, capture_output=True)

@@ -1,0 +1,154 @@
+"""What `sweep plan` says before anything runs: packs that fit, what they compile and cost."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from lstm_jax.compute import memory
+from lstm_jax.compute.memory import gpu_memory
+from lstm_jax.config.fields import flatten, split
+from lstm_jax.config.options import NUMERIC
+from lstm_jax.errors import UsageError
+from lstm_jax.sweep import claims
+from lstm_jax.sweep.define.plan import Plan, pack_folder
+from lstm_jax.sweep.pack import memory as estimate
+from lstm_jax.sweep.pack import program as many
+from lstm_jax.workdir.console import clock, speed
+
+USABLE = 0.8  # of the memory that is free now
+
+
+def fitted(plan: Plan) -> Plan:
+    """The plan with packs that fit in this machine's memory; builds every pack's model on the way.
+
+    Raises:
+      UsageError: a pack's model or data cannot be built, or one trial alone does not fit.
+    """
+    packs, mistakes = [], []
+    gpu = gpu_memory()
+    limit = USABLE * (gpu or memory.host_memory())
+    for trials in plan.packs:
+        try:
+            largest = most(plan, trials, limit, bool(gpu))
+            count = -(-len(trials) // largest)
+            size = -(-len(trials) // count)
+            packs += [trials[i : i + size] for i in range(0, len(trials), size)]
+        except UsageError as error:
+            mistakes.append(f"  {error}  (trial {trials[0]} and those like it)")
+    if mistakes:
+        raise UsageError(f"study {plan.study}: nothing was launched\n" + "\n".join(mistakes))
+    return plan._replace(packs=packs)
+
+
+def most(plan: Plan, trials: list[int], limit: float, gpu: bool) -> int:
+    """How many of these trials fit at once in `limit` bytes (0: unknown, so all).
+
+    A GPU computes them all at once; the cores of a CPU a few at a time.
+    """
+    config = plan.config(trials[0])
+    program, hyper = many.pack_program(config), split(config)[1]
+    kept, needed = estimate.trial_bytes(program, hyper)
+    if not limit:
+        return len(trials)
+    fits = int(limit / (kept + (needed if gpu else 0)))
+    if kept + needed > limit:
+        raise UsageError(
+            f"one trial needs about {(kept + needed) / 2**30:.1f} GiB of memory, of which "
+            f"{limit / 2**30:.1f} may be used here; a smaller train.batch_size or cell.hidden fits"
+        )
+    return max(min(fits, len(trials)), 1)
+
+
+def headline(plan: Plan, workdir: Path | None = None) -> str:
+    sizes = [len(trials) for trials in plan.packs]
+    low, high = min(sizes), max(sizes)
+    each = f"{low}" if low == high else f"{low} to {high}"
+    packs = f"{len(sizes)} pack{'s' if len(sizes) > 1 else ''}"
+    done = (
+        sum(bool(claims.ended(pack_folder(workdir, n))) for n in range(len(sizes)))
+        if workdir
+        else 0
+    )
+    over = f", {done} of them done before" if done else ""
+    where = f" in {workdir}" if workdir else ""
+    return f"{plan.study}: {len(plan.trials)} trials in {packs} of {each}{over}{where}"
+
+
+class Cost(NamedTuple):
+    """Of one pack, on this machine."""
+
+    memory: int  # bytes of one device
+    compile_seconds: float
+    step_seconds: float  # of all its trials, one step each
+
+
+def measure(plan: Plan, number: int) -> Cost:
+    """Compile the pack's program for all its trials, and time a few steps."""
+    configs = [plan.config(trial) for trial in plan.packs[number]]
+    program = many.pack_program(configs[0])
+    compiled = many.Compiled(program, [split(config)[1] for config in configs])
+    state, began = compiled.init(), time.perf_counter()
+    steps = min(4, configs[0].train.num_steps)
+    run = compiled.compile_chunk(steps, state)
+    took = time.perf_counter() - began
+    needed = memory.check_memory(run, len(configs))
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        state, _ = jax.block_until_ready(compiled.chunk(steps, state))
+        times.append(time.perf_counter() - began)
+    return Cost(needed, took, min(times) / steps)
+
+
+def print_plan(study: Any, plan: Plan, measured: bool) -> None:
+    """The question, the packs, what each compiles, and with `measured` what it costs here."""
+    print(headline(plan))
+    if plan.question:
+        print(f"question: {plan.question}")
+    print(
+        f"compared by {plan.metric} ({plan.direction}), with {plan.baseline or 'the base config'}"
+    )
+    print(f"varied: {', '.join(plan.varied)}\n")
+    total = 0.0
+    for number, trials in enumerate(plan.packs):
+        print(f"pack {number}: {len(trials)} trials, {compiled_for(plan, number)}")
+        if measured:
+            total += print_cost(plan, number)
+        sys.stdout.flush()
+    if measured:
+        devices = jax.local_devices()
+        where = f"{len(devices)} {devices[0].platform} devices"
+        print(f"\nall packs one after the other on {where}: about {clock(total)}")
+
+
+def compiled_for(plan: Plan, number: int) -> str:
+    """The static fields that set this pack apart; numbers are arguments of its program."""
+    base, numeric = plan.base, _numeric(plan)
+    flat = flatten(plan.config(plan.packs[number][0]))
+    names = [n for n in plan.varied if n not in numeric and flat.get(n) != base.get(n)]
+    return ", ".join(f"{n}={flat[n]}" for n in names) or "the base config's program"
+
+
+def _numeric(plan: Plan) -> set[str]:
+    return set(NUMERIC)
+
+
+def print_cost(plan: Plan, number: int) -> float:
+    """Seconds that the pack will take here."""
+    try:
+        cost = measure(plan, number)
+    except UsageError as error:
+        print(f"    {error}")
+        return 0.0
+    trials, steps = len(plan.packs[number]), plan.config(plan.packs[number][0]).train.num_steps
+    seconds = cost.compile_seconds + steps * cost.step_seconds
+    print(
+        f"    {cost.memory / 2**20:,.0f} MiB a device, compiles in {cost.compile_seconds:.1f} s, "
+        f"{speed(trials / cost.step_seconds, 'trial-steps')}, about {clock(seconds)}"
+    )
+    return seconds

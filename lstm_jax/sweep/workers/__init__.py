@@ -1,0 +1,1 @@
+"""Who runs packs: workers and their launchers."""

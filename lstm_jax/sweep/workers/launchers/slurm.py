@@ -1,0 +1,273 @@
+"""SLURM job arrays through submitit, one task a pack.
+
+SLURM starts processes; whether a pack is done, its files say. So nothing here needs `sacct`, and a
+job that was killed is seen by its absence from the queue. A task that is preempted or nears its
+time limit (SIGUSR2 or SIGTERM) saves and requeues itself. Jobs outlive their launcher: a later
+launch leaves packs alone that still have a job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.errors import INTERRUPTED, OK, UsageError
+from lstm_jax.sweep import claims
+from lstm_jax.sweep.define.plan import pack_folder
+from lstm_jax.sweep.workers.stop import CANCELLED
+from lstm_jax.workdir.files import read_json, replace_json
+
+RESUBMITS = 5  # of a pack that gets no further
+SIGNAL_SECONDS = 90  # between SIGUSR2 and the time limit
+SETTLE_SECONDS = 10.0  # a new job may not be in the queue at once, a dying one still is
+
+
+class Launcher:
+    def __init__(self, options: dict[str, Any]):
+        if shutil.which("sbatch") is None:
+            raise UsageError("no SLURM here: no sbatch on the PATH; use --launcher=local")
+        try:
+            self.submitit = importlib.import_module("submitit")
+        except ImportError:
+            raise UsageError(
+                "--launcher=slurm needs submitit: pip install 'lstm-jax[slurm]'"
+            ) from None
+        self.options = options
+        check_partition(options["partition"])
+        self.minutes = minutes(options["time"] or "4:00:00")
+        self.tries: Counter[int] = Counter()
+        self.steps: dict[int, int] = {}
+        self.submitted: dict[int, float] = {}
+        self.failed: set[int] = set()
+
+    # ------------------------------------------------------------ submitting
+
+    def submit(self, workdir: Path, packs: list[int]) -> None:
+        self.workdir, self.packs = workdir.resolve(), packs
+        (self.workdir / "logs").mkdir(parents=True, exist_ok=True)
+        alive = self.alive()
+        self.start([n for n in packs if n not in alive.values()])
+
+    def start(self, packs: list[int]) -> None:
+        if not packs:
+            return
+        for number in packs:
+            self.submitted[number] = time.monotonic()
+        job = self.sbatch(packs)
+        replace_json(self.workdir / "logs" / f"slurm-{job}.json", {"job": job, "packs": packs})
+
+    def sbatch(self, packs: list[int]) -> str:
+        executor = self.submitit.SlurmExecutor(self.workdir / "logs" / "slurm")
+        executor.update_parameters(**self.parameters(len(packs)))
+        task = Task(str(self.workdir))
+        try:
+            with code_at(snapshot(self.workdir)):
+                # Always an array, so that job ids look alike: one pack gets an idle twin.
+                jobs = executor.map_array(task, packs if len(packs) > 1 else [*packs, -1])
+        except Exception as error:
+            raise UsageError(f"sbatch refused the job: {_last_line(error)}") from error
+        return jobs[0].job_id.partition("_")[0]
+
+    def parameters(self, count: int) -> dict[str, Any]:
+        o = self.options
+        name = re.sub(r"[^\w.-]+", "_", self.workdir.name) or "sweep"
+        found: dict[str, Any] = {
+            "job_name": name,
+            "time": self.minutes,
+            "signal_delay_s": min(SIGNAL_SECONDS, self.minutes * 30),
+            "array_parallelism": o["workers"] or max(count, 2),
+            "stderr_to_stdout": True,
+            "additional_parameters": {"requeue": True},
+        }
+        pairs = {"partition": "partition", "gres": "gres", "constraint": "constraint"}
+        pairs |= {"mem": "mem", "cpus": "cpus_per_task"}
+        if o["nodes"] * o["tasks"] > 1:
+            found |= {"nodes": o["nodes"], "ntasks_per_node": o["tasks"]}
+        found |= {theirs: o[ours] for ours, theirs in pairs.items() if o[ours]}
+        if o["setup"]:
+            found["setup"] = re.split(r"\n|;;", o["setup"])
+        return found
+
+    # ------------------------------------------------------------ looking after
+
+    def alive(self) -> dict[str, int]:
+        """{job_task: pack} of what the queue holds of this sweep, whoever submitted it."""
+        records = [read_json(p) for p in (self.workdir / "logs").glob("slurm-*.json")]
+        wanted = {str(r["job"]): r["packs"] for r in records if "job" in r}
+        if not wanted:
+            return {}
+        found = {}
+        for line in squeue(set(wanted)):
+            job, _, task = line.partition("_")
+            if task.isdecimal() and int(task) < len(wanted.get(job, ())):
+                found[line] = wanted[job][int(task)]
+        return found
+
+    def poll(self) -> list[str]:
+        """Submits again what left the queue before its pack was done."""
+        try:
+            alive = self.alive()
+        except Unreachable:
+            return ["slurmctld does not answer"]  # it is being restarted: jobs go on without it
+        if (self.workdir / "cancelled").exists():
+            return sorted(alive)
+        open_packs = [
+            n
+            for n in self.packs
+            if not claims.ended(pack_folder(self.workdir, n)) and n not in self.failed
+        ]
+        lost = [n for n in open_packs if n not in alive.values() and self.is_settled(n)]
+        self.start([n for n in lost if self.may_try(n)])
+        return sorted(alive) or ([f"pack {n}" for n in open_packs if n not in self.failed])
+
+    def is_settled(self, number: int) -> bool:
+        return time.monotonic() - self.submitted.get(number, 0.0) > SETTLE_SECONDS
+
+    def may_try(self, number: int) -> bool:
+        """Counts jobs that ended without a step forward; the pack fails after some."""
+        folder = pack_folder(self.workdir, number)
+        step = read_json(folder / "heartbeat.json").get("step", 0)
+        if step > self.steps.get(number, 0):
+            self.tries[number] = 0
+        self.steps[number] = step
+        self.tries[number] += 1
+        if self.tries[number] <= RESUBMITS:
+            return True
+        self.give_up(number, folder)
+        return False
+
+    def give_up(self, number: int, folder: Path) -> None:
+        never = claims.attempts(folder) == 0
+        why = (
+            f"{RESUBMITS} jobs ended without a sign of life in {self.workdir}: "
+            "is it on a file system that the nodes share?"
+            if never
+            else f"{RESUBMITS} jobs ended without a step forward; see logs/slurm"
+        )
+        self.failed.add(number)
+        if claim := claims.Watcher(stale_seconds=0).claim(folder):
+            with claim:
+                claim.end("failed", error=why, log=self.log(number))
+
+    def log(self, number: int) -> list[str]:
+        logs = sorted((self.workdir / "logs" / "slurm").glob("*_log.out"), key=os.path.getmtime)
+        return logs[-1].read_text(errors="replace").splitlines()[-12:] if logs else []
+
+    def cancel(self) -> None:
+        """Ctrl-C leaves jobs alone; `sweep cancel` stops them."""
+        print(f"jobs go on; to stop them: lstm-jax sweep cancel --workdir={self.workdir}")
+
+
+class Task:
+    """What a task of the array runs; pickled by reference, so the code is that of the snapshot."""
+
+    def __init__(self, workdir: str):
+        self.workdir = workdir
+
+    def __call__(self, number: int) -> int:
+        from lstm_jax.sweep.workers import worker  # start-up
+
+        if number < 0:
+            return OK
+        code = worker.main([self.workdir, str(number)])
+        first = os.environ.get("SLURM_PROCID", "0") == "0"  # of a job's tasks, one asks
+        cancelled = Path(self.workdir, CANCELLED).exists()
+        if code == INTERRUPTED and first and not cancelled:
+            requeue()
+        return code
+
+
+def requeue() -> None:
+    """Back into the queue; SLURM ends this process on the way."""
+    job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    name = f"{job}_{task}" if job else os.environ["SLURM_JOB_ID"]
+    for _ in range(5):
+        done = subprocess.run(["scontrol", "requeue", name], check=False)
+        time.sleep(60 if done.returncode == 0 else 5)
+
+
+# ---------------------------------------------------------------- SLURM
+
+
+class Unreachable(Exception):
+    """slurmctld does not answer."""
+
+
+def squeue(jobs: set[str]) -> list[str]:
+    """ARRAY_TASK of every job that is queued, running or being requeued."""
+    # Not --jobs: it fails as a whole once the queue has forgotten one of them.
+    command = ["squeue", "--noheader", "--array", "--me", "--format=%i"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unreachable(done.stderr)
+    return [word for word in done.stdout.split() if word.partition("_")[0] in jobs]
+
+
+def check_partition(name: str) -> None:
+    """UsageError for a partition that does not exist, with those that do."""
+    done = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UsageError(f"SLURM does not answer: {done.stderr.strip() or 'sinfo failed'}")
+    known = sorted(set(done.stdout.split()))
+    if name and name not in known:
+        raise UsageError(f"no partition {name!r}; this cluster has: {', '.join(known)}")
+
+
+def minutes(text: str) -> int:
+    """SLURM's time formats: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:...]."""
+    days, dash, rest = text.rpartition("-")
+    try:
+        parts = [int(part) for part in rest.split(":")]
+        total = int(days or 0) * 1440
+    except ValueError:
+        raise UsageError(f"--time={text!r}: expected minutes, H:MM:SS or D-HH:MM:SS") from None
+    if dash or len(parts) == 3:
+        hours, mins, *_ = [*parts, 0, 0]
+        return max(total + hours * 60 + mins, 1)
+    return max(parts[0], 1)
+
+
+# ---------------------------------------------------------------- code
+
+
+def snapshot(workdir: Path) -> Path:
+    """A copy of this library, made when the sweep is first submitted: edits do not reach it."""
+    package = Path(__file__).resolve().parents[3]
+    code = workdir / "code"
+    if not code.exists():
+        tmp = workdir / f".code.{os.getpid()}"
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(package, tmp / package.name, ignore=ignore, dirs_exist_ok=True)
+        with contextlib.suppress(OSError):
+            tmp.rename(code)
+        shutil.rmtree(tmp, ignore_errors=True)
+    return code
+
+
+@contextlib.contextmanager
+def code_at(folder: Path) -> Iterator[None]:
+    """sbatch hands the environment on; nothing is written into a shell script."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), before)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("sbatch")]
+    return (said or lines or [type(error).__name__])[-1]

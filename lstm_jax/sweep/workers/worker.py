@@ -1,0 +1,82 @@
+"""A worker: claims packs one after the other, trains them, and goes when none is left.
+
+    python -m lstm_jax.sweep.workers.worker WORKDIR [PACK ...]
+
+Any number of workers may share a workdir, on any hosts. SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 save
+and let go after the running chunk; so does the file WORKDIR/cancelled.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.compute import compile_cache, processes, sharding
+from lstm_jax.errors import INTERRUPTED, OK, UsageError
+from lstm_jax.sweep import claims
+from lstm_jax.sweep.define.plan import Plan, pack_folder, read_plan, trial_folder
+from lstm_jax.sweep.pack.loop import Pack
+from lstm_jax.sweep.workers import multihost
+from lstm_jax.sweep.workers.stop import WAIT_SECONDS, Stop, fail, say
+
+
+def work(workdir: Path, packs: list[int] | None = None, stop: Stop | None = None) -> int:
+    """Run packs until all have ended, or until told to stop; an exit code.
+
+    A pack that another worker holds is waited for: it may die, and then it is ours.
+    """
+    plan, stop, watcher = read_plan(workdir), stop or Stop(workdir), claims.Watcher()
+    mine = list(range(len(plan.packs))) if packs is None else packs
+    while left := [n for n in mine if not claims.ended(pack_folder(workdir, n))]:
+        if stop():
+            return INTERRUPTED
+        if not any(run_next(plan, workdir, number, watcher, stop) for number in left):
+            time.sleep(WAIT_SECONDS)
+    return OK
+
+
+def run_next(plan: Plan, workdir: Path, number: int, watcher: Any, stop: Stop) -> bool:
+    """Claim and run one pack; False when it is not to be had."""
+    claim = watcher.claim(pack_folder(workdir, number))
+    if claim is None:
+        return False
+    say(f"pack {number}: attempt {claim.attempt}, {len(plan.packs[number])} trials")
+    with claim:
+        try:
+            how = run_pack(plan, workdir, number, claim, stop)
+        except claims.Lost as lost:
+            how = str(lost)
+        except Exception as error:
+            how = fail(plan, workdir, number, claim, error)
+    say(f"pack {number}: {how}")
+    return True
+
+
+def run_pack(plan: Plan, workdir: Path, number: int, claim: Any, stop: Stop) -> str:
+    folder = pack_folder(workdir, number)
+    how = Pack(plan, number, folder, partial(trial_folder, workdir), claim).run(stop)
+    if how == "completed":
+        claim.end("completed")
+    return how
+
+
+def main(argv: list[str]) -> int:
+    workdir, packs = Path(argv[0]), [int(word) for word in argv[1:]]
+    stop = Stop(workdir)
+    stop.catch_signals()
+    sharding.configure_cpu_devices()
+    compile_cache.keep_programs()
+    try:
+        if processes.find("auto") is not None:
+            return multihost.work(workdir, packs[0], stop)
+        return work(workdir, packs or None, stop)
+    except UsageError as error:
+        say(f"lstm-jax: {error}")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

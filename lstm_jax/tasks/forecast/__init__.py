@@ -1,0 +1,1 @@
+"""Forecasting: series, windows, the task and its figures."""

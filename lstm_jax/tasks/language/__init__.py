@@ -1,0 +1,1 @@
+"""Language models: corpora, n-gram baselines, the task and its samples."""

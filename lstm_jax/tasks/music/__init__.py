@@ -1,0 +1,1 @@
+"""Polyphonic music: piano rolls from .mat files, MIDI out."""

@@ -1,0 +1,1 @@
+"""Generated tasks: memory, counting, parity, random data."""

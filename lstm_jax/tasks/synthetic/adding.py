@@ -1,0 +1,76 @@
+"""The adding problem: remember two marked numbers among T and return their sum.
+
+Hochreiter & Schmidhuber (1997), task 4; positions as in Bai et al. (2018): two distinct steps
+drawn from the whole sequence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from lstm_jax.errors import UsageError
+from lstm_jax.tasks.task import (
+    Spec,
+    Task,
+    average,
+    fixed_split,
+    fresh_batch,
+    ratio,
+    target_weights,
+    weighed,
+)
+
+
+def fields() -> ConfigDict:
+    task = ConfigDict()
+    task.name = "adding"
+    task.length = 100  # T, steps of a sequence
+    task.eval_size = 1000  # examples in each of the fixed validation and test sets
+    return task
+
+
+def example(key: Array, length: int) -> dict:
+    """inputs [T, 2] = (value in [0, 1), marker), target [] = sum of the marked two."""
+    value_key, first_key, gap_key = jax.random.split(key, 3)
+    values = jax.random.uniform(value_key, (length,))
+    first = jax.random.randint(first_key, (), 0, length)
+    second = (first + jax.random.randint(gap_key, (), 1, length)) % length
+    steps = jnp.arange(length)
+    markers = ((steps == first) | (steps == second)).astype(jnp.float32)
+    return {"inputs": jnp.stack([values, markers], axis=-1), "targets": jnp.sum(values * markers)}
+
+
+def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
+    """Mean squared error; outputs [B, 1], targets [B]."""
+    weights = target_weights(batch)
+    outputs, targets = weighed(weights, outputs, batch["targets"])
+    mean = average(jnp.square(outputs[:, 0] - targets), weights)
+    return ratio(mean), {"loss": mean}
+
+
+def build(config: Any) -> Task:
+    """Fresh sequences at every step; validation and test sets come from seeds of their own."""
+    length, batch_size = config.task.length, config.train.batch_size
+    if length < 2:
+        raise UsageError(f"task.length={length}: the adding problem needs at least 2 steps")
+
+    def one(key: Array) -> dict:
+        return example(key, length)
+
+    trivial = {"always 1": {"loss": 1 / 6}}  # variance of a sum of two uniforms
+    return Task(
+        spec=Spec(in_features=2, out_features=1, readout="last"),
+        data={},
+        batch=fresh_batch(one, batch_size),
+        loss=loss,
+        splits={
+            "valid": fixed_split(one, 1, config.task.eval_size, batch_size),
+            "test": fixed_split(one, 2, config.task.eval_size, batch_size),
+        },
+        baselines={"valid": trivial, "test": trivial},
+    )

@@ -1,0 +1,81 @@
+"""Copy memory: ten symbols, T blanks, a delimiter, then the ten symbols again.
+
+Hochreiter & Schmidhuber (1997); lengths as in Arjovsky et al. (2016): T + 20 steps in all.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from lstm_jax.errors import UsageError
+from lstm_jax.tasks.task import (
+    Spec,
+    Task,
+    average,
+    cross_entropy,
+    fixed_split,
+    fresh_batch,
+    ratio,
+    target_weights,
+    weighed,
+)
+
+SYMBOLS = 8  # 1..8; 0 is the blank, 9 the delimiter
+RECALLED = 10  # symbols to remember
+
+
+def fields() -> ConfigDict:
+    task = ConfigDict()
+    task.name = "copy_memory"
+    task.length = 50  # T: steps between the symbols and their recall
+    task.eval_size = 1000  # examples in each of the fixed validation and test sets
+    return task
+
+
+def example(key: Array, length: int) -> dict:
+    """inputs [T+20, 10] one-hot, targets [T+20] int32: blank, and the symbols at the end."""
+    symbols = jax.random.randint(key, (RECALLED,), 1, SYMBOLS + 1)
+    blanks = jnp.zeros(length - 1, jnp.int32)
+    cue = jnp.zeros(RECALLED + 1, jnp.int32).at[0].set(SYMBOLS + 1)
+    inputs = jnp.concatenate([symbols, blanks, cue])
+    targets = jnp.concatenate([jnp.zeros(length + RECALLED, jnp.int32), symbols])
+    return {"inputs": jax.nn.one_hot(inputs, SYMBOLS + 2), "targets": targets}
+
+
+def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
+    """Cross-entropy over all T+20 steps; accuracy over the ten recalled symbols."""
+    weights = target_weights(batch)
+    outputs, targets = weighed(weights, outputs, batch["targets"])
+    mean = average(cross_entropy(outputs, targets), weights)
+    right = (jnp.argmax(outputs, axis=-1) == targets)[-RECALLED:].astype(jnp.float32)
+    return ratio(mean), {"loss": mean, "accuracy": average(right, weights[-RECALLED:])}
+
+
+def build(config: Any) -> Task:
+    """Fresh sequences at every step; validation and test sets come from seeds of their own."""
+    length, batch_size = config.task.length, config.train.batch_size
+    if length < 1:
+        raise UsageError(f"task.length={length}: copy memory needs at least 1 step in between")
+
+    def one(key: Array) -> dict:
+        return example(key, length)
+
+    steps = length + 2 * RECALLED
+    trivial = {"no memory": {"loss": RECALLED * math.log(SYMBOLS) / steps, "accuracy": 1 / SYMBOLS}}
+    return Task(
+        spec=Spec(in_features=SYMBOLS + 2, out_features=SYMBOLS + 1),
+        data={},
+        batch=fresh_batch(one, batch_size),
+        loss=loss,
+        splits={
+            "valid": fixed_split(one, 1, config.task.eval_size, batch_size),
+            "test": fixed_split(one, 2, config.task.eval_size, batch_size),
+        },
+        baselines={"valid": trivial, "test": trivial},
+    )

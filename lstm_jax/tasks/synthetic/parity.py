@@ -1,0 +1,78 @@
+"""Parity: is the number of ones so far odd? A two-state machine that never forgets.
+
+Hochreiter & Schmidhuber (1997) ask only after the last step; asking at every step is the default
+here, because the gradient then has something to climb. task.every_step=False asks as they did.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+from lstm_jax.errors import UsageError
+from lstm_jax.tasks.task import (
+    Spec,
+    Task,
+    average,
+    fixed_split,
+    fresh_batch,
+    ratio,
+    target_weights,
+    weighed,
+)
+
+
+def fields() -> ConfigDict:
+    task = ConfigDict()
+    task.name = "parity"
+    task.length = 50  # T, steps of a sequence
+    task.every_step = True  # ask after every step; False: only after the last
+    task.eval_size = 1000  # examples in each of the fixed validation and test sets
+    return task
+
+
+def example(key: Array, length: int, every_step: bool) -> dict:
+    """inputs [T, 1] of -1 and 1; targets [T] (or [] for the last step only) of 0 and 1."""
+    bits = jax.random.bernoulli(key, 0.5, (length,)).astype(jnp.int32)
+    parity = (jnp.cumsum(bits) % 2).astype(jnp.float32)
+    inputs = (2 * bits - 1).astype(jnp.float32)[:, None]
+    return {"inputs": inputs, "targets": parity if every_step else parity[-1]}
+
+
+def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
+    """Bernoulli negative log-likelihood in nats; outputs [T, B, 1] or [B, 1]."""
+    weights = target_weights(batch)
+    logits, targets = weighed(weights, outputs[..., 0], batch["targets"])
+    nll = jax.nn.softplus(logits) - targets * logits
+    right = ((logits > 0) == (targets > 0.5)).astype(jnp.float32)
+    mean = average(nll, weights)
+    return ratio(mean), {"loss": mean, "accuracy": average(right, weights)}
+
+
+def build(config: Any) -> Task:
+    """Fresh sequences at every step; validation and test sets come from seeds of their own."""
+    length, batch_size = config.task.length, config.train.batch_size
+    every_step = config.task.every_step
+    if length < 1:
+        raise UsageError(f"task.length={length}: parity needs at least 1 step")
+
+    def one(key: Array) -> dict:
+        return example(key, length, every_step)
+
+    trivial = {"chance": {"loss": math.log(2), "accuracy": 0.5}}
+    return Task(
+        spec=Spec(1, 1, readout="every" if every_step else "last"),
+        data={},
+        batch=fresh_batch(one, batch_size),
+        loss=loss,
+        splits={
+            "valid": fixed_split(one, 1, config.task.eval_size, batch_size),
+            "test": fixed_split(one, 2, config.task.eval_size, batch_size),
+        },
+        baselines={"valid": trivial, "test": trivial},
+    )

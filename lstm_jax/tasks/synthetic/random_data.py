@@ -1,0 +1,89 @@
+"""Random features and random labels of any size: for throughput runs and smoke tests.
+
+The pool of examples is fixed, so a model that is large enough can learn it by heart; on the test
+examples nothing beats chance.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+from lstm_jax.errors import UsageError
+from lstm_jax.tasks.task import (
+    Spec,
+    Task,
+    average,
+    cross_entropy,
+    ratio,
+    sequential,
+    shuffled,
+    target_weights,
+    weighed,
+)
+
+
+def fields() -> ConfigDict:
+    task = ConfigDict()
+    task.name = "random_data"
+    task.length = 100  # T, steps of a sequence
+    task.features = 10  # D, features of a step
+    task.classes = 10  # labels drawn evenly
+    task.examples = 1024  # training examples
+    task.eval_size = 256  # examples in each of the validation and test sets
+    return task
+
+
+def pool(seed: int, size: int, length: int, features: int, classes: int) -> dict:
+    """features [N, T, D] standard normal float32, labels [N] int32."""
+    rng = np.random.default_rng(seed)
+    return {
+        "features": rng.standard_normal((size, length, features), np.float32),
+        "labels": rng.integers(classes, size=size, dtype=np.int32),
+    }
+
+
+def take(pool: dict, indices: Array) -> dict:
+    inputs = jnp.swapaxes(jnp.asarray(pool["features"])[indices], 0, 1)
+    return {"inputs": inputs, "targets": jnp.asarray(pool["labels"])[indices]}
+
+
+def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
+    """Cross-entropy of the class after the last step; outputs [B, classes], targets [B]."""
+    weights = target_weights(batch)
+    outputs, targets = weighed(weights, outputs, batch["targets"])
+    mean = average(cross_entropy(outputs, targets), weights)
+    right = (jnp.argmax(outputs, axis=-1) == targets).astype(jnp.float32)
+    return ratio(mean), {"loss": mean, "accuracy": average(right, weights)}
+
+
+def build(config: Any) -> Task:
+    """Three pools from seeds 0, 1, 2; training examples in a new order each epoch."""
+    task, batch_size = config.task, config.train.batch_size
+    for name in ("length", "features", "classes", "examples", "eval_size"):
+        if getattr(task, name) < 1:
+            raise UsageError(f"task.{name}={getattr(task, name)}: expected a positive whole number")
+    sizes = {"train": task.examples, "valid": task.eval_size, "test": task.eval_size}
+    shape = (task.length, task.features, task.classes)
+
+    def batch(data: dict, key: Array, step: Array) -> dict:
+        return take(data["train"], shuffled(key, step, task.examples, batch_size))
+
+    def split(name: str) -> Any:
+        return sequential(lambda data, i: take(data[name], i), sizes[name], batch_size)
+
+    trivial = {"chance": {"loss": math.log(task.classes), "accuracy": 1 / task.classes}}
+    return Task(
+        spec=Spec(task.features, task.classes, readout="last"),
+        data={name: pool(seed, size, *shape) for seed, (name, size) in enumerate(sizes.items())},
+        batch=batch,
+        loss=loss,
+        splits={name: split(name) for name in ("valid", "test")},
+        baselines={"valid": trivial, "test": trivial},
+        steps_per_epoch=-(-task.examples // batch_size),
+    )

@@ -1,0 +1,1 @@
+"""Training: the program, the loop, its journal, and saved runs."""

@@ -1,0 +1,166 @@
+"""What a compiled training function closes over, and how it is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from lstm_jax.compute import memory
+from lstm_jax.compute import sharding as parallel
+from lstm_jax.config.fields import flatten, split, with_field
+from lstm_jax.core import Array
+from lstm_jax.errors import UsageError, lookup
+from lstm_jax.model.model import build_model
+from lstm_jax.ops import count
+from lstm_jax.tasks import TASKS
+from lstm_jax.training import watch
+from lstm_jax.workdir.console import Progress
+
+# What XLA is told for each `train.compile`. The optimizer of its CPU backend takes
+# two thirds of the time that a small model compiles for.
+COMPILE = {"full": {}, "quick": {"xla_backend_optimization_level": 0}}
+STREAMS = {"parameters": 0, "data": 1, "noise": 2}
+# Fields of `train` that say after how many steps something is due; 0: never.
+PERIODS = (
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "histogram_every",
+    "diagnose_every",
+    "keep_every",
+)
+
+
+class Program(NamedTuple):
+    """Nothing in here differs between the trials of a pack: numbers come as `hyper`."""
+
+    config: Any
+    task: Any
+    model: Any
+    mesh: Any = None  # the devices that share a batch, where there are several
+    why: str = ""  # so many devices
+
+    def jit(self, function: Callable, **options: Any) -> Any:
+        """`jax.jit` as `train.compile` says."""
+        given = COMPILE[self.config.train.compile] if jax.default_backend() == "cpu" else {}
+        return jax.jit(function, compiler_options=given or None, **options)
+
+    def shared(self, sums: Callable) -> Callable:
+        """`sums(params, hyper, batch, carry, key) -> (sums, carry)`, by all devices together."""
+        mode, readout = self.config.parallel.mode, self.task.spec.readout
+        return parallel.data_parallel(sums, self.mesh, mode, readout)
+
+    def in_turns(self, sums: Callable) -> Callable:
+        """`shared`, each device taking its share in `train.accumulate` turns."""
+        turns, readout = self.config.train.accumulate, self.task.spec.readout
+        return self.shared(parallel.accumulated(sums, turns, readout))
+
+    def forward(self, params: Any, hyper: dict) -> Callable:
+        """`forward(batch, carry=None, key=None)` of this process alone, for figures and samples."""
+        return partial(self.jit(self.model.apply), *parallel.local((params, hyper)))
+
+    @property
+    def whole(self) -> NamedSharding | None:
+        """The place of what every device holds in full."""
+        return parallel.whole(self.mesh)
+
+
+def build_program(config: Any) -> Program:
+    """The task, the model and the devices that a config asks for.
+
+    The program's own config names the number of devices where `config` leaves it open.
+    """
+    lookup("parallel mode", config.parallel.mode, parallel.MODES)
+    task, train = build_task(config), config.train
+    model = build_model(config, task.spec)
+    devices, why = parallel.choose(config, partial(sizes, config, task, model))
+    mesh = parallel.make_mesh(devices, train.batch_size, train.accumulate)
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.parallel.data = len(devices)
+    return Program(config, task, model, mesh, why)
+
+
+def sizes(config: Any, task: Any, model: Any) -> tuple[int, int]:
+    """(T of a training batch, number of parameters)."""
+    hyper = split(config)[1]
+
+    def found(data):
+        inputs = task.batch(data, stream(hyper, "data"), jnp.int32(0))["inputs"]
+        return inputs, model.init(stream(hyper, "parameters"), hyper)
+
+    inputs, params = jax.eval_shape(found, task.data)
+    return inputs.shape[0], count(params)
+
+
+def stream(hyper: dict, name: str) -> Array:
+    """The run's key for one use of randomness."""
+    return jax.random.fold_in(jax.random.key(hyper["seed"]), STREAMS[name])
+
+
+def placed(shapes: Any, sharding: NamedSharding | None) -> Any:
+    """Abstract arrays with their place."""
+
+    def like(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(like, shapes)
+
+
+def next_chunk(train: Any, step: int) -> int:
+    """Steps from `step` until something is due: a log line, an evaluation, ..., the end.
+
+    No chunk is longer than the first: the shortest period.
+    """
+    periods = [train[name] for name in PERIODS if train[name]]
+    return min(train.num_steps - step, *(every - step % every for every in periods))
+
+
+def ahead_of_time(
+    program: Program, run_chunk: Callable, run_short: Callable, progress: Progress
+) -> Callable:
+    """`chunk(num_steps, state, hyper, data)`: the compiled program for that many steps.
+
+    Two are compiled at most: one for the longest chunk, whose length the compiler knows, and one
+    for all shorter ones. They take over the state's memory. Compiled before the clock starts, and
+    nothing can retrace them. UsageError where one does not fit in the devices.
+    """
+    compiled: dict[bool, Callable] = {}
+    devices = program.mesh.size if program.mesh else 1
+    longest = next_chunk(program.config.train, 0)
+
+    def compile_for(short: bool, *like: Any) -> Callable:
+        memory.check_arrays(like, devices, program.config)
+        run = run_short if short else partial(run_chunk, num_steps=longest)
+        like = (*like, placed(jnp.int32(0), program.whole)) if short else like
+        jitted = program.jit(run, donate_argnums=0, out_shardings=program.whole)
+        strict = watch.leak_checks(program.config.train.strict)
+        with strict, progress.phase("training steps", "compiling", worth=0):
+            found = jitted.lower(*like).compile()
+        memory.check_run(found, devices, program.config)
+        return found
+
+    def chunk(num_steps: int, *like: Any) -> Callable:
+        short = num_steps != longest
+        if short not in compiled:
+            compiled[short] = compile_for(short, *like)
+        if not short:
+            return compiled[short]
+        length = parallel.place(np.int32(num_steps), program.whole)
+        return lambda *arguments: compiled[short](*arguments, length)
+
+    return chunk
+
+
+def build_task(config: Any) -> Any:
+    """The `Task` that `config.task.name` names."""
+    try:
+        return lookup("task", config.task.name, TASKS).build(config)
+    except UsageError as error:
+        raise UsageError(with_field(str(error), flatten(config))) from error

@@ -1,0 +1,110 @@
+"""A run on disk: whose it is, how far it got, and its model ready to use."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from lstm_jax.compute import sharding
+from lstm_jax.config.fields import flatten, split
+from lstm_jax.config.options import default_config
+from lstm_jax.config.overrides import apply_overrides
+from lstm_jax.errors import UsageError
+from lstm_jax.training import train
+from lstm_jax.training.program import build_program
+from lstm_jax.workdir.checkpoint import Checkpoints
+
+
+class Run(NamedTuple):
+    """A finished or interrupted run with the best parameters of its newest sound checkpoint."""
+
+    config: ConfigDict
+    program: Any
+    hyper: dict
+    params: Any
+    step: int  # of the best parameters
+    data: Any  # the task's data on the device
+
+
+def saved_config(workdir: Path) -> ConfigDict:
+    """The config of the run in `workdir`.
+
+    Raises:
+      UsageError: there is no run, or its config is none that this version reads.
+    """
+    saved = flatten(read_json(workdir / "config.json", _no_run(workdir)))
+    if "task.name" not in saved:
+        raise UsageError(f"{workdir / 'config.json'} has no task.name; it is no config of a run")
+    return apply_overrides(default_config(saved["task.name"]), saved)
+
+
+def summary(workdir: Path) -> dict[str, Any]:
+    """summary.json, or {} where the run has not ended."""
+    path = workdir / "summary.json"
+    return read_json(path, "") if path.exists() else {}
+
+
+def recorded(workdir: Path) -> dict[str, Any]:
+    """manifest.json, or {} where there is none that can be read."""
+    try:
+        found = json.loads((workdir / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def open_run(workdir: Path) -> Run:
+    """The run in `workdir`, its task built and its best parameters restored.
+
+    Raises:
+      UsageError: no run, no checkpoint that verifies, or data that is gone.
+    """
+    config = saved_config(workdir)
+    sharding.configure_cpu_devices(1)
+    config.parallel.data = 1  # it may have been trained on more devices than there are here
+    program = build_program(config)
+    hyper = split(config)[1]
+    target = jax.eval_shape(partial(train.init_state, program), hyper)
+    restored = Checkpoints(workdir).restore(target, move=False)
+    if restored is None:
+        raise UsageError(f"{workdir} has no checkpoint that verifies; see lstm-jax checkpoint")
+    best = restored[1].best
+    data = jax.device_put(program.task.data)
+    return Run(config, program, hyper, best.params, int(best.step), data)
+
+
+def workdir_of(value: str, verb: str) -> Path:
+    """The existing directory that --workdir names; UsageError with the runs there are."""
+    if not value:
+        raise UsageError(f"which run? lstm-jax {verb} --workdir=DIR{_known_runs()}")
+    workdir = Path(value)
+    if not workdir.is_dir():
+        raise UsageError(f"no directory {value!r}{_known_runs()}")
+    return workdir
+
+
+def _known_runs() -> str:
+    found = sorted(str(path.parent) for path in Path("runs").glob("*/config.json"))
+    return f"; there are: {', '.join(found)}" if found else ""
+
+
+def _no_run(workdir: Path) -> str:
+    return f"{workdir} holds no run: it has no config.json{_known_runs()}"
+
+
+def read_json(path: Path, missing: str) -> dict[str, Any]:
+    """An object from a file; UsageError with `missing`, or with what is wrong with it."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(missing) from None
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} is damaged: it holds {type(value).__name__}, not an object")
+    return value

@@ -1,0 +1,300 @@
+"""Studies: helpers, expansion, and everything that can be wrong with one."""
+
+import itertools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from sweeps import study
+
+from lstm_jax import cli, sweep
+from lstm_jax.config.fields import split
+from lstm_jax.config.overrides import load_module
+from lstm_jax.errors import UsageError
+from lstm_jax.sweep.define.plan import make_plan, read_plan, write_plan
+from lstm_jax.sweep.define.study import load_study, trial_configs
+from lstm_jax.sweep.pack.program import pack_program
+from lstm_jax.training.train import init_state
+
+ROOT = Path(__file__).parents[3]
+AIRLINE = "experiments/airline_lr"
+RATE = "optimizer.learning_rate"
+STUDIES = sorted(path.parent for path in ROOT.glob("experiments/*/study.py"))
+
+
+def test_grid_product_zipped():
+    both = [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
+    assert list(sweep.grid({"a": [1, 2], "b": [3, 4]})) == both
+    assert list(sweep.product(sweep.grid({"a": [1, 2]}), [{"b": 3}, {"b": 4}])) == both
+    assert list(sweep.zipped({"a": [1, 2], "b": [3, 4]})) == [both[0], both[3]]
+    with pytest.raises(UsageError, match="'a': 2, 'b': 1"):
+        list(sweep.zipped({"a": [1, 2], "b": [3]}))
+
+
+@pytest.mark.parametrize("draw", [sweep.random, sweep.sobol])
+def test_draws_repeat_and_stay_inside(draw):
+    fields = {
+        "a": sweep.log_uniform(1e-4, 1e-1),
+        "b": sweep.uniform(-1, 1),
+        "c": sweep.choice(["x", "y"]),
+        "d": sweep.integers(3, 6),
+    }
+    found = list(draw(13, fields, seed=7))
+    assert found == list(draw(13, fields, seed=7))
+    assert found != list(draw(13, fields, seed=8))
+    assert len(found) == 13
+    assert all(1e-4 <= t["a"] < 1e-1 and -1 <= t["b"] < 1 for t in found)
+    assert {t["c"] for t in found} == {"x", "y"}
+    assert {t["d"] for t in found} == {3, 4, 5}
+
+
+def test_sobol_points_fill_every_eighth():
+    found = list(sweep.sobol(64, {"a": sweep.uniform(0, 1), "b": sweep.uniform(0, 1)}))
+    for name in ("a", "b"):
+        counts = np.histogram([t[name] for t in found], bins=8, range=(0, 1))[0]
+        assert set(counts) == {8}
+
+
+def test_log_uniform_is_even_in_the_logarithm():
+    draw = sweep.log_uniform(1e-4, 1.0)
+    assert draw(0.5) == pytest.approx(1e-2)
+    with pytest.raises(UsageError, match="above 0"):
+        sweep.log_uniform(0, 1)
+
+
+def kind(config):
+    """What a cell is made of, its size left out: one of each kind is built."""
+    kept = {k: v for k, v in config.cell.items() if k not in ("hidden", "t_max")}
+    return str(sorted(kept.items()))
+
+
+def music(folder):
+    """Pieces of three chords in a file, so that no data need be there."""
+    piece = [[60, 64, 67], [60, 65, 69], [59, 62, 67]]
+    path = folder / "music.json"
+    path.write_text(json.dumps({"train": [piece] * 64, "valid": [piece], "test": [piece]}))
+    return path
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda p: p.name)
+def test_every_study_expands_and_builds(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    found = load_study(str(folder))
+    assert found.question
+    configs = trial_configs(found)
+    for config in configs:
+        if config.task.name == "polyphonic":
+            config.task.file = str(music(tmp_path))
+    programs = {kind(config): config for config in configs}
+    for config in programs.values():
+        program = pack_program(config)
+        state = jax.eval_shape(lambda h, p=program: init_state(p, h), split(config)[1])
+        assert jax.tree.leaves(state.params)
+
+
+def test_nine_variants_are_nine_packs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["sweep", "plan", "--study=experiments/design_rationale", "--nomeasure"]) == 0
+    assert "360 trials in 9 packs of 40" in capsys.readouterr().out
+
+
+def test_every_question_expands(monkeypatch):
+    """Each preset of design_rationale: its own question, the LSTM among at least three variants."""
+    monkeypatch.chdir(ROOT)
+    asked = load_study("experiments/design_rationale").question
+    presets = load_module(ROOT / "experiments/design_rationale/study.py").PRESETS
+    for preset, task in zip(presets, itertools.cycle(["airline", "adding"]), strict=False):
+        found = load_study(f"experiments/design_rationale:{preset},{task},smoke")
+        variants = {str(t | {"seed": 0, RATE: 0}) for t in found.trials}
+        assert found.question != asked
+        assert len(variants) >= 3
+        assert len(trial_configs(found)) == 20 * len(variants)
+
+
+SMALLER = {"memory": 480, "counting": 160, "odyssey": 320, "design_rationale": 180}
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_small_study_keeps_its_variants_and_rates(name, monkeypatch):
+    """What `small` cuts are lengths, sizes, steps and draws."""
+    monkeypatch.chdir(ROOT)
+    task = ",jsb" if name == "design_rationale" else ""
+    full = load_study(f"experiments/{name}:{task.strip(',')}")
+    small = load_study(f"experiments/{name}:small{task}")
+    assert len(small.trials) == SMALLER[name]
+    assert small.config.train.num_steps <= full.config.train.num_steps
+    cut = {"seed", "task.length", "cell.t_max", "cell.hidden", *full.report.get("tuned", ())}
+
+    def variants(study):
+        return {tuple((k, v) for k, v in t.items() if k not in cut) for t in study.trials}
+
+    assert variants(small) == variants(full)
+    assert len({t["seed"] for t in small.trials}) >= 5
+
+
+def test_numbers_share_a_program_and_all_else_does_not(tmp_path):
+    trials = """
+    yield from product(
+        [{"cell.gates": "lstm"}, {"cell.gates": "cifg"}, {"model.dropout": 0.1}],
+        grid({"optimizer.learning_rate": [1e-3, 1e-2], "optimizer.clip_norm": [1.0, 2.0]}),
+    )
+    yield {"model.dropout": 0.2, "optimizer.clip_norm": 3.0}
+"""
+    plan = make_plan(load_study(str(study(tmp_path / "s", trials=trials))))
+    assert plan.packs == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11, 12]]
+    assert [len(p) for p in make_plan(load_study(str(tmp_path / "s")), 3).packs] == [
+        2,
+        2,
+        2,
+        2,
+        3,
+        2,
+    ]
+
+
+def test_the_manifest_says_all(tmp_path):
+    found = load_study(str(study(tmp_path / "s", trials='    yield {"cell.gates": "cifg"}')))
+    plan = make_plan(found)
+    write_plan(plan, tmp_path / "w")
+    again = read_plan(tmp_path / "w")
+    assert again.config(0).to_dict() == trial_configs(found)[0].to_dict()
+    assert write_plan(plan, tmp_path / "w") == again
+    other = make_plan(load_study(str(study(tmp_path / "s"))))
+    with pytest.raises(UsageError, match="another sweep"):
+        write_plan(other, tmp_path / "w")
+
+
+BAD = """
+    yield {"optimizer.learnng_rate": 0.1}
+    yield {"cell.gates": "cfig"}
+    yield {"optimizer.learning_rate": "fast"}
+    yield {"model.dropout": 1.5}
+    yield {"cell.hiden": 3, "seed": 4}
+    yield {"seed": 9}
+"""
+
+
+def test_every_bad_override_is_listed_and_nothing_launched(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = study(tmp_path / "s", trials=BAD)
+    assert cli.main(["sweep", "launch", f"--study={folder}", f"--workdir={tmp_path / 'w'}"]) == 2
+    error = capsys.readouterr().err
+    for word in (
+        "'optimizer.learning_rate'",
+        "did you mean 'cifg'",
+        "'fast'",
+        "model.dropout=1.5",
+        "'cell.hidden'",
+        "trial 4",
+        "nothing was launched",
+    ):
+        assert word in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "w").exists()
+    assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.parametrize(
+    ("trials", "words"),
+    [
+        ("    yield from ()", "sweep() yields dicts"),
+        ("    yield 3", "got 3"),
+        ('    yield {"seed": 1}\n    yield {"seed": 1}', "twice"),
+        ("    yield {}\n    1 / 0", "ZeroDivisionError"),
+        ('    yield {"task.csv": "nowhere.csv"}', "nowhere.csv"),
+        ('    yield {"seed": 1}\n    yield {7: 1}', "trial 1: 7 is no field: expected a string"),
+        ("    yield {}\nBASELINE = {7: 1}", "BASELINE={7: 1}: expected a dict"),
+        ("    yield {}\nHALVING = 3", "HALVING=3: expected a dict"),
+    ],
+)
+def test_studies_that_cannot_be(tmp_path, trials, words, capsys):
+    folder = study(tmp_path / "s", trials=trials)
+    assert cli.main(["sweep", "launch", f"--study={folder}", f"--workdir={tmp_path / 'w'}"]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["sweep"], "plan, launch"),
+        (["sweep", "lunch"], "did you mean 'launch'"),
+        (["sweep", "plan"], "--study=experiments/NAME"),
+        (
+            ["sweep", "plan", "--study=experiments/airline_l"],
+            "did you mean 'experiments/airline_lr'",
+        ),
+        (["sweep", "plan", "--study=experiments/airline_lr", "--pack=-1"], "--pack=-1"),
+        (
+            ["sweep", "plan", f"--study={AIRLINE}", "--config.cell.hiden=3"],
+            "cell.hidden",
+        ),
+        (["sweep", "launch", "--study=experiments/airline_lr", "--launcher=slrum"], "'slurm'"),
+        (["sweep", "status", "--workdir=configs"], "no sweep.json"),
+        (["sweep", "status"], "--workdir=DIR"),
+    ],
+)
+def test_mistakes_on_the_command_line(argv, words, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(argv) == 2
+    assert words in capsys.readouterr().err
+
+
+BESIDE = """
+from lstm_jax.sweep import config_file
+def get_config(arg=""):
+    return config_file("{spec}", arg)
+def sweep():
+    yield {{"seed": 1}}
+"""
+
+
+@pytest.mark.parametrize("spec", ["../mine.py:smoke", "./own:er.py:smoke", "own:er.py:smoke"])
+def test_a_config_file_is_found_beside_the_study_from_anywhere(spec, tmp_path, monkeypatch):
+    folder = tmp_path / "studies" / "s"
+    folder.mkdir(parents=True)
+    for place in (tmp_path / "studies" / "mine.py", folder / "own:er.py"):
+        place.write_text((ROOT / "configs" / "adding.py").read_text())
+    (folder / "study.py").write_text(BESIDE.format(spec=spec))
+    elsewhere = tmp_path / "a" / "b"
+    elsewhere.mkdir(parents=True)
+    (tmp_path / "a" / "mine.py").write_text("1 / 0")  # what the current folder would have
+    monkeypatch.chdir(elsewhere)
+    found = load_study(str(folder)).config
+    assert (found.task.name, found.train.num_steps) == ("adding", 20)
+
+
+def test_a_config_file_that_is_not_beside_the_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "study.py").write_text(BESIDE.format(spec="../nowhere.py"))
+    with pytest.raises(UsageError, match=r"no config file '.*/\.\./nowhere\.py'"):
+        load_study(str(tmp_path))
+
+
+def test_a_key_that_is_no_string_is_told_from_a_library_too():
+    from lstm_jax.config.options import default_config
+    from lstm_jax.config.overrides import apply_overrides
+
+    with pytest.raises(UsageError, match="7 is no field: expected a string"):
+        apply_overrides(default_config("adding"), {7: 1, "seed": 2})  # pyright: ignore
+
+
+def test_a_name_is_only_a_name(tmp_path):
+    folder = study(tmp_path / "a; rm -rf b", trials='    yield {"seed": 1}')
+    (tmp_path / "b").mkdir()
+    found = load_study(str(folder))
+    assert found.name == "a; rm -rf b"
+    write_plan(make_plan(found), tmp_path / "a; rm -rf b" / "w")
+    assert (tmp_path / "b").exists()
+    assert read_plan(tmp_path / "a; rm -rf b" / "w").study == found.name
+
+
+def test_presets_and_fields_from_the_command_line(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = load_study("experiments/airline_lr:smoke", {"train.num_steps": "40"})
+    assert found.config.cell.hidden == 8
+    assert all(c.train.num_steps == 40 for c in itertools.islice(trial_configs(found), 3))

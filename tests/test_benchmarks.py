@@ -1,0 +1,112 @@
+"""The benchmark: rows compute one function, ratios are what they say, wrong requests are told."""
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import layers, peers, run, tables, variants, worker
+from benchmarks.layers import Entry, Result
+from lstm_jax.cells import gates
+from lstm_jax.errors import UsageError
+
+TINY = peers.Shape(4, 2, 3, 5)
+
+
+@pytest.mark.parametrize("name", ["lstm_jax", "lstm_jax scan", "flax linen", "flax nnx"])
+def test_rows_compute_the_same_layer(name, tmp_path):
+    for train in (False, True):
+        path = str(tmp_path / f"{train}.npz")
+        worker.write_reference({}, list(TINY), train, path)
+        ready = {}
+        answer = worker.prepare(
+            ready, "a", path, row=name, shape=list(TINY), train=train, sharded=False
+        )
+        assert answer["error"] < 1e-5, answer
+        assert len(worker.time_row(ready, "a", 0.015)["seconds"]) == 2
+
+
+def test_a_wrong_gradient_is_an_error(tmp_path):
+    path = str(tmp_path / "reference.npz")
+    worker.write_reference({}, list(TINY), True, path)
+    right = dict(np.load(path))
+    np.savez(path, **{**right, "recurrent": right["recurrent"][:, ::-1]})
+    what = {"row": "lstm_jax", "shape": list(TINY), "train": True, "sharded": False}
+    assert worker.prepare({}, "a", path, **what)["error"] > 1e-2
+
+
+def test_a_row_that_cannot_run_says_why():
+    answer = worker.prepare(
+        {}, "a", "", row="lstm_jax cudnn", shape=list(TINY), train=False, sharded=False
+    )
+    assert "needs an NVIDIA GPU" in answer["refused"]
+
+
+def test_a_variant_by_kind_and_name():
+    switch = "lstm candidate_activation=relu"
+    for name in ("gates/cifg", "transform/projection", "transform/zoneout +key", switch):
+        layer = variants.layer(name, TINY._replace(H=128))
+        params = layer.params(None)
+        xs = np.zeros((4, 2, 3), np.float32)
+        assert jax.eval_shape(layer.apply, params, xs).shape == (4, 2, 128)
+
+
+def test_every_row_of_the_ablation_table_is_a_variant():
+    names = variants.names()
+    assert {f"gates/{row}" for row in gates.GATES} < set(names)
+    for place, own in variants.PLACES.items():
+        there = {n.partition("=")[2] for n in names if n.startswith(f"lstm {place}=")}
+        assert there | {own, "one"} == set(gates.ACTIVATIONS)
+    for name in names:
+        assert variants.cell_of(name).info.hidden == 128
+
+
+def test_variants_above_the_limit_are_named():
+    """Full peepholes may cost what their FLOPs do, a cell clip may not."""
+    times = {"cell/lstm": 1.0, "option/peepholes_full": 1.35, "option/cell_clip": 1.3}
+    found = [
+        Result(TINY, "train", Entry("one device", row), [s] * 3, 1.0, 10, None, 0.0)
+        for row, s in times.items()
+    ]
+    lines, above = variants.table(found)
+    assert above == "option/cell_clip 1.30"
+    assert lines[3].startswith("| option/peepholes_full | 1.35e+03 | 1.35e+03 | 1.35 | 1.35 | 1.3")
+
+
+def results():
+    times = {"lstm_jax": 2.0, "flax linen": 4.0, "keras": 5.0}
+    for shape in (TINY, TINY._replace(T=8)):
+        for row, seconds in times.items():
+            yield Result(
+                shape, "train", Entry("one device", row), [seconds] * 3, 1.0, 10, 1e-7, 0.0
+            )
+
+
+def test_promises_and_files(tmp_path):
+    found = list(results())
+    one, minima, torch, *_ = tables.promises(found)[2:]
+    assert one.endswith("| 0.50 | 0.50 | **0.50** | 0.80, none above 1.0 | met |")
+    assert minima.endswith("| **0.50** | 0.80, none above 1.0 |  |")
+    assert torch.endswith("|  |  | not measured | 0.95 |  |")
+    assert tables.verdict([0.7, 1.01], 0.9, 1.0) == "missed"
+    text = tables.write(found, tmp_path, ["- here"], "One layer")
+    assert "| keras, one device | 5e+03 (5e+03–5e+03) |" in text
+    assert (tmp_path / "layers.csv").read_text().count("\n") == 7
+    assert (tmp_path / "layers.png").stat().st_size > 1000
+
+
+def test_what_is_not_there_is_left_out_with_a_line(monkeypatch):
+    monkeypatch.setattr(layers, "installed", lambda row: row != "haiku")
+    wanted, out = layers.entries("cpu", 2)
+    assert Entry("all cores", "keras") in wanted
+    assert not [entry for entry in wanted if entry.row == "haiku"]
+    assert "haiku is not installed and left out" in out
+
+
+def test_wrong_requests():
+    with pytest.raises(UsageError, match="is no T,B,D,H"):
+        run.shape_of("12,3,4")
+    with pytest.raises(UsageError, match="neither forward nor train"):
+        run.modes_of("forwards")
+    with pytest.raises(UsageError, match="no row 'flex'"):
+        run.chosen([Entry("torch", "torch")], "flex")
+    assert run.chosen([Entry("torch", "torch")], "") == [Entry("torch", "torch")]

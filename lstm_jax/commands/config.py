@@ -19,12 +19,12 @@ import jax.numpy as jnp
 from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.compute import flops
 from lstm_jax.compute.sharding import configure_cpu_devices, table
-from lstm_jax.config.fields import chosen, config_hash, flatten, signature, split
+from lstm_jax.config.fields import config_hash, flatten, signature, split
 from lstm_jax.config.options import default_config, help_lines
 from lstm_jax.data import files as data
 from lstm_jax.engines import choose
 from lstm_jax.errors import OK, UsageError
-from lstm_jax.model.cell import build_cell
+from lstm_jax.model.cell import build_cell, chosen
 from lstm_jax.training import train
 from lstm_jax.training.check import load_config
 from lstm_jax.training.program import build_program, stream

@@ -25,11 +25,11 @@ from typing import Any
 from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.compute import processes
 from lstm_jax.compute import sharding as parallel
-from lstm_jax.config.overrides import split_spec, with_overrides
+from lstm_jax.config.overrides import split_spec
 from lstm_jax.errors import DEFECT, DIVERGED, INTERRUPTED, OK, USAGE_ERROR, UsageError
 from lstm_jax.training import begin, train
 from lstm_jax.training import saved as runs
-from lstm_jax.training.check import load_config
+from lstm_jax.training.check import load_config, with_overrides
 from lstm_jax.training.reproduce import reproduce, say
 
 FLAGS = (

@@ -7,14 +7,17 @@ persistent cache does the work; `JAX_COMPILATION_CACHE_DIR` moves it, and
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 
 MIN_COMPILE_SECONDS = 0.3
+COMPILED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 
 
 def keep_programs() -> None:
@@ -47,3 +50,20 @@ def _processor() -> str:
         lines = [platform.processor()]
     told = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
     return "\n".join([platform.machine(), *sorted(told)])
+
+
+def compilations() -> int:
+    """Programs that this process has compiled, those from the cache on disk included."""
+    return len(_events())
+
+
+@functools.cache
+def _events() -> list[str]:
+    found: list[str] = []
+
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event == COMPILED:
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return found

@@ -8,7 +8,6 @@ takes them out as arrays, `bind` puts arrays (or tracers) back, and every builde
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
 from types import SimpleNamespace
@@ -17,16 +16,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from lstm_jax.cells import CELLS
-from lstm_jax.cells.gates import ORDER, gate_table, gate_words
-from lstm_jax.cells.slstm import slstm_table
 from lstm_jax.config.options import NUMERIC, PLACEMENT, default_config
-from lstm_jax.model.cell import OPTION_OF, PER_GATE, _constructor_arguments, _takes, cell_options
 
 __all__ = [
     "bind",
     "changed",
-    "chosen",
     "config_hash",
     "flatten",
     "histogram_period",
@@ -128,30 +122,3 @@ def _of_kind(kind: str, fields: list[str]) -> list[str]:
     same = [name for name in fields if name.rpartition(".")[2] == kind.replace(" ", "_")]
     words = set(kind.split())
     return same or [name for name in fields if words <= set(re.split(r"[._]", name))] or fields
-
-
-def chosen(cell: Any) -> dict[str, str]:
-    """{field: what the cell takes where the field is ""}; no entry where it has no such option."""
-    options = cell_options(CELLS[cell.name])
-    empty = [str(name) for name, value in cell.items() if value == "" and _takes(options, name)]
-    defaults: dict[str, Any] = {n: options[OPTION_OF.get(n, n)].default for n in empty}
-    opened = _opened(cell, options)
-    return defaults | {name: text for name, text in opened.items() if name in defaults}
-
-
-def _opened(cell: Any, options: dict[str, inspect.Parameter]) -> dict[str, str]:
-    """What each gate opens with, by the field that says so; {} for cells without a gate table."""
-    make = {"lstm": gate_table, "lstm_fgr": gate_table, "slstm": slstm_table}.get(cell.name)
-    if make is None:
-        return {}
-    given = _constructor_arguments(cell, options)
-    table = make(**{k: v for k, v in given.items() if k in inspect.signature(make).parameters})
-    gates = {k: gate_words(getattr(table, k)) for k in ORDER}
-    own = {field: gates[gate] for gate, field in PER_GATE.items()}
-    same = len(set(own.values())) == 1
-    shared = gates["i"] if same else ", ".join(f"{k}: {gates[k]}" for k in PER_GATE)
-    return own | {
-        "gate_activation": shared,
-        "candidate_activation": gates["g"],
-        "output_activation": table.output,
-    }

@@ -21,14 +21,6 @@ from ml_collections import ConfigDict
 from lstm_jax.config.fields import flatten
 from lstm_jax.config.options import task_fields
 from lstm_jax.errors import UsageError
-from lstm_jax.training.check import validate
-
-
-def with_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """The validated, locked `config` with flat dotted `overrides`."""
-    config = apply_overrides(config, overrides)
-    validate(config)
-    return config
 
 
 def split_spec(spec: str, is_there: Callable[[Path], bool] = Path.is_file) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from lstm_jax.data.datasets import DATASETS, Dataset, File
 from lstm_jax.errors import UsageError, lookup
-from lstm_jax.workdir.console import Bar, clock, start_live
+from lstm_jax.terminal import Bar, clock, start_live
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0  # silence longer than this is a stalled server
 ATTEMPTS = 3  # per address

@@ -9,8 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from lstm_jax.cells import CELLS, lstm, transforms
-from lstm_jax.cells.gates import gate_table
+from lstm_jax.cells.gates import ORDER, gate_table, gate_words
 from lstm_jax.cells.initializers import BIASES
+from lstm_jax.cells.slstm import slstm_table
 from lstm_jax.config.options import cell_fields
 from lstm_jax.errors import UsageError, lookup
 
@@ -161,3 +162,30 @@ def _forget_bias(cell: Any) -> Any:
 
 def _dtype(cell: Any) -> Any:
     return lookup("dtype", cell.dtype, {"float32": None, "bfloat16": jnp.bfloat16})
+
+
+def chosen(cell: Any) -> dict[str, str]:
+    """{field: what the cell takes where the field is ""}; no entry where it has no such option."""
+    options = cell_options(CELLS[cell.name])
+    empty = [str(name) for name, value in cell.items() if value == "" and _takes(options, name)]
+    defaults: dict[str, Any] = {n: options[OPTION_OF.get(n, n)].default for n in empty}
+    opened = _opened(cell, options)
+    return defaults | {name: text for name, text in opened.items() if name in defaults}
+
+
+def _opened(cell: Any, options: dict[str, inspect.Parameter]) -> dict[str, str]:
+    """What each gate opens with, by the field that says so; {} for cells without a gate table."""
+    make = {"lstm": gate_table, "lstm_fgr": gate_table, "slstm": slstm_table}.get(cell.name)
+    if make is None:
+        return {}
+    given = _constructor_arguments(cell, options)
+    table = make(**{k: v for k, v in given.items() if k in inspect.signature(make).parameters})
+    gates = {k: gate_words(getattr(table, k)) for k in ORDER}
+    own = {field: gates[gate] for gate, field in PER_GATE.items()}
+    same = len(set(own.values())) == 1
+    shared = gates["i"] if same else ", ".join(f"{k}: {gates[k]}" for k in PER_GATE)
+    return own | {
+        "gate_activation": shared,
+        "candidate_activation": gates["g"],
+        "output_activation": table.output,
+    }

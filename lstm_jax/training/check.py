@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from lstm_jax.cells.activations import activation_name
 from lstm_jax.config.fields import flatten, with_field
-from lstm_jax.config.overrides import read_config, with_overrides
+from lstm_jax.config.overrides import apply_overrides, read_config
 from lstm_jax.engines import ENGINES
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.model.cell import build_cell
@@ -94,6 +94,13 @@ RANGES = {
 }
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the device
 MODES = ("jit", "pmap")
+
+
+def with_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """The validated, locked `config` with flat dotted `overrides`."""
+    config = apply_overrides(config, overrides)
+    validate(config)
+    return config
 
 
 def validate(config: ConfigDict) -> None:

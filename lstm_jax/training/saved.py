@@ -15,8 +15,8 @@ from lstm_jax.config.fields import flatten, split
 from lstm_jax.config.options import default_config
 from lstm_jax.config.overrides import apply_overrides
 from lstm_jax.errors import UsageError
-from lstm_jax.training import train
 from lstm_jax.training.program import build_program
+from lstm_jax.training.state import init_state
 from lstm_jax.workdir.checkpoint import Checkpoints
 
 
@@ -69,7 +69,7 @@ def open_run(workdir: Path) -> Run:
     config.parallel.data = 1  # it may have been trained on more devices than there are here
     program = build_program(config)
     hyper = split(config)[1]
-    target = jax.eval_shape(partial(train.init_state, program), hyper)
+    target = jax.eval_shape(partial(init_state, program), hyper)
     restored = Checkpoints(workdir).restore(target, move=False)
     if restored is None:
         raise UsageError(f"{workdir} has no checkpoint that verifies; see lstm-jax checkpoint")

@@ -1,6 +1,6 @@
-"""Training, top to bottom: a state, a step, a chunk of steps, an evaluation, and the loop.
+"""Training, top to bottom: a step, a chunk of steps, an evaluation, and the loop.
 
-`init_state`, `run_chunk`, `evaluate`, `update_best` and `gradients` are pure functions of arrays,
+`run_chunk`, `evaluate`, `update_best` and `gradients` are pure functions of arrays,
 jitted by a run and vmapped over K trials by a pack; Python touches the device once per chunk.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from lstm_jax.tasks.task import LARGER_IS_BETTER, Mean
 from lstm_jax.training import advice, begin, nonfinite, optim
 from lstm_jax.training.feed import abstract, feeding
 from lstm_jax.training.journal import Journal, finished
-from lstm_jax.training.nonfinite import Mishaps, select
+from lstm_jax.training.nonfinite import select
 from lstm_jax.training.program import (
     Program,
     ahead_of_time,
@@ -32,52 +32,8 @@ from lstm_jax.training.program import (
     placed,
     stream,
 )
+from lstm_jax.training.state import Best, TrainState, first_state, init_state
 from lstm_jax.workdir.console import Progress
-
-
-class Best(NamedTuple):
-    """The best parameters so far, by `train.best_metric` on the validation split."""
-
-    value: Array
-    step: Array
-    params: Any
-    evaluations_since: Array
-
-
-class TrainState(NamedTuple):
-    """All that training remembers, hence all that a checkpoint holds."""
-
-    step: Array  # steps done; frozen once `bad` or `stopped`
-    params: Any
-    opt_state: Any
-    carry: Any  # truncated BPTT: the layers' carries; else ()
-    best: Best
-    bad: Array  # the step after `step` was not finite
-    stopped: Array  # stopped early
-    mishaps: Mishaps  # steps that were not finite, and what was done about them
-
-
-def init_state(program: Program, hyper: dict, params: Any = None) -> TrainState:
-    """Step 0, with fresh parameters or with these."""
-    config = bind(program.config, hyper)
-    if params is None:
-        params = program.model.init(stream(hyper, "parameters"), hyper)
-    optimizer = optim.build_optimizer(config.optimizer, config.train.num_steps)
-    stateful, size = program.task.spec.stateful, config.train.batch_size
-    carry = program.model.initial_carry(params, hyper, size) if stateful else ()
-    worst = jnp.float32(-jnp.inf if config.train.best_metric in LARGER_IS_BETTER else jnp.inf)
-    zero, no = jnp.int32(0), jnp.bool_(False)
-    best = Best(worst, zero, params, zero)
-    opt_state, mishaps = optimizer.init(params), nonfinite.no_mishaps()
-    return TrainState(zero, params, opt_state, carry, best, no, no, mishaps)
-
-
-def first_state(program: Program, hyper: dict, params: Any = None, opt_state: Any = ()) -> Any:
-    """Step 0 on one device, as in a pack; of another run's `opt_state` all but the step count."""
-    state = program.jit(partial(init_state, program))(hyper, params)
-    if not opt_state:
-        return state
-    return state._replace(opt_state=jax.device_put((*opt_state[:-1], state.opt_state[-1])))
 
 
 def gradients(program: Program, state: TrainState, hyper: dict, data: Any) -> tuple:

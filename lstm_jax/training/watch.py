@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import signal
 import statistics
 import threading
@@ -14,11 +13,12 @@ from typing import Any
 
 import jax
 
+from lstm_jax.compute.compile_cache import compilations
+
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 SLOW_FACTOR = 10  # times the median of the chunks before it
 SLOW_SECONDS = 1.0  # nothing shorter is worth a word
 SLOW_ENOUGH = 5  # chunks that make a median
-COMPILED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 
 
 class Alarms:
@@ -147,20 +147,3 @@ class Strict:
 def leak_checks(on: bool) -> contextlib.AbstractContextManager:
     """JAX's check that no traced value outlives its trace."""
     return jax.checking_leaks() if on else contextlib.nullcontext()
-
-
-def compilations() -> int:
-    """Programs that this process has compiled, those from the cache on disk included."""
-    return len(_events())
-
-
-@functools.cache
-def _events() -> list[str]:
-    found: list[str] = []
-
-    def listen(event: str, duration_secs: float, **_: Any) -> None:
-        if event == COMPILED:
-            found.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    return found

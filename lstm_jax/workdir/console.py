@@ -6,21 +6,20 @@ import contextlib
 import math
 import shlex
 import sys
-import textwrap
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
+from lstm_jax.compute.compile_cache import compilations
 from lstm_jax.tasks.task import LARGER_IS_BETTER
-from lstm_jax.training import watch
+from lstm_jax.terminal import GAP, Bar, clock, speed, start_live
 
 _LINES = 20  # of a run, when output is no terminal,
 _LINE_SECONDS = 60.0  # but one at least this often
 _COMPILE_SECONDS = 1.0  # compiling for less is not worth a line
 _SHORT = 0.5  # seconds of a phase that nobody needs to see
-_GAP = "  "
 
 
 class Progress:
@@ -60,7 +59,7 @@ class Progress:
             self._live.refresh()
         elif self._is_due(step):
             count = f"step {step:>{len(str(self.total))}}/{self.total}"
-            self._print(_GAP.join([count, *self._losses(), *self._speed()]))
+            self._print(GAP.join([count, *self._losses(), *self._speed()]))
 
     def message(self, text: str) -> None:
         """A line above the bar."""
@@ -72,7 +71,7 @@ class Progress:
     @contextlib.contextmanager
     def phase(self, what: str, doing: str = "", worth: float = _COMPILE_SECONDS) -> Iterator[None]:
         """Shows what is being done; afterwards a line if it compiled for `worth` seconds."""
-        compiled, began, outer = watch.compilations(), time.monotonic(), self._phase
+        compiled, began, outer = compilations(), time.monotonic(), self._phase
         shown_alone = self._live is None
         self._phase = doing or what, began
         self.__enter__()
@@ -83,7 +82,7 @@ class Progress:
             if shown_alone:
                 self.close(erase=True)
         seconds = time.monotonic() - began
-        if watch.compilations() > compiled:
+        if compilations() > compiled:
             self._compiling += seconds
             if seconds >= worth:
                 self.message(f"compiled the {what} in {seconds:.1f} s")
@@ -145,92 +144,6 @@ class Progress:
 
     def _print(self, line: str) -> None:
         print(line, file=self._file, flush=True)
-
-
-def clock(seconds: float | None) -> str:
-    """0:07, 12:34, 1:02:03; nothing where nobody knows."""
-    if seconds is None:
-        return ""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def speed(rate: float, unit: str) -> str:
-    """1,234 steps/s, 2.5 steps/s, and below one a second 40 s/step."""
-    digits = 0 if max(rate, 1 / rate) >= 10 else 1
-    return f"{rate:,.{digits}f} {unit}/s" if rate >= 1 else f"{1 / rate:,.{digits}f} s/{unit[:-1]}"
-
-
-# ---------------------------------------------------------------- a terminal's bar
-
-
-class Bar(NamedTuple):
-    """A bar and words beside it, for rich; on a narrow terminal whole words go below it."""
-
-    done: int
-    total: int
-    words: Sequence[str]
-    label: str = ""
-
-    NARROW, WIDE = 8, 40  # columns of the bar itself
-
-    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        from rich.progress_bar import ProgressBar  # start-up
-        from rich.table import Table
-        from rich.text import Text
-
-        label = [self.label] if self.label else []
-        taken = sum(len(word) + len(_GAP) for word in [*label, " " * self.NARROW])
-        first, *more = filled(self.words, options.max_width, taken)
-        width = options.max_width - len(first) - taken + self.NARROW
-        row = Table.grid(padding=(0, len(_GAP), 0, 0), pad_edge=False)
-        bar = ProgressBar(self.total, self.done, width=max(min(width, self.WIDE), 1))
-        row.add_row(*map(Text, label), bar, Text(first, no_wrap=True))
-        yield row
-        yield from (Text(line, no_wrap=True) for line in more)
-
-
-def filled(words: Sequence[str], width: int, taken: int) -> list[str]:
-    """Lines of whole words, `taken` columns of the first being in use."""
-    whole = _GAP.join(word.replace(" ", "\xa0") for word in words)
-    indent = " " * min(taken, width - 1)
-    lines = textwrap.wrap(whole, width, initial_indent=indent, break_on_hyphens=False)
-    return [line.strip(" ").replace("\xa0", " ") for line in lines]
-
-
-def start_live(file: TextIO, render: Callable) -> Any:
-    """A rich Live that draws what `render` returns twice a second; None where nothing can move."""
-    if not file.isatty():
-        return None
-    from rich.console import Console  # start-up
-    from rich.live import Live
-
-    console = Console(file=file)
-    if console.is_dumb_terminal:
-        return None
-    render = unwrapped(console, render)
-    live = Live(console=console, get_renderable=render, refresh_per_second=2)
-    live.start(refresh=True)
-    return live
-
-
-def unwrapped(console: Any, render: Callable) -> Callable:
-    """`render`, once what a terminal that became narrower has wrapped is erased.
-
-    Rich erases as many rows as it drew; by then they are more.
-    """
-    drawn: list[int] = []  # columns of every row
-
-    def draw() -> Any:
-        rows = sum(max(-(-columns // console.width), 1) for columns in drawn)
-        console.file.write("\r\x1b[2K\x1b[1A" * (rows - len(drawn)))
-        found = render()
-        lines = console.render_lines(found, pad=False)
-        drawn[:] = [sum(segment.cell_length for segment in line) for line in lines]
-        return found
-
-    return draw
 
 
 # ---------------------------------------------------------------- the closing table

@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from lstm_jax.workdir.console import Bar, Progress, closing_table, speed
+from lstm_jax.terminal import Bar, speed
+from lstm_jax.workdir.console import Progress, closing_table
 
 
 class Terminal(io.StringIO):

@@ -17,7 +17,7 @@ from lstm_jax.sweep.define.plan import Plan, pack_folder
 from lstm_jax.sweep.follow import status
 from lstm_jax.sweep.follow.results import write_results
 from lstm_jax.sweep.follow.seeds import write_means
-from lstm_jax.workdir.console import Bar, clock, speed, start_live
+from lstm_jax.terminal import Bar, clock, speed, start_live
 from lstm_jax.workdir.files import read_json
 
 POLL_SECONDS = 0.5

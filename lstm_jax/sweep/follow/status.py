@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import Plan, pack_folder, trial_folder
 from lstm_jax.sweep.pack.trial import trial_status
-from lstm_jax.workdir import console as progress
-from lstm_jax.workdir.console import clock
+from lstm_jax.terminal import clock, speed
 from lstm_jax.workdir.files import read_json
 
 STATES = ("pending", "running", "completed", "diverged", "pruned", "failed")
@@ -146,7 +145,7 @@ def table(plan: Plan, found: list[PackStatus]) -> Any:
             str(p.trials),
             f"{p.step:,}/{p.num_steps:,}",
             str(p.trials - p.ended) if running else "",
-            progress.speed(p.rate, "trial-steps") if running and p.rate else "",
+            speed(p.rate, "trial-steps") if running and p.rate else "",
             clock(p.seconds_left),
             "" if p.best is None else f"{p.best:.4g}",
             str(p.attempt or ""),

@@ -18,7 +18,7 @@ from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import Plan, pack_folder
 from lstm_jax.sweep.pack import memory as estimate
 from lstm_jax.sweep.pack import program as many
-from lstm_jax.workdir.console import clock, speed
+from lstm_jax.terminal import clock, speed
 
 USABLE = 0.8  # of the memory that is free now
 

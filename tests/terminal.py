@@ -77,7 +77,7 @@ class Screen:
 class Terminal:
     """`argv` under a pseudo-terminal of so many columns."""
 
-    def __init__(self, argv: Sequence[str], columns: int, cwd: object = None, **environment: str):
+    def __init__(self, argv: Sequence[str], columns: int, **environment: str):
         self.master, slave = pty.openpty()
         self._slave, self.screen, self.seen = slave, Screen(columns), [""]
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -85,7 +85,7 @@ class Terminal:
         clean = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
         clean |= {"TERM": "xterm-256color", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
-            argv, stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env=clean | environment,
+            argv, stdin=slave, stdout=slave, stderr=slave, env=clean | environment,
             start_new_session=True,
         )  # fmt: skip
 

@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.clip_norm = 1.0
     config.train.batch_size = 32
     config.train.num_steps = 200
-    config.train.log_every = 50
+    config.train.log_every = 20
     config.train.eval_every = 100
     config.train.checkpoint_every = 100
     for name in filter(None, arg.split(",")):

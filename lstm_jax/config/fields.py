@@ -51,12 +51,12 @@ def changed(config: Any) -> dict[str, Any]:
 
 
 def histogram_period(train: Any) -> int:
-    """Steps between histograms: `train.histogram_every`, or such that a run has about ten.
+    """Steps between histograms: `train.histogram_every`, or such that a run has ten to nineteen.
 
-    With a log line, since Python sees the device only then.
+    With a log line, since Python sees the device only then: no more than there are log lines.
     """
-    log_lines = train.num_steps / train.log_every
-    return train.histogram_every or max(round(log_lines / 10), 1) * train.log_every
+    log_lines = train.num_steps // train.log_every
+    return train.histogram_every or max(log_lines // 10, 1) * train.log_every
 
 
 def split(config: ConfigDict) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -42,7 +42,11 @@ test: $(VENV)/.dev
 
 # Another Python brings another JAX: the laws, and one run of everything else.
 NEWEST ?= $(shell $(PYTHON) .ci/newest.py)
-ONCE := tests/test_laws.py tests/test_catalogue.py tests/test_flops.py tests/test_cli.py
+ONCE := tests/test_laws.py tests/test_catalogue.py tests/test_flops.py tests/test_cli.py \
+  tests/test_sweep_local.py::test_launch_from_nothing_to_results \
+  tests/test_report.py::test_the_files_of_a_report \
+  tests/test_diagnostics.py::test_a_run_and_the_verb_leave_a_diagnosis \
+  tests/test_parallel.py::test_another_placement_is_the_same_run
 test-newest:
 	@newest="$(NEWEST)"; if test -z "$$newest"; then \
 	  echo "skipped: no Python newer than $$($(PYTHON) --version) is installed; NEWEST=/path names one"; \

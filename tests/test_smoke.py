@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from chorales import write_mat
 
 from lstm_jax.training.check import load_config
-
-from .test_tasks_data import write_mat
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))

@@ -69,7 +69,7 @@ class GateTable(NamedTuple):
 
     def gates(self) -> tuple[tuple[str, Gate], ...]:
         """(name, gate) in kernel order."""
-        return tuple(zip(ORDER, self, strict=False))
+        return tuple(zip(ORDER, (self.i, self.f, self.g, self.o), strict=True))
 
     def learned(self) -> tuple[str, ...]:
         """Gates that own columns, in kernel order."""
@@ -197,7 +197,8 @@ class Gates(NamedTuple):
         u = self.blocks[name]
         if name not in self.active:
             return u
-        return weigh(u, jax.lax.stop_gradient(ACTIVATIONS[self.table[name].activation](u) * u))
+        learned: Any = self.table[name]
+        return weigh(u, jax.lax.stop_gradient(ACTIVATIONS[learned.activation](u) * u))
 
     def record(self, **gates: Any) -> None:
         """Tells a trace of gates that `update` opened by itself."""
@@ -213,12 +214,12 @@ class Gates(NamedTuple):
         return self.peepholes[name] * c if name in self.peepholes else None
 
     def _value(self, name: str, v: Any = None, shift: float = 0.0) -> Any:
-        activation = self.table[name].activation
-        if v is None and not shift and self.opened[name] == activation:
+        learned: Any = self.table[name]
+        if v is None and not shift and self.opened[name] == learned.activation:
             return self.blocks[name]
         late = self._replace(active=()).raw(name)
         u = late if v is None else late + weigh(v, self.weights.get(name))
-        value = ACTIVATIONS[activation](u + shift if shift else u)
+        value = ACTIVATIONS[learned.activation](u + shift if shift else u)
         return weigh(value, jax.lax.stop_gradient(value * late)) if name in self.active else value
 
     def _told(self, name: str, value: Any) -> Any:

@@ -7,7 +7,7 @@ import pytest
 
 from lstm_jax import UsageError
 from lstm_jax.cells import lstm, minlstm, rnn, slstm
-from lstm_jax.cells.initializers import BIASES, KERNELS, bias_vector, chrono, linspace, power_law
+from lstm_jax.cells.initializers import BIASES, KERNELS, bias, chrono, linspace, power_law
 
 D, H = 5, 8
 KEY = jax.random.key(0)
@@ -76,7 +76,7 @@ def test_forget_bias_may_be_traced():
 
 
 def test_chrono():
-    i, f, g, o = blocks(bias_vector(chrono(100.0), KEY, "ifgo", 512))
+    i, f, g, o = blocks(bias(chrono(100.0), KEY, "ifgo", 512))
     assert (i == -f).all() and not g.any() and not o.any()
     reach = np.exp(f)  # uniform on [1, t_max - 1]
     assert 1 <= reach.min() < 3 and 97 < reach.max() <= 99 and abs(reach.mean() - 50) < 5

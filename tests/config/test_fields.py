@@ -14,7 +14,7 @@ from lstm_jax.cells.initializers import KERNELS
 from lstm_jax.config import fields as configs
 from lstm_jax.config.options import NUMERIC, cell_fields, default_config, help_lines
 from lstm_jax.errors import UsageError
-from lstm_jax.model.cell import build_cell
+from lstm_jax.model.cell import build_cell, chosen
 from lstm_jax.tasks import TASKS
 from lstm_jax.training.check import validate
 
@@ -65,12 +65,12 @@ def test_every_field_says_what_it_means(task):
     ],
 )
 def test_what_an_empty_field_comes_to(fields, name, value):
-    assert configs.chosen(make_cell(**fields))[name] == value
+    assert chosen(make_cell(**fields))[name] == value
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_empty_fields_and_what_they_come_to_build_the_same_cell(name):
-    taken = configs.chosen(make_cell(name=name))
+    taken = chosen(make_cell(name=name))
     given = {k: v for k, v in taken.items() if v in ACTIVATIONS or v in KERNELS or k == "reset"}
     assert given
     plain, spelled = behaviour((("name", name),)), behaviour((("name", name), *given.items()))

@@ -155,7 +155,7 @@ def by_hand(params, carry, x):
 @pytest.mark.parametrize("marked", [False, True])
 def test_a_cell_given_as_one_step_runs_in_every_engine(engine, marked):
     """Against the same equations as gates and matmuls; transforms go around it too."""
-    lengths = {"lengths": jnp.array([T, 0, 5])} if marked else {}
+    lengths: dict[str, Any] = {"lengths": jnp.array([T, 0, 5])} if marked else {}
     plain = lstm(H)
     cell = from_step(by_hand, plain.init, plain.initial_carry)
     assert cell.info.carry == ("c", "h")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import requests
 import scipy.io
+from chorales import cells, rolls, write_mat
 
 from lstm_jax.config import default_config
 from lstm_jax.data import files as data
@@ -54,24 +55,6 @@ def zeros(task):
 
 # ---------------------------------------------------------------------------------------------
 # Small data sets of every format
-
-
-def rolls(count: int, longest: int = 12) -> list[np.ndarray]:
-    lengths = RANDOM.integers(2, longest, count)
-    return [(RANDOM.random((length, 88)) < 0.1).astype(np.uint8) for length in lengths]
-
-
-def cells(pieces: list) -> np.ndarray:
-    out = np.empty((1, len(pieces)), object)
-    for i, piece in enumerate(pieces):
-        out[0, i] = piece
-    return out
-
-
-def write_mat(place, **changed):
-    parts = {f"{split}data": cells(rolls(6)) for split in polyphonic.SPLITS}
-    scipy.io.savemat(place, parts | changed)
-    return str(place)
 
 
 def write_idx(place, array: np.ndarray):

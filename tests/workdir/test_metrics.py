@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from events import load
 from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
@@ -133,13 +134,6 @@ def test_hundreds_of_writers_hold_no_handles_and_no_threads(tmp_path):
 
 
 # ---------------------------------------------------------------- TensorBoard
-
-
-def load(workdir: Path) -> Any:
-    from tensorboard.backend.event_processing import event_accumulator
-
-    everything = dict.fromkeys(["scalars", "images", "histograms", "tensors"], 0)
-    return event_accumulator.EventAccumulator(str(workdir), size_guidance=everything).Reload()
 
 
 def load_as_server(workdir: Path) -> Any:

@@ -9,30 +9,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+from events import load
+from sweeps import planned, study, summary
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from lstm_jax.config import build_task, default_config, histogram_period
-from lstm_jax.overrides import apply_overrides, read_config
-from lstm_jax.sweep import names
-from lstm_jax.sweep.plan import make_plan, read_plan
-from lstm_jax.sweep.seeds import write_means
-from lstm_jax.sweep.study import load_study
-from lstm_jax.sweep.worker import work
-from lstm_jax.train import train
-from lstm_jax.writers import open_writer, read_metrics
-
-from .sweeps import planned, study, summary
-from .test_writers import load
+from lstm_jax.config.fields import histogram_period
+from lstm_jax.config.options import default_config
+from lstm_jax.config.overrides import apply_overrides, read_config
+from lstm_jax.sweep.define import names
+from lstm_jax.sweep.define.plan import make_plan, read_plan
+from lstm_jax.sweep.define.study import load_study
+from lstm_jax.sweep.follow.seeds import write_means
+from lstm_jax.sweep.workers.worker import work
+from lstm_jax.training.program import build_task
+from lstm_jax.training.train import train
+from lstm_jax.workdir.metrics import open_writer, read_metrics
 
 with warnings.catch_warnings():  # of a library that TensorBoard carries along
     warnings.simplefilter("ignore", DeprecationWarning)
     from tensorboard.plugins.custom_scalar import custom_scalars_plugin
     from tensorboard.plugins.scalar import scalars_plugin
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LSTM = '\nBASELINE = {"cell.gates": "lstm"}\n'
 VARIANTS = """
     yield from grid({
@@ -299,8 +300,8 @@ def test_a_pack_has_the_histograms_that_are_asked_for(sweep):
 
 @pytest.mark.parametrize(
     ("num_steps", "log_every", "histogram_every", "period"),
-    [(600, 50, 0, 50), (1000, 50, 0, 100), (950, 50, 0, 50), (55_000, 110, 0, 5500), (100, 50, 0, 50),
-     (20, 10, 0, 10), (5, 10, 0, 10), (1000, 50, 250, 250)],
+    [(600, 50, 0, 50), (1000, 50, 0, 100), (950, 50, 0, 50), (55_000, 110, 0, 5500),
+     (100, 50, 0, 50), (20, 10, 0, 10), (5, 10, 0, 10), (1000, 50, 250, 250)],
 )  # fmt: skip
 def test_the_period_of_histograms(num_steps, log_every, histogram_every, period):
     train = default_config().train

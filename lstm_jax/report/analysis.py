@@ -262,8 +262,9 @@ def caution(sweep: Sweep, section: Section, row: Row, base: Row | None) -> list[
     reading, judges = sweep.reading, section.chosen[row.variant]
     left = [t for t in section.trials[row.variant] if t.lacks]
     cut = sum(t.test >= reading.limit for t in judges)
+    fail = "unsolved" if reading.solved else "nearer to trivial than to the baseline"
     found = {
-        f"{row.failed} of {row.seeds} seeds failed": row.failed > 0,
+        f"{row.failed} of {row.seeds} seeds {fail}": row.failed > 0,
         f"{row.diverged} of {row.seeds} seeds diverged": row.diverged > 0,
         f"{cut} of {row.seeds} at the limit of {number(reading.limit)}": cut > 0,
         f"only {row.seeds} seeds": 1 < row.seeds < FEW,

@@ -14,6 +14,7 @@ from lstm_jax.report.names import listed, plain, short
 from lstm_jax.report.statistics import NOTHING, Comparison
 
 Settings = dict[tuple, list[Trial]]
+RANGES = {"accuracy": (0.0, 1.0), "first_failing_n": (1.0, math.inf), "perplexity": (1.0, math.inf)}
 UNITS = {"log": "doublings of {}", "solved": "share of seeds that solve", "rank": "{}"}
 
 
@@ -131,10 +132,11 @@ def mean_span(sweep: Sweep, trials: list[Trial]) -> tuple[float, float, float]:
 
 
 def bounds(sweep: Sweep) -> tuple[float, float]:
-    """The range of the metric: an accuracy's is 0 to 1; what is never negative stays so."""
+    """The range of the metric; one that is not known is never negative if no score is."""
     scores = [t.test for t in sweep.trials if math.isfinite(t.test)]
-    low = 0.0 if scores and min(scores) >= 0 else -math.inf
-    return low, 1.0 if sweep.reading.metric.endswith("/accuracy") else sweep.reading.limit
+    usual = 0.0 if scores and min(scores) >= 0 else -math.inf, math.inf
+    low, high = RANGES.get(sweep.reading.metric.partition("/")[2], usual)
+    return low, min(high, sweep.reading.limit)
 
 
 # ---------------------------------------------------------------- gap and failures

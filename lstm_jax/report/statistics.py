@@ -15,6 +15,7 @@ seed does can be said (96 %); how many failed is counted beside it.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -168,9 +169,13 @@ def by_counts(x: Sample, y: Sample) -> Comparison:
     The interval reaches to 0 where the exact test does not leave it out. Newcombe (1998),
     method 10.
     """
+    return _counted((int(np.sum(x)), int(np.sum(y))), (len(x), len(y)))
+
+
+@functools.cache
+def _counted(solved: tuple[int, int], tried: tuple[int, int]) -> Comparison:
     from scipy.stats import boschloo_exact
 
-    solved, tried = (int(np.sum(x)), int(np.sum(y))), (len(x), len(y))
     table = np.array([solved, np.subtract(tried, solved)])
     same = solved[0] * tried[1] == solved[1] * tried[0]
     exact = 1.0 if same else min(1.0, float(boschloo_exact(table).pvalue))
@@ -182,10 +187,12 @@ def by_counts(x: Sample, y: Sample) -> Comparison:
 
     different = max(exact, _smallest(lambda a: np.prod(newcombe(solved, tried, a)) > 0))
 
-    def alike(margin: float) -> float:
-        return _smallest(lambda a: max(np.abs(interval(a))) < margin)
-
-    return Comparison(estimate, interval, different, alike)
+    return Comparison(
+        estimate,
+        interval,
+        different,
+        lambda margin: _smallest(lambda a: max(np.abs(interval(a))) < margin),
+    )
 
 
 def newcombe(solved: tuple[int, int], tried: tuple[int, int], alpha: float) -> tuple[float, float]:
@@ -212,8 +219,8 @@ def _smallest(holds: Callable[[float], Any]) -> float:
         return 1.0
     if holds(np.exp(low)):
         return float(np.exp(low))
-    edge: Any = bisect(lambda a: 1.0 if holds(np.exp(a)) else -1.0, low, high, xtol=1e-9)
-    return float(np.exp(edge + 1e-9))
+    edge: Any = bisect(lambda a: 1.0 if holds(np.exp(a)) else -1.0, low, high, xtol=1e-4)
+    return float(np.exp(edge + 1e-4))
 
 
 # ---------------------------------------------------------------- a family of comparisons
@@ -274,6 +281,8 @@ def judge(comparisons: Sequence[Comparison], margins: Any, direction: str) -> li
     Holm's procedure runs over the tests of difference and, on its own, over those of equivalence:
     each kind of false claim has a chance of at most 0.05 in the whole family.
     """
+    if not comparisons:
+        return []
     margins = np.broadcast_to(np.asarray(margins, float), (len(comparisons),))
     pairs = list(zip(comparisons, margins, strict=True))
     different = np.array([float(c.different) for c in comparisons])

@@ -80,16 +80,18 @@ def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
         trials=_expand(path, module.sweep, arg),
         launch=dict(getattr(module, "LAUNCH", {})),
         halving=dict(getattr(module, "HALVING", {})),
-        report=_report(module),
+        report=_report(module, arg),
         command=_command(spec, overrides or {}),
     )
     _check(study)
     return study
 
 
-def _report(module: Any) -> dict[str, Any]:
-    """REPORT, and the names that stand beside it."""
+def _report(module: Any, arg: str) -> dict[str, Any]:
+    """REPORT, and the names that stand beside it; SCALE may be {preset: scale}."""
     beside = {name.lower(): getattr(module, name) for name in JUDGING if hasattr(module, name)}
+    if isinstance(beside.get("scale"), Mapping):
+        beside["scale"] = _of_preset(beside["scale"], arg, "linear")
     return {**getattr(module, "REPORT", {}), **beside}
 
 
@@ -100,10 +102,13 @@ def _command(spec: str, overrides: Mapping[str, Any]) -> str:
 
 
 def _question(question: Any, arg: str) -> str:
-    if not isinstance(question, Mapping):
-        return str(question)
-    named = (str(question[word]) for word in arg.split(",") if word in question)
-    return next(named, str(question.get("", "")))
+    return str(_of_preset(question, arg, "") if isinstance(question, Mapping) else question)
+
+
+def _of_preset(values: Mapping, arg: str, default: Any) -> Any:
+    """The value of the first word of `arg` that has one, else that of the empty word."""
+    named = (values[word] for word in arg.split(",") if word in values)
+    return next(named, values.get("", default))
 
 
 def _study_file(spec: str) -> tuple[Path, str]:

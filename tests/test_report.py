@@ -16,7 +16,7 @@ from lstm_jax.report.analysis import analyse
 from lstm_jax.report.collect import read_sweep
 from lstm_jax.report.extras import extras
 from lstm_jax.report.figures import saturation
-from lstm_jax.report.importance import foretold
+from lstm_jax.report.importance import explained
 from lstm_jax.sweep.plan import trial_folder
 from lstm_jax.sweep.study import load_study
 
@@ -177,7 +177,7 @@ EXPECTED = {
     "running": ("15 trials not counted, running", "gates=cifg: undecided, not compared", ""),
     "failed": ("15 trials not counted, failed", "gates=cifg: undecided, not compared", ""),
     "diverged": ("15 diverged, counted with the trivial", "gates=nfg: worse", "worse"),
-    "pruned": ("6 trials not counted, pruned", "gates=nfg: undecided, not compared", "undecided"),
+    "pruned": ("18 trials not counted, pruned", "gates=nfg: undecided, not compared", "undecided"),
     "names": ("15 trials not counted, no finite test/loss", "gates=nfg: undecided", "undecided"),
     "constant": ("", "gates=nfg: equivalent; 0 [0, 0]", "equivalent"),
     "nan": ("no finite test/loss", "gates=nfg: undecided, not compared", "undecided"),
@@ -307,19 +307,18 @@ def test_how_far_each_variant_solves_and_its_gradient_reaches(tmp_path):
 
 
 def test_importance_is_not_scaled_and_noise_has_none():
-    """Ranks of pure noise: nothing foretells them; then the variant decides all of them."""
-    pytest.importorskip("sklearn")
+    """Ranks of pure noise: nothing explains them; then the variant decides all of them."""
     random = np.random.default_rng(0)
     names = [f"v{n % 9}" for n in range(180)]
     rates = [10.0 ** (n // 9 % 4) for n in range(180)]
     draws = [str(n // 9) for n in range(180)]
     noise = random.permutation(180.0 + np.arange(180))
     for column in (names, rates, draws):
-        assert foretold(column, noise, draws).share < 0.05
+        assert explained(column, noise, draws).share < 0.05
     planned = np.array([20.0 * int(name[1:]) for name in names]) + noise / 100
-    assert foretold(names, planned, draws).share > 0.95
-    assert foretold(rates, planned, draws).share < 0.05
-    assert 0 < foretold(rates, noise, draws).error < 0.1
+    assert explained(names, planned, draws).share > 0.95
+    assert explained(rates, planned, draws).share < 0.05
+    assert 0 < explained(rates, noise, draws).error < 0.1
 
 
 def test_pairs_and_what_was_published(tmp_path):

@@ -229,6 +229,6 @@ def shares(sweep: Sweep, section: Section) -> Extra | None:
     ]
     words = [
         "Theirs: share of the explained variance, fANOVA. Ours: share of the variance of ranks "
-        "that the field alone foretells in trials it has not seen."
+        "beyond chance, main effects alone, not scaled."
     ]
     return Extra("Importance, theirs beside ours", words, ["field", "theirs", "ours"], rows)

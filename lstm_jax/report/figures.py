@@ -268,7 +268,7 @@ def budget(sweep: Sweep, section: Section) -> Plot | None:
 
 
 def importances(sweep: Sweep, section: Section) -> Plot | None:
-    """The share of the variance of validation ranks that each field foretells alone."""
+    """The share of the variance of validation ranks that each field explains alone."""
     found = importance(sweep, section)
     if not found:
         return None
@@ -278,13 +278,13 @@ def importances(sweep: Sweep, section: Section) -> Plot | None:
     axes.barh(names, shares, xerr=errors, color=BLUE, ecolor=INK, height=0.6)
     for y, (share, error) in enumerate(zip(shares, errors, strict=True)):
         axes.text(max(share + error, 0), y, f"  {share:.0%} ± {error:.0%}", va="center")
-    axes.set_xlim(min(shares.min() - 0.05, 0), max(1.35 * shares.max(), 0.15))
+    axes.set_xlim(0, max(1.35 * (shares + errors).max(), 0.15))
     axes.axvline(0, color=INK, lw=0.8)
-    axes.set_xlabel("share of the variance of ranks foretold")
+    axes.set_xlabel("share of the variance of ranks")
     caption = (
-        "How much of the rank of the validation score a forest foretells from this field alone, in "
-        "trials that it has not seen (R² out of sample); bars: over ways to part the trials. Not "
-        "scaled: the rest are interactions and luck, and about 0 is nothing."
+        "How much of the variance of the ranks of validation scores lies between this field's "
+        "values, less what a shuffled field would explain; bars: how far shuffled ones scatter. "
+        "Not scaled to sum to 1: the rest are interactions and luck."
     )
     return Plot("importance", figure, "Importance of the hyper-parameters", caption)
 

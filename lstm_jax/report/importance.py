@@ -1,4 +1,4 @@
-"""Which hyper-parameter decides: how much of a sweep's variance each field foretells alone."""
+"""Which hyper-parameter decides: how much of a sweep's variance each field explains alone."""
 
 from __future__ import annotations
 
@@ -9,26 +9,22 @@ import numpy as np
 from lstm_jax.report.analysis import Section
 from lstm_jax.report.collect import SEED, Sweep
 
-LEAST, FOLDS, REPEATS = 16, 5, 8  # trials, parts, times that they are drawn
+LEAST, LEVELS, BINS, SHUFFLES = 16, 8, 5, 200
 VARIANT = "variant"
 
 
 class Importance(NamedTuple):
     """Of one field."""
 
-    share: float  # of the variance of ranks; about 0, or below, for a field that decides nothing
-    error: float  # standard deviation over ways to part the trials
+    share: float  # of the variance of ranks, beyond what a shuffled field explains
+    error: float  # standard deviation of what shuffled ones explain
 
 
 def importance(sweep: Sweep, section: Section) -> dict[str, Importance]:
     """{field: its main effect}, largest first; {} where it cannot be said.
 
-    R^2 out of sample: a random forest that sees this field alone foretells the rank of the
-    validation score of trials that it has not seen, so noise explains nothing. Shares are not
-    scaled: what is missing to 1 are interactions and luck. Trials of one draw (equal setting and
-    seed) stay together, lest the forest recognise a draw by its learning rate. Ranks: a diverged
-    trial weighs no more than the worst of the others. Needs scikit-learn:
-    pip install 'lstm-jax[report]'.
+    Of the ranks of the validation scores, so that a diverged trial weighs no more than the worst
+    of the others. Shares are not scaled to sum to 1: the rest are interactions and luck.
     """
     from scipy.stats import rankdata
 
@@ -37,46 +33,46 @@ def importance(sweep: Sweep, section: Section) -> dict[str, Importance]:
     columns |= {n: [t.setting[i] for _, t in trials] for i, n in enumerate(sweep.reading.tuned)}
     columns |= {SEED: [t.seed for _, t in trials]}
     draws = [str((t.setting, t.seed)) for _, t in trials]
-    columns = {name: values for name, values in columns.items() if len(set(values)) > 1}
-    if SEED in columns and len(set(columns[SEED])) == len(set(draws)) > LEAST:
-        del columns[SEED]  # a draw's name, and nothing else
+    if len(set(columns[SEED])) == len(set(draws)) > LEVELS:
+        del columns[SEED]  # only the name of a draw
     ranks = rankdata([t.valid for _, t in trials]) if trials else np.array([])
-    if len(trials) < LEAST or len(set(ranks)) < 2 or len(set(draws)) < FOLDS or not available():
+    if len(trials) < LEAST or len(set(ranks)) < 2:
         return {}
-    found = {name: foretold(values, ranks, draws) for name, values in columns.items()}
+    found = {n: explained(v, ranks, draws) for n, v in columns.items() if len(set(v)) > 1}
     return dict(sorted(found.items(), key=lambda pair: -pair[1].share))
 
 
-def available() -> bool:
-    """Whether scikit-learn is installed."""
-    from importlib.util import find_spec
+def explained(values: list[Any], ranks: np.ndarray, draws: list[str]) -> Importance:
+    """Share of the variance between a field's values, corrected for chance.
 
-    return find_spec("sklearn") is not None
+        (eta^2 - E[eta^2 of a shuffled field]) / (1 - E[...]), at least 0
+
+    A field that belongs to the draw is shuffled over draws, since variants share them.
+    """
+    codes, which = levels(values), levels(draws, most=len(draws))
+    of_draw = np.zeros(which.max() + 1, int)
+    of_draw[which] = codes
+    random = np.random.default_rng(0)
+    if np.array_equal(of_draw[which], codes):
+        shuffled = [random.permutation(of_draw)[which] for _ in range(SHUFFLES)]
+    else:
+        shuffled = [random.permutation(codes) for _ in range(SHUFFLES)]
+    chance = np.array([between(c, ranks) for c in shuffled])
+    share = (between(codes, ranks) - chance.mean()) / max(1 - chance.mean(), 1e-9)
+    return Importance(max(float(share), 0.0), float(chance.std()))
 
 
-def foretold(values: list[Any], ranks: np.ndarray, draws: list[str]) -> Importance:
-    """R^2 of the ranks by one column; each trial is foretold by what has not seen its draw."""
-    from sklearn.model_selection import GroupKFold
-
-    scores = []
-    for repeat in range(REPEATS):
-        parts = GroupKFold(FOLDS, shuffle=True, random_state=repeat)
-        guess = np.empty(len(ranks))
-        for seen, unseen in parts.split(ranks, groups=draws):
-            guess[unseen] = _fit(values, ranks, seen, unseen, repeat)
-        scores.append(1 - np.mean((ranks - guess) ** 2) / np.var(ranks))
-    return Importance(float(np.mean(scores)), float(np.std(scores, ddof=1)))
-
-
-def _fit(values: list[Any], ranks: np.ndarray, seen: Any, unseen: Any, seed: int) -> np.ndarray:
-    """Means of names; a small forest over numbers."""
-    from sklearn.ensemble import RandomForestRegressor
-
+def levels(values: list[Any], most: int = LEVELS) -> np.ndarray:
+    """[N] whole numbers, one a value; many numbers fall into five bins of equal size."""
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    if not numeric or len(set(values)) <= 8:
-        names = np.array([str(v) for v in values])
-        means = {n: ranks[seen][names[seen] == n].mean() for n in set(names[seen])}
-        return np.array([means.get(n, ranks[seen].mean()) for n in names[unseen]])
-    column = np.array(values, float)[:, None]
-    forest = RandomForestRegressor(30, min_samples_leaf=max(5, len(seen) // 20), random_state=seed)
-    return forest.fit(column[seen], ranks[seen]).predict(column[unseen])
+    if numeric and len(set(values)) > most:
+        edges = np.quantile(values, np.arange(1, BINS) / BINS)
+        return np.searchsorted(edges, values, side="right")
+    return np.unique([str(v) for v in values], return_inverse=True)[1]
+
+
+def between(codes: np.ndarray, ranks: np.ndarray) -> float:
+    """eta^2: the variance of the groups' means by that of the ranks."""
+    sizes = np.maximum(np.bincount(codes), 1)
+    means = np.bincount(codes, weights=ranks) / sizes
+    return float(np.var(means[codes]) / np.var(ranks))

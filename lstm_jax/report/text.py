@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from lstm_jax.report.analysis import Row, Section
 from lstm_jax.report.collect import Sweep
 from lstm_jax.report.extras import Extra
-from lstm_jax.report.importance import available
 from lstm_jax.report.names import number, percent, plain, span
 from lstm_jax.report.samples import units
 from lstm_jax.report.statistics import BETTER, EQUIVALENT, UNDECIDED, WORSE
@@ -185,10 +184,6 @@ def remarks(sweep: Sweep) -> list[str]:
             "not known."
         )
     found += _seeds(sweep)
-    if not available():
-        found.append(
-            "Importance of the hyper-parameters is left out: pip install 'lstm-jax[report]'."
-        )
     return found
 
 

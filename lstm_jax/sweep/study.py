@@ -92,7 +92,8 @@ def _report(module: Any, arg: str) -> dict[str, Any]:
     beside = {name.lower(): getattr(module, name) for name in JUDGING if hasattr(module, name)}
     if isinstance(beside.get("scale"), Mapping):
         beside["scale"] = _of_preset(beside["scale"], arg, "linear")
-    return {**getattr(module, "REPORT", {}), **beside}
+    found = {**getattr(module, "REPORT", {}), **beside}
+    return found | ({"fresh": list(found["fresh"])} if "fresh" in found else {})
 
 
 def _command(spec: str, overrides: Mapping[str, Any]) -> str:

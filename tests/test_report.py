@@ -84,7 +84,7 @@ def test_the_files_of_a_report(built):
     assert [row["verdict"] for row in table] == ["baseline", "worse", "undecided"]
     assert float(table[1]["difference"]) == pytest.approx(0.5, abs=0.2)
     text = (out / "report.md").read_text()
-    assert "**Against baseline (gates=lstm), in test/loss: worse: gates=nfg (+" in text
+    assert "**Against baseline (gates=lstm), in test/loss. Worse: gates=nfg (+" in text
     assert "always &lt;0&gt; 4" in text
     trials = list(csv.DictReader((out / "trials.csv").read_text().splitlines()))
     assert len(trials) == 45

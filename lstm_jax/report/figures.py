@@ -13,7 +13,7 @@ from lstm_jax.report.analysis import Section
 from lstm_jax.report.collect import Sweep, Trial
 from lstm_jax.report.importance import importance
 from lstm_jax.report.names import number, short
-from lstm_jax.report.samples import aim, units, values
+from lstm_jax.report.samples import aim, seed_differences, units
 
 # Sentinels: the page replaces them by its own colours, light or dark.
 INK, FAINT, BASE = "#14202e", "#8793a1", "#7a8794"
@@ -99,12 +99,14 @@ def forest(sweep: Sweep, section: Section) -> Plot | None:
     rows = [row for row in section.rows if math.isfinite(row.difference)][::-1]
     if not rows:
         return None
+    base = next(row.variant for row in section.rows if row.is_baseline)
     figure, (axes,) = canvas(4.8, 1.1 + 0.36 * len(rows))
     if section.gap.margin > 0:
         axes.axvspan(-section.gap.margin, section.gap.margin, color=FAINT, alpha=0.18, lw=0)
     for y, row in enumerate(rows):
         colour = VERDICTS.get(row.verdict, FAINT)
-        seeds = values(sweep.reading, section.chosen[row.variant]) - section.gap.baseline
+        ours, theirs = section.chosen[row.variant], section.chosen[base]
+        seeds = seed_differences(sweep, row.variant, ours, theirs)
         axes.plot(seeds, np.full(len(seeds), y + 0.22), ".", color=colour, ms=4, alpha=0.7)
         ends = np.nan_to_num(
             [row.difference_low, row.difference_high], posinf=np.nan, neginf=np.nan
@@ -119,7 +121,8 @@ def forest(sweep: Sweep, section: Section) -> Plot | None:
     axes.set_xlabel(f"difference, {text(units(sweep.reading), 60)}\n{good} of 0 is better")
     caption = (
         "Circles: difference to the baseline with the interval that the word is read off. Small "
-        "dots: the seeds, less the baseline's typical one. Grey band: the margin. Red: worse, "
+        "dots: the seeds, less the baseline's typical one, or their partner where they are paired. "
+        "Grey band: the margin. Red: worse, "
         "green: better, blue: equivalent, grey: undecided."
     )
     return Plot("effects", figure, "Effects", caption)

@@ -197,6 +197,17 @@ def compare(
     return (statistics.by_pairs if fields else statistics.by_means)(x, y, reading.trim), ""
 
 
+def seed_differences(
+    sweep: Sweep, variant: str, ours: list[Trial], theirs: list[Trial]
+) -> np.ndarray:
+    """Every seed less its partner's score, or less the baseline's typical one."""
+    fields = block_of(sweep.reading, variant)
+    if fields:
+        ours, theirs, _ = partners(sweep, fields, ours, theirs)
+        return values(sweep.reading, ours) - values(sweep.reading, theirs)
+    return values(sweep.reading, ours) - centre(sweep.reading, theirs).estimate
+
+
 def obstacle(reading: Reading, ours: list[Trial], theirs: list[Trial]) -> str:
     """Why two samples cannot be compared."""
     for who, trials in (("the baseline", theirs), ("it", ours)):

@@ -153,11 +153,11 @@ def answer(sweep: Sweep, section: Section) -> str:
         extent = share if row.verdict in (BETTER, WORSE) else ""
         groups.setdefault(row.verdict, []).append(f"{row.variant}{extent}")
     order = [w for w in (WORSE, BETTER, EQUIVALENT, UNDECIDED) if w in groups]
-    parts = [f"{word}: {', '.join(groups[word])}" for word in order]
+    parts = [f"{word.capitalize()}: {'; '.join(groups[word])}." for word in order]
     base = next((row for row in section.rows if row.is_baseline), None)
     against = f"Against {base.variant}" if base else "No baseline"
     where = f"At {section.title}, against the baseline" if section.title else against
-    return f"{where}, in {sweep.reading.metric}: {'; '.join(parts) or 'nothing to compare'}."
+    return f"{where}, in {sweep.reading.metric}. {' '.join(parts) or 'Nothing to compare.'}"
 
 
 def headline(sweep: Sweep) -> str:

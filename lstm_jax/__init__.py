@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lstm_jax import cells
 from lstm_jax.cells import transforms
-from lstm_jax.core import Carry, Cell, Hidden, Keys
+from lstm_jax.core import Carry, Cell, Hidden, Info, Keys
 from lstm_jax.engines.unroll import trace, unroll
 from lstm_jax.errors import UsageError
 
@@ -17,6 +17,7 @@ __all__ = [
     "Carry",
     "Cell",
     "Hidden",
+    "Info",
     "Keys",
     "Recurrent",
     "UsageError",

@@ -22,7 +22,7 @@ from jax import export
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lstm_jax import Carry, Cell, Hidden, cells, trace, unroll
+from lstm_jax import Carry, Cell, Hidden, Info, cells, trace, unroll
 from lstm_jax.cells import transforms
 from lstm_jax.config import default_config
 from lstm_jax.config.fields import split
@@ -98,8 +98,13 @@ MARKS = {
 }
 
 
-@pytest.mark.parametrize("marks", MARKS)
-@everywhere
+# Every cell with lengths; what else there is with one, whose step is no different.
+MARKED = [(*run, "lengths") for run in RUNS]
+MARKED += [("lstm", e, marks) for e in ("scan", "deferred", "chunked:4") for marks in MARKS]
+marked = pytest.mark.parametrize(("name", "engine", "marks"), dict.fromkeys(MARKED))
+
+
+@marked
 def test_shard_map(name, engine, marks):
     """The batch over two devices, `check_vma` on, parameters whole on both."""
     cell, marks = CELLS[name], dict(MARKS[marks])
@@ -138,20 +143,30 @@ def test_shard_map_with_gradients_inside_and_randomness(engine):
     assert_same(quick(mapped)(params, xs, start, keys), quick(run)(params, xs, start, keys))
 
 
-@pytest.mark.parametrize("marks", MARKS)
-@pytest.mark.parametrize("kind", [None, AxisType.Auto], ids=["explicit", "auto"])
-@everywhere
-def test_a_sharded_batch(name, engine, kind, marks):
-    """Nothing is sharded but the batch, and the lengths with it."""
-    cell, mesh, marks = CELLS[name], mesh_of(kind), dict(MARKS[marks])
+@marked
+def test_a_sharded_batch(name, engine, marks):
+    """Nothing is sharded but the batch, and the lengths with it; the mesh set or not."""
+    cell, mesh, marks = CELLS[name], mesh_of(), dict(MARKS[marks])
     params, xs = problem(cell)
     plain = gradients(cell, params, xs, **marks)
     xs = jax.device_put(xs, NamedSharding(mesh, P(None, "data")))
     if "lengths" in marks:
         marks["lengths"] = jax.device_put(marks["lengths"], NamedSharding(mesh, P("data")))
     assert_same(gradients(cell, params, xs, engine=engine, **marks), plain)
+    if name == "lstm":
+        with jax.set_mesh(mesh):
+            assert_same(gradients(cell, params, xs, engine=engine, **marks), plain)
+
+
+@pytest.mark.parametrize("engine", ["scan", "deferred", "chunked:4"])
+def test_a_batch_sharded_by_the_compiler(engine):
+    """Axes that JAX fills in by itself."""
+    cell, mesh = CELLS["stack"], mesh_of(AxisType.Auto)
+    params, xs = problem(cell)
+    plain = gradients(cell, params, xs)
     with jax.set_mesh(mesh):
-        assert_same(gradients(cell, params, xs, engine=engine, **marks), plain)
+        xs = jax.device_put(xs, NamedSharding(mesh, P(None, "data")))
+        assert_same(gradients(cell, params, xs, engine=engine), plain)
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -378,7 +393,7 @@ def test_parameters_as_numpy_arrays(engine):
 
 
 def bare_cell():
-    """A stranger's cell: no bias, nested parameters, a counter, no parts."""
+    """A stranger's cell: no bias, nested parameters, a counter, no gates."""
 
     def init(key, in_features):
         k_w, k_r = jax.random.split(key)
@@ -391,18 +406,21 @@ def bare_cell():
     def initial_carry(params, batch_shape):
         return Hidden(jnp.zeros((*batch_shape, H)))
 
-    def advance(params, carry, z, r):
-        h = jnp.tanh(z + r) / params["count"]
+    def project(params, xs, keys=None):
+        return dot(xs, params["kernels"]["w"])
+
+    def recur(params, carry):
+        return dot(carry.h, params["kernels"]["r"])
+
+    def merge(params, z, r):
+        return z + r
+
+    def update(params, carry, gate):
+        h = jnp.tanh(gate.raw("u")) / params["count"]
         return Hidden(h), h
 
-    return Cell(
-        init,
-        initial_carry,
-        lambda params, step, keys=None: dot(step, params["kernels"]["w"]),
-        lambda params, carry: dot(carry.h, params["kernels"]["r"]),
-        advance,
-        lambda params, carry, z, r: {},
-    )
+    info = Info("bare", H, ("h",), blocks=(("u",),), late=("u",))
+    return Cell(init, initial_carry, project, recur, merge, update, info=info)
 
 
 class Counting(NamedTuple):
@@ -415,14 +433,14 @@ def test_a_carry_that_counts(engine):
     """Whole numbers in the carry have no gradient; the rest of it has."""
     inner = bare_cell()
 
-    def advance(params, carry, z, r):
-        h = jnp.tanh(z + r) / (1 + carry.count[:, None])
+    def update(params, carry, gate):
+        h = jnp.tanh(gate.raw("u")) / (1 + carry.count[:, None])
         return Counting(h, carry.count + 1), h
 
     def initial_carry(params, batch_shape):
         return Counting(jnp.zeros((*batch_shape, H)), jnp.zeros(batch_shape, int))
 
-    cell = inner._replace(advance=advance, initial_carry=initial_carry)
+    cell = inner._replace(update=update, initial_carry=initial_carry)
     params, xs = inner.init(jax.random.key(0), D), problem(cells.lstm(H))[1]
 
     def total(xs, engine):

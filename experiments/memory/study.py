@@ -22,6 +22,7 @@ QUESTION = "How far back does each cell learn to remember, and is that where its
 BASELINE = {"cell.name": "lstm", "cell.forget_bias": 1.0}
 METRIC = "valid/loss"
 DIRECTION = "min"
+SCALE = "solved"
 REPORT = {"by": ("task.length",), "solved": 0.1}
 
 LENGTHS = (50, 100, 200, 400)

@@ -1,28 +1,42 @@
-"""Trials -> a row a variant, and the words that the numbers allow.
+"""Trials -> a row a variant, and the word that the numbers allow.
 
-The words, by rule:
+    better, worse   the interval of the difference to the baseline leaves out 0
+    equivalent      it is inside the margin
+    undecided       anything else; where nothing could be compared, the reason stands beside it
 
-    worse, better        Holm-adjusted p of Welch's t below 0.05 and the interval of the
-                         difference without 0
-    no difference shown  anything else that could be tested; beside it stands the smallest
-                         difference that the design would have shown with probability 0.8
-    diverges             more than half of its trials at the chosen setting diverged
-    not compared         too little to say anything: the reason stands beside it
+The intervals have the level at which Holm's procedure tested them, over every comparison of the
+sweep, and the word is read off the interval: see `statistics`.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lstm_jax.report import statistics
 from lstm_jax.report.collect import ENDED, Sweep, Trial
+from lstm_jax.report.names import label_variants, listed, number, percent, short, span
+from lstm_jax.report.samples import (
+    Gap,
+    aim,
+    bounds,
+    choose,
+    compare,
+    eligible,
+    failures,
+    gap,
+    judging,
+    mean,
+    mean_span,
+    setting,
+    settings,
+    units,
+)
+from lstm_jax.report.statistics import BETTER, NOTHING, UNDECIDED, WORSE, Verdict
 
-ALPHA = 1 - statistics.LEVEL
-NOTHING = float("nan")
+FEW = 5  # seeds
 
 
 class Row(NamedTuple):
@@ -34,9 +48,10 @@ class Row(NamedTuple):
     seeds: int  # scores at it
     trials: int
     ended: int
-    diverged: float  # share of the ended trials
+    diverged: int  # of the scores
+    failed: int  # of the scores: not solved, or nearer to trivial than to the baseline
     valid: float  # mean at the chosen setting
-    mean: float
+    mean: float  # trimmed; in the metric's own units, whatever the scale
     low: float
     high: float
     iqm: float
@@ -44,16 +59,17 @@ class Row(NamedTuple):
     seconds: float  # mean a trial
     verdict: str
     why: str = ""
-    difference: float = NOTHING  # mean - the baseline's mean
+    warnings: tuple[str, ...] = ()
+    difference: float = NOTHING  # to the baseline, on the scale
     difference_low: float = NOTHING
     difference_high: float = NOTHING
-    improvement: float = NOTHING  # probability of improvement
-    welch: float = NOTHING
-    welch_holm: float = NOTHING
-    mann_whitney: float = NOTHING
-    mann_whitney_holm: float = NOTHING
-    effect: float = NOTHING  # Hedges' g
-    smallest: float = NOTHING  # smallest difference that the design could have shown
+    share: float = NOTHING  # the same as a share of the gap
+    share_low: float = NOTHING
+    share_high: float = NOTHING
+    level: float = NOTHING  # confidence of the interval
+    different: float = NOTHING  # Holm-adjusted p
+    alike: float = NOTHING  # of the two one-sided tests
+    improvement: float = NOTHING  # probability that a run beats a run of the baseline
 
 
 class Section(NamedTuple):
@@ -65,302 +81,275 @@ class Section(NamedTuple):
     trials: dict[str, list[Trial]]  # all trials of each variant
     sentences: list[str]
     notes: list[str]  # what is missing, and which claims are therefore not made
+    gap: Gap
+    pairs: dict[tuple[str, str], Verdict]  # of the study's `pairs`
 
 
 def analyse(sweep: Sweep) -> list[Section]:
     """A section for every value of the `by` fields; one where there are none."""
     titles = dict.fromkeys(trial.section for trial in sweep.trials)
-    return [section(sweep, values) for values in titles]
+    drafts = [draft(sweep, values) for values in titles]
+    return [complete(sweep, section) for section in judge(sweep, drafts)]
 
 
-def section(sweep: Sweep, values: tuple) -> Section:
-    """Compare the variants of one section."""
-    labels = label_variants(sweep)
-    groups: dict[str, list[Trial]] = {}
+# ---------------------------------------------------------------- rows without words
+
+
+def draft(sweep: Sweep, values: tuple) -> Section:
+    """A section before its verdicts."""
+    groups = group(sweep, values)
+    chosen = chosen_trials(sweep, groups)
+    base = label_variants(sweep).get(sweep.baseline, "")
+    room = gap(sweep.reading, chosen.get(base, []))
+    rows = [summarise(sweep, n, groups[n], chosen[n], room, n == base) for n in groups]
+    title = ", ".join(f"{short(f)}={v}" for f, v in zip(sweep.reading.by, values, strict=True))
+    return Section(title, rows, chosen, groups, [], [], room, {})
+
+
+def group(sweep: Sweep, values: tuple) -> dict[str, list[Trial]]:
+    """The trials of a section by variant, the baseline first."""
+    labels, groups = label_variants(sweep), {}
     for trial in sweep.trials:
         if trial.section == values:
             groups.setdefault(labels[trial.variant], []).append(trial)
     base = labels.get(sweep.baseline, "")
-    groups = {name: groups[name] for name in sorted(groups, key=lambda n: n != base)}
-    chosen = {name: choose(sweep, trials) for name, trials in groups.items()}
-    rows = [summarise(sweep, name, groups[name], chosen[name], name == base) for name in groups]
-    rows = judge(sweep, rows, chosen)
-    title = ", ".join(f"{short(f)}={v}" for f, v in zip(sweep.reading.by, values, strict=True))
-    sentences = [sentence(sweep, row) for row in rows if not row.is_baseline]
-    return Section(title, rows, chosen, groups, sentences, remarks(sweep, rows, chosen, groups))
+    return {name: groups[name] for name in sorted(groups, key=lambda n: n != base)}
 
 
-# ---------------------------------------------------------------- names
-
-
-def short(name: str) -> str:
-    """The field without its section: optimizer.learning_rate is learning_rate."""
-    return name.rpartition(".")[2]
-
-
-def label_variants(sweep: Sweep) -> dict[tuple, str]:
-    """A name for every variant: where it differs from the baseline."""
-    same = [n for n, count in Counter(map(short, sweep.fields)).items() if count > 1]
-    names = [f if short(f) in same else short(f) for f in sweep.fields]
-
-    def label(values: tuple) -> str:
-        pairs = list(zip(names, values, sweep.baseline, strict=True))
-        apart = [f"{n}={plain(v)}" for n, v, b in pairs if v != b]
-        return ", ".join(apart) or baseline
-
-    own = [n for n, f in zip(names, sweep.fields, strict=True) if f in sweep.plan.baseline]
-    pairs = dict(zip(names, sweep.baseline, strict=True))
-    named = ", ".join(f"{n}={plain(pairs[n])}" for n in own)
-    baseline = f"baseline ({named})" if named else "baseline"
-    return {t.variant: label(t.variant) for t in sweep.trials}
-
-
-def plain(value: Any) -> str:
-    """A value as people write it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, tuple):
-        return "/".join(map(plain, value)) or "none"
-    return "default" if value == "" else str(value)
-
-
-def number(value: float | None) -> str:
-    """Four significant digits; nothing where there is no number."""
-    known = value is not None and math.isfinite(value)
-    return f"{value:.4g}".replace("e-0", "e-") if known else ""
-
-
-# ---------------------------------------------------------------- which trials count
-
-
-def choose(sweep: Sweep, trials: list[Trial]) -> list[Trial]:
-    """The trials that speak for a variant: those of its best setting on validation.
-
-    A setting is judged by the mean over its seeds, if it has at least half as many scores as the
-    fullest one. `tenth`: the best tenth of all trials by validation, at least five (Greff et al.).
-    """
-    usable = [trial for trial in trials if not trial.lacks]
-    sign = -1.0 if sweep.reading.choose_direction == "max" else 1.0
-    if sweep.reading.select == "tenth":
-        ranked = sorted(usable, key=lambda t: sign * t.valid)
-        return ranked[: max(5, math.ceil(len(usable) / 10))]
-    settings: dict[tuple, list[Trial]] = {}
-    for trial in usable:
-        settings.setdefault(trial.setting, []).append(trial)
-    fullest = max(map(len, settings.values()), default=0)
-    full = [found for found in settings.values() if 2 * len(found) >= fullest]
-    return min(full, key=lambda found: sign * np.mean([t.valid for t in found]), default=[])
+def chosen_trials(sweep: Sweep, groups: dict[str, list[Trial]]) -> dict[str, list[Trial]]:
+    """The trials that judge each variant."""
+    own = sweep._replace(reading=sweep.reading._replace(select="setting"))
+    best = choose(own, next(iter(groups.values())))  # of the baseline, for `common`
+    common = best[0].setting if best else ()
+    return {
+        name: judging(sweep, trials, choose(sweep, trials, common))
+        for name, trials in groups.items()
+    }
 
 
 def summarise(
-    sweep: Sweep, name: str, trials: list[Trial], chosen: list[Trial], is_baseline: bool
+    sweep: Sweep, name: str, trials: list[Trial], judges: list[Trial], room: Gap, is_baseline: bool
 ) -> Row:
     """What a variant did on its own."""
-    scores = np.array([t.test for t in chosen])
-    ended = [t for t in trials if t.status in ENDED]
-    low, high = statistics.mean_interval(scores) if len(scores) > 1 else (NOTHING, NOTHING)
-    seconds = [t.seconds for t in trials if t.seconds is not None]
+    judges = [t for t in judges if not t.lacks]
+    scores = np.array([t.test for t in judges])
+    middle, low, high = mean_span(sweep, judges)
     return Row(
         variant=name,
         is_baseline=is_baseline,
-        setting=setting(sweep, chosen, trials),
+        setting=setting(sweep, judges),
         seeds=len(scores),
         trials=len(trials),
-        ended=len(ended),
-        diverged=mean([t.status == "diverged" for t in ended]),
-        valid=mean([t.valid for t in chosen]),
-        mean=mean(scores),
+        ended=sum(t.status in ENDED for t in trials),
+        diverged=sum(t.status == "diverged" for t in judges),
+        failed=failures(sweep.reading, judges, room),
+        valid=mean([t.valid for t in judges]),
+        mean=middle,
         low=low,
         high=high,
         iqm=statistics.interquartile_mean(scores) if len(scores) else NOTHING,
         parameters=next((t.parameters for t in trials if t.parameters), None),
-        seconds=mean(seconds),
-        verdict="baseline" if is_baseline else "not compared",
+        seconds=mean([t.seconds for t in trials if t.seconds is not None]),
+        verdict="baseline" if is_baseline else UNDECIDED,
     )
 
 
-def mean(values: Any) -> float:
-    return float(np.mean(values)) if len(values) else NOTHING
+# ---------------------------------------------------------------- verdicts
 
 
-def setting(sweep: Sweep, chosen: list[Trial], trials: list[Trial]) -> str:
-    """The chosen setting in words."""
-    if not chosen or not sweep.reading.tuned:
-        return ""
-    if sweep.reading.select == "tenth":
-        return f"best {len(chosen)} of {sum(not t.lacks for t in trials)}"
-    pairs = zip(sweep.reading.tuned, chosen[0].setting, strict=True)
-    return ", ".join(f"{short(name)}={plain(value)}" for name, value in pairs)
+def judge(sweep: Sweep, drafts: list[Section]) -> list[Section]:
+    """Every variant against its baseline, and the study's pairs: one family over all sections."""
+    asked = [(i, a, b) for i, section in enumerate(drafts) for a, b in questions(sweep, section)]
+    found = {
+        (i, a, b): compare(sweep, a, drafts[i].chosen[a], drafts[i].chosen.get(b, []))
+        for i, a, b in asked
+    }
+    able = {key: comparison for key, (comparison, _) in found.items() if comparison}
+    margins = [drafts[i].gap.margin for i, _, _ in able]
+    verdicts = statistics.judge(list(able.values()), margins, aim(sweep.reading))
+    said = dict(zip(able, verdicts, strict=True))
+    return [
+        answer(
+            sweep,
+            section,
+            {key[1:]: (said.get(key), *found[key]) for key in asked if key[0] == i},
+        )
+        for i, section in enumerate(drafts)
+    ]
 
 
-# ---------------------------------------------------------------- comparisons
+def questions(sweep: Sweep, section: Section) -> list[tuple[str, str]]:
+    """(variant, against whom)."""
+    names = [row.variant for row in section.rows]
+    base = next((row.variant for row in section.rows if row.is_baseline), "")
+    pairs = [tuple(p) for p in sweep.plan.report.get("pairs", ()) if set(p) <= set(names)]
+    own = [(name, base) for name in names if name != base]
+    return list(dict.fromkeys([*own, *pairs]))
 
 
-def judge(sweep: Sweep, rows: list[Row], chosen: dict[str, list[Trial]]) -> list[Row]:
-    """Every variant against the baseline; p values adjusted over all variants of the section."""
-    base = next((row for row in rows if row.is_baseline), None)
-    reference = scores_of(chosen, base) if base else np.array([])
-    rows = [row if row.is_baseline else compare(sweep, row, chosen, reference) for row in rows]
-    welch = statistics.holm([row.welch for row in rows])
-    ranks = statistics.holm([row.mann_whitney for row in rows])
-    tested = sum(not math.isnan(row.welch) for row in rows)
-    found = []
-    for row, p, q in zip(rows, welch, ranks, strict=True):
-        row = row._replace(welch_holm=p, mann_whitney_holm=q)
-        if not row.is_baseline:
-            sample = scores_of(chosen, row)
-            least = statistics.smallest_difference(sample, reference, tested)
-            row = verdict(sweep, row._replace(smallest=least), base, chosen)
-        found.append(row)
-    return found
+def answer(sweep: Sweep, section: Section, found: dict) -> Section:
+    """The section with its verdicts."""
+    base = next((row for row in section.rows if row.is_baseline), None)
+    against = base.variant if base else ""
+    rows = []
+    for row in section.rows:
+        said, comparison, why = found.get((row.variant, against), (None, None, ""))
+        if base is not None and said is not None and comparison is not None:
+            row = fill(sweep, section, row, base, comparison.estimate, said)
+        elif not row.is_baseline:
+            row = row._replace(why=why if base else "the sweep has no trial of the baseline")
+        rows.append(row)
+    own = {(row.variant, against) for row in rows}
+    pairs = {pair: said for pair, (said, *_) in found.items() if said and pair not in own}
+    return section._replace(rows=rows, pairs=pairs)
 
 
-def scores_of(chosen: dict[str, list[Trial]], row: Row) -> np.ndarray:
-    return np.array([trial.test for trial in chosen[row.variant]])
-
-
-def compare(sweep: Sweep, row: Row, chosen: dict[str, list[Trial]], reference: Any) -> Row:
-    """The numbers of one comparison."""
-    sample = scores_of(chosen, row)
-    if not len(sample) or not len(reference):
-        return row
-    low, high = statistics.difference_interval(sample, reference)
+def fill(sweep: Sweep, section: Section, row: Row, base: Row, estimate: Any, said: Verdict) -> Row:
+    """A row with the verdict of its comparison."""
+    low, high = clipped(sweep, said)
+    size = section.gap.size if section.gap.size > 0 else NOTHING
+    ours, theirs = (np.array([t.test for t in section.chosen[r.variant]]) for r in (row, base))
     return row._replace(
-        difference=float(np.mean(sample) - np.mean(reference)),
+        verdict=said.word,
+        difference=float(estimate),
         difference_low=low,
         difference_high=high,
-        improvement=statistics.improvement(sample, reference, sweep.reading.direction),
-        welch=statistics.welch(sample, reference),
-        mann_whitney=statistics.mann_whitney(sample, reference),
-        effect=statistics.effect_size(sample, reference),
+        share=float(estimate) / size,
+        share_low=low / size,
+        share_high=high / size,
+        level=said.level,
+        different=said.different,
+        alike=said.alike,
+        improvement=statistics.improvement(ours, theirs, sweep.reading.direction),
     )
 
 
-def verdict(sweep: Sweep, row: Row, base: Row | None, chosen: dict[str, list[Trial]]) -> Row:
-    """The word for a row, by the rules at the top."""
-    diverged = mean([t.status == "diverged" for t in chosen[row.variant]])
-    obstacles = (
-        (base is None, "the sweep has no trial of the baseline"),
-        (base is not None and not base.seeds, "the baseline has no score"),
-        (not row.seeds, "it has no score"),
-        (row.seeds == 1, "it has one score"),
-        (base is not None and base.seeds == 1, "the baseline has one score"),
-        (math.isnan(row.welch), "the scores do not vary over seeds"),
-    )
-    if row.seeds and diverged > 0.5:
-        return row._replace(verdict="diverges", why=f"{diverged:.0%} of its chosen trials")
-    why = next((reason for found, reason in obstacles if found), "")
-    if why:
-        return row._replace(verdict="not compared", why=why)
-    without_zero = row.difference_low * row.difference_high > 0
-    if row.welch_holm < ALPHA and without_zero:
-        better = (row.difference < 0) == (sweep.reading.direction == "min")
-        return row._replace(verdict="better" if better else "worse")
-    shown = f"a difference of {number(row.smallest)} would have been shown 4 times in 5"
-    return row._replace(verdict="no difference shown", why=shown)
+def clipped(sweep: Sweep, said: Verdict) -> tuple[float, float]:
+    """The interval of a difference within what the metric's range allows."""
+    low, high = bounds(sweep)
+    most = high - low if sweep.reading.scale == "linear" else math.inf
+    return max(said.low, -most), min(said.high, most)
+
+
+# ---------------------------------------------------------------- words
+
+
+def complete(sweep: Sweep, section: Section) -> Section:
+    """Warnings, sentences and notes."""
+    base = next((row for row in section.rows if row.is_baseline), None)
+    rows = [
+        row._replace(warnings=tuple(caution(sweep, section, row, base))) for row in section.rows
+    ]
+    section = section._replace(rows=rows)
+    sentences = [sentence(sweep, row) for row in rows if not row.is_baseline]
+    return section._replace(sentences=sentences, notes=remarks(sweep, section))
 
 
 def sentence(sweep: Sweep, row: Row) -> str:
     """One row in words."""
-    metric = sweep.reading.metric
-    if row.verdict == "not compared":
-        return f"{row.variant}: not compared, for {row.why}."
-    span = f"difference {number(row.difference)}"
-    if not math.isnan(row.difference_low):
-        span += f" [{number(row.difference_low)}, {number(row.difference_high)}]"
-    p = f"; Holm-adjusted p {number(row.welch_holm)}" if not math.isnan(row.welch_holm) else ""
-    why = f" ({row.why})" if row.why else ""
-    return f"{row.variant}: {row.verdict} in {metric}{why}; {span}{p}."
+    if math.isnan(row.difference):
+        return f"{row.variant}: undecided, not compared: {row.why}."
+    where = span(row.difference_low, row.difference_high)
+    of_gap = f", {percent(row.share)} of the gap" if math.isfinite(row.share) else ""
+    words = (
+        f"{row.variant}: {row.verdict}; {number(row.difference, 3)} {where} {units(sweep.reading)}"
+    )
+    return f"{words}{of_gap}{''.join(f'; {w}' for w in row.warnings)}."
 
 
-# ---------------------------------------------------------------- what is missing
+def caution(sweep: Sweep, section: Section, row: Row, base: Row | None) -> list[str]:
+    """What a reader must know before believing this row's word."""
+    reading, judges = sweep.reading, section.chosen[row.variant]
+    left = [t for t in section.trials[row.variant] if t.lacks]
+    cut = sum(t.test >= reading.limit for t in judges)
+    fail = "unsolved" if reading.solved else "nearer to trivial than to the baseline"
+    found = {
+        f"{row.failed} of {row.seeds} seeds {fail}": row.failed > 0,
+        f"{row.diverged} of {row.seeds} seeds diverged": row.diverged > 0,
+        f"{cut} of {row.seeds} at the limit of {number(reading.limit)}": cut > 0,
+        f"only {row.seeds} seeds": 1 < row.seeds < FEW,
+        "validation says the opposite": opposite(sweep, row, base),
+        "the same score for every seed": row.seeds > 1 and not np.ptp([t.test for t in judges]),
+        f"{len(left)} trials without a score": bool(left) and bool(judges),
+    }
+    return [
+        *edges(sweep, section, row.variant),
+        *(words for words, holds in found.items() if holds),
+    ]
 
 
-def remarks(sweep: Sweep, rows: list[Row], chosen: dict, groups: dict) -> list[str]:
-    """What a reader must know before believing a row."""
-    found = [*_missing(groups), *_choices(sweep, chosen, groups), *_opposite(sweep, rows)]
-    if not any(row.is_baseline for row in rows):
+def opposite(sweep: Sweep, row: Row, base: Row | None) -> bool:
+    """Whether validation ranks this variant the other way than the verdict does."""
+    sign = -1.0 if sweep.reading.choose_direction == "max" else 1.0
+    against = {WORSE: -1.0, BETTER: 1.0}.get(row.verdict, 0.0)
+    return base is not None and sign * (row.valid - base.valid) * against > 0
+
+
+def edges(sweep: Sweep, section: Section, variant: str) -> list[str]:
+    """The tuned values that were the last ones tried: beyond them it might do better."""
+    judges = section.chosen[variant]
+    if sweep.reading.select != "setting" or not judges:
+        return []
+    found = []
+    for i, name in enumerate(sweep.reading.tuned):
+        tried = {t.setting[i] for t in section.trials[variant]}
+        tried = sorted(v for v in tried if isinstance(v, int | float))
+        value = judges[0].setting[i]
+        if len(tried) > 1 and value in (tried[0], tried[-1]):
+            end = "smallest" if value == tried[0] else "largest"
+            found.append(f"{end} {short(name)} tried")
+    return found
+
+
+def remarks(sweep: Sweep, section: Section) -> list[str]:
+    """What concerns the section as a whole."""
+    base = next((row for row in section.rows if row.is_baseline), None)
+    found = [*_missing(section), *_gap(sweep, section, base)]
+    if base is None:
         found.append("No trial of the baseline: no variant is compared, no difference is claimed.")
-    few = [row.variant for row in rows if 1 < row.seeds < 5]
-    if few:
-        found.append(f"Fewer than 5 scores, so intervals are rough: {'; '.join(few)}.")
-    single = [row.variant for row in rows if row.seeds == 1]
+    single = [row.variant for row in section.rows if row.seeds == 1]
     if single:
         found.append(
             f"One score only, so no interval and no test: {'; '.join(single)}. "
             "Nothing is claimed of how much of it is luck."
         )
-    same = [r.variant for r in rows if r.seeds > 1 and not np.ptp(scores_of(chosen, r))]
-    if same:
-        found.append(f"{sweep.reading.metric} is the same for every seed: {'; '.join(same)}.")
     return found
 
 
-def _missing(groups: dict[str, list[Trial]]) -> list[str]:
-    """Trials that do not count, by reason."""
+def _gap(sweep: Sweep, section: Section, base: Row | None) -> list[str]:
+    """Why nothing can be called equivalent, where nothing can."""
+    if base is None or math.isnan(base.mean) or section.gap.size > 0:
+        return []
+    if math.isnan(section.gap.trivial):
+        return [
+            f"No trivial score of {sweep.reading.metric} is known, so there is no margin and "
+            "nothing can be called equivalent: let the task's baselines carry that metric."
+        ]
+    trivial = next(t.trivial for t in section.chosen[base.variant])
+    return [
+        f"The baseline ({number(base.mean)}) is no better than the strongest trivial score "
+        f"({number(trivial)}): it has learned nothing that a trivial rule does not know, there is "
+        "no margin and nothing can be called equivalent. Train it longer or choose its rate better."
+    ]
+
+
+def _missing(section: Section) -> list[str]:
+    """Trials that do not count, by reason, and the settings that they rule out."""
     reasons: dict[str, list[int]] = {}
-    for trials in groups.values():
-        for trial in trials:
-            if trial.lacks:
-                reasons.setdefault(trial.lacks, []).append(trial.number)
+    for trial in (t for trials in section.trials.values() for t in trials if t.lacks):
+        reasons.setdefault(trial.lacks, []).append(trial.number)
     found = [
         f"{len(numbers)} trial{'s' * (len(numbers) > 1)} not counted, {reason}: {listed(numbers)}."
         for reason, numbers in reasons.items()
     ]
-    if "pruned" in reasons:
-        found.append("Pruned trials: means are over survivors, and flatter every variant.")
-    diverged = [t.number for trials in groups.values() for t in trials if t.status == "diverged"]
+    found_settings = [settings(trials) for trials in section.trials.values()]
+    lost = sum(len(s) - len(eligible(s)) for s in found_settings)
+    if lost:
+        found.append(f"{lost} settings cannot be chosen: a seed of theirs has no score.")
+    diverged = [t.number for ts in section.trials.values() for t in ts if t.status == "diverged"]
     if diverged:
         found.append(
-            f"{len(diverged)} diverged, counted with their best parameters before: "
-            f"{listed(diverged)}."
+            f"{len(diverged)} diverged, counted with the trivial score or their own where that is "
+            f"worse: {listed(diverged)}."
         )
-    return found
-
-
-def listed(numbers: list[int], most: int = 12) -> str:
-    more = f", and {len(numbers) - most} more" if len(numbers) > most else ""
-    return "trial " + ", ".join(map(str, sorted(numbers)[:most])) + more
-
-
-def _opposite(sweep: Sweep, rows: list[Row]) -> list[str]:
-    """Variants that validation ranks the other way than the verdict does."""
-    base = next((row for row in rows if row.is_baseline), None)
-    sign = -1.0 if sweep.reading.choose_direction == "max" else 1.0
-    against = {"worse": -1.0, "better": 1.0}
-    names = [
-        row.variant
-        for row in rows
-        if base and sign * (row.valid - base.valid) * against.get(row.verdict, 0.0) > 0
-    ]
-    if not names:
-        return []
-    return [
-        f"{sweep.reading.choose} says the opposite of {sweep.reading.metric} for: "
-        f"{'; '.join(names)}. The verdict may be one of these test data, or of how little the "
-        "validation data say."
-    ]
-
-
-def _choices(sweep: Sweep, chosen: dict, groups: dict) -> list[str]:
-    """Variants whose chosen setting is the last that was tried."""
-    if sweep.reading.select != "setting" or not sweep.reading.tuned:
-        return []
-    found = []
-    for i, name in enumerate(sweep.reading.tuned):
-        edge: dict[str, list[str]] = {}
-        for variant, trials in groups.items():
-            tried = sorted({t.setting[i] for t in trials if isinstance(t.setting[i], int | float)})
-            if len(tried) > 2 and chosen[variant]:
-                value = chosen[variant][0].setting[i]
-                ends = {tried[0]: "smallest", tried[-1]: "largest"}
-                if value in ends:
-                    edge.setdefault(ends[value], []).append(variant)
-        for end, variants in edge.items():
-            found.append(
-                f"The {end} {short(name)} that was tried was the best for: {'; '.join(variants)}. "
-                "Beyond it they might do better; nothing is claimed about that."
-            )
     return found

@@ -1,4 +1,4 @@
-"""A report of a sweep on disk: report.html, report.md, table.csv, figures/*.svg and *.png."""
+"""A report of a sweep on disk: report.html, report.md, table.csv, trials.csv, figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from lstm_jax.report import figures, page, text
 from lstm_jax.report.analysis import Row, Section, analyse
-from lstm_jax.report.collect import facts, read_sweep
+from lstm_jax.report.collect import Sweep, facts, read_sweep
 from lstm_jax.report.questions import extras
 from lstm_jax.sweep.define.plan import read_plan
 from lstm_jax.workdir.files import write_text
@@ -35,6 +35,7 @@ def build_report(workdir: str | Path, out: str | Path = "") -> Path:
     drawn = [save_plots(figures.plots(sweep, section), section, out) for section in sections]
     origin, more = facts(plan, workdir), extras(sweep, sections)
     write_text(out / "table.csv", table(sections))
+    write_text(out / "trials.csv", trials_table(sweep))
     write_text(out / "report.md", text.markdown(sweep, sections, drawn, origin, more))
     path = out / "report.html"
     write_text(path, page.html(sweep, sections, drawn, origin, more))
@@ -51,8 +52,29 @@ def table(sections: list[Section]) -> str:
     return stream.getvalue()
 
 
+def trials_table(sweep: Sweep) -> str:
+    """A row a trial: what was varied, its scores as they are judged, why it does not count."""
+    varied, reading = list(sweep.plan.varied), sweep.reading
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    heads = ["trial", "status", *varied, reading.choose, reading.metric, "trivial", "fresh"]
+    writer.writerow([*heads, "parameters", "seconds", "not counted"])
+    for trial in sweep.trials:
+        flat = sweep.plan.base | sweep.plan.trials[trial.number]
+        row = [trial.number, trial.status, *(flat.get(name) for name in varied)]
+        row += [trial.valid, trial.test, trial.trivial, int(trial.is_fresh), trial.parameters]
+        writer.writerow(map(_cell, [*row, trial.seconds, trial.lacks]))
+    return stream.getvalue()
+
+
 def _cell(value: Any) -> Any:
-    return "" if value is None or value != value else value
+    return (
+        ""
+        if value is None or value != value
+        else "; ".join(value)
+        if isinstance(value, tuple)
+        else value
+    )
 
 
 def save_plots(plots: list[figures.Plot], section: Section, out: Path) -> list[text.Saved]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lstm_jax.report.statistics import TRIM
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define import names
 from lstm_jax.sweep.define.names import SEED
@@ -19,6 +20,7 @@ from lstm_jax.workdir.files import read_json
 from lstm_jax.workdir.metrics import read_metrics
 
 SUMMARY = "summary.json"
+MARGIN = 0.05
 ENDED = ("completed", "diverged")
 
 
@@ -31,7 +33,15 @@ class Reading(NamedTuple):
     choose_direction: str
     tuned: tuple[str, ...]  # fields that every variant may choose for itself
     by: tuple[str, ...]  # fields that split the report into sections
-    select: str  # setting: the best by its mean over seeds | tenth: the best tenth of all trials
+    select: str  # setting | tenth | all; for the table of choices: second | common
+    scale: str  # linear | log | rank | solved
+    margin: float  # share of the gap between the strongest trivial score and the baseline
+    limit: float  # scores beyond it were not followed: censored there
+    solved: float  # share of the trivial score that counts as solved
+    block: Any  # fields whose values pair trials; {variant: fields} where not all are paired
+    confirm: int  # fresh seeds that are to judge
+    fresh: tuple  # seeds that judge and choose nothing
+    trim: float  # share that is left out at either end
 
 
 class Trial(NamedTuple):
@@ -43,9 +53,11 @@ class Trial(NamedTuple):
     variant: tuple  # values of the fields that name a variant
     setting: tuple  # values of the tuned fields
     seed: Any
+    is_fresh: bool  # its seed judges, and chose nothing
     valid: float
     test: float
-    trivial: float  # the best trivial score that compares with `test`
+    trivial: float  # the strongest trivial score that compares with `test`
+    trivial_valid: float  # the one that compares with `valid`
     curve: list[tuple[int, float]]  # of the choosing metric on the validation split
     parameters: int | None
     seconds: float | None  # of its pack, divided by the pack's trials
@@ -101,6 +113,14 @@ def how(plan: Plan) -> Reading:
         metric=metric,
         direction=given.get("direction", same),
         choose_direction=plan.direction,
+        scale=given.get("scale", "linear"),
+        margin=given.get("margin", MARGIN),
+        limit=given.get("limit", math.inf),
+        solved=given.get("solved", 0.0),
+        block=given.get("block", ()),
+        confirm=given.get("confirm", 0),
+        fresh=tuple(given.get("fresh", ())),
+        trim=TRIM,
         tuned=names.tuned(plan),
         by=names.sections(plan),
         select=given.get("select", "setting"),
@@ -109,24 +129,44 @@ def how(plan: Plan) -> Reading:
 
 def _trial(plan, reading, fields, number, folder, summary, found, size) -> Trial:
     flat = plan.base | plan.trials[number]
+    seed, seconds = _hashable(flat.get(SEED)), summary.get("wall_seconds")
+    trivial = strongest(summary, reading.metric, reading.direction)
+    trivial_valid = strongest(summary, reading.choose, reading.choose_direction)
     valid, test = _score(summary, reading.choose), _score(summary, reading.metric)
-    seconds, status = summary.get("wall_seconds"), found["status"]
+    status = found["status"]
+    if status == "diverged":
+        valid = worse(valid, trivial_valid, reading.choose_direction)
+        test = worse(test, trivial, reading.direction)
     return Trial(
         number=number,
         status=status,
         section=tuple(_hashable(flat.get(name)) for name in reading.by),
         variant=tuple(_hashable(flat.get(name)) for name in fields),
         setting=tuple(_hashable(flat.get(name)) for name in reading.tuned),
-        seed=_hashable(flat.get(SEED)),
+        seed=seed,
+        is_fresh=seed in reading.fresh,
         valid=valid,
         test=test,
-        trivial=min(_trivial(summary, reading.metric).values(), default=float("nan")),
+        trivial=trivial,
+        trivial_valid=trivial_valid,
         curve=_curve(folder, reading.choose.partition("/")[2]),
         parameters=summary.get("parameters"),
         seconds=None if seconds is None else seconds / max(size, 1),
         flow=_newest(folder),
         lacks=_lacks(status, found["error"], summary, reading, valid, test),
     )
+
+
+def strongest(summary: dict[str, Any], metric: str, direction: str) -> float:
+    """The best trivial score on a split and metric, NaN where there is none."""
+    scores = _trivial(summary, metric).values()
+    return (min if direction == "min" else max)(scores, default=math.nan)
+
+
+def worse(score: float, trivial: float, direction: str) -> float:
+    """What a diverged trial counts with: the trivial score, or its own where that is worse."""
+    pick = max if direction == "min" else min
+    return pick((v for v in (score, trivial) if math.isfinite(v)), default=math.nan)
 
 
 def _lacks(

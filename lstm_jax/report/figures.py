@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.report import statistics
-from lstm_jax.report.analysis import Section, number, short
+from lstm_jax.report.analysis import Section
 from lstm_jax.report.collect import Sweep, Trial
 from lstm_jax.report.importance import importance
+from lstm_jax.report.names import number, short
+from lstm_jax.report.samples import aim, seed_differences, units
 
 # Sentinels: the page replaces them by its own colours, light or dark.
 INK, FAINT, BASE = "#14202e", "#8793a1", "#7a8794"
@@ -20,7 +22,7 @@ LINES = (
     "#2b83ba", "#d9662b", "#2a9d6f", "#b05cc2", "#c79a1e", "#d1495b", "#5b6ee1", "#8a6d3b",
     "#3aa6a6", "#9aa53a",
 )  # fmt: skip
-VERDICTS = {"better": "#2a9d6f", "worse": "#d1495b", "diverges": "#b05cc2"}
+VERDICTS = {"better": "#2a9d6f", "worse": "#d1495b", "equivalent": "#2b83ba"}
 STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": FAINT,
@@ -93,26 +95,35 @@ def log_if_wide(axes: Any, values: Any, factor: float = 20) -> None:
 
 
 def forest(sweep: Sweep, section: Section) -> Plot | None:
-    """Differences to the baseline with their intervals."""
-    rows = [row for row in section.rows if math.isfinite(row.difference)]
+    """Differences to the baseline with their intervals, and every seed."""
+    rows = [row for row in section.rows if math.isfinite(row.difference)][::-1]
     if not rows:
         return None
-    figure, (axes,) = canvas(4.8, 1.0 + 0.34 * len(rows))
-    for y, row in enumerate(reversed(rows)):
+    base = next(row.variant for row in section.rows if row.is_baseline)
+    figure, (axes,) = canvas(4.8, 1.1 + 0.36 * len(rows))
+    if section.gap.margin > 0:
+        axes.axvspan(-section.gap.margin, section.gap.margin, color=FAINT, alpha=0.18, lw=0)
+    for y, row in enumerate(rows):
         colour = VERDICTS.get(row.verdict, FAINT)
-        if math.isfinite(row.difference_low):
-            axes.plot([row.difference_low, row.difference_high], [y, y], color=colour, lw=2)
+        ours, theirs = section.chosen[row.variant], section.chosen[base]
+        seeds = seed_differences(sweep, row.variant, ours, theirs)
+        axes.plot(seeds, np.full(len(seeds), y + 0.22), ".", color=colour, ms=4, alpha=0.7)
+        ends = np.nan_to_num(
+            [row.difference_low, row.difference_high], posinf=np.nan, neginf=np.nan
+        )
+        axes.plot(ends, [y, y], color=colour, lw=2)
         axes.plot([row.difference], [y], "o", color=colour, ms=6)
     axes.axvline(0, color=INK, lw=1)
-    axes.set_yticks(range(len(rows)), [text(row.variant, 26) for row in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [text(row.variant, 26) for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.locator_params(axis="x", nbins=5)
-    good = "left" if sweep.reading.direction == "min" else "right"
-    axes.set_xlabel(f"difference in {text(sweep.reading.metric)}\n{good} of 0 is better")
+    good = "left" if aim(sweep.reading) == "min" else "right"
+    axes.set_xlabel(f"difference, {text(units(sweep.reading), 60)}\n{good} of 0 is better")
     caption = (
-        "Mean over seeds at the chosen setting, less the baseline's; bars: 95 % bootstrap "
-        "intervals. Red: worse, green: better, purple: diverges, "
-        "grey: no difference shown."
+        "Circles: difference to the baseline with the interval that the word is read off. Small "
+        "dots: the seeds, less the baseline's typical one, or their partner where they are paired. "
+        "Grey band: the margin. Red: worse, "
+        "green: better, blue: equivalent, grey: undecided."
     )
     return Plot("effects", figure, "Effects", caption)
 
@@ -260,22 +271,23 @@ def budget(sweep: Sweep, section: Section) -> Plot | None:
 
 
 def importances(sweep: Sweep, section: Section) -> Plot | None:
-    """fANOVA: the share of the variance of validation ranks that each field explains alone."""
+    """The share of the variance of validation ranks that each field explains alone."""
     found = importance(sweep, section)
     if not found:
         return None
-    figure, (axes,) = canvas(4.8, 0.9 + 0.32 * len(found))
+    figure, (axes,) = canvas(4.8, 1.0 + 0.32 * len(found))
     names = [text(short(name)) for name in reversed(found)]
-    values = [found[name] for name in reversed(found)]
-    axes.barh(names, values, color=BLUE, height=0.6)
-    for y, value in enumerate(values):
-        axes.text(value, y, f" {value:.0%}", va="center")
-    axes.set_xlim(0, max(1.12 * max(values), 0.1))
-    axes.set_xlabel("share of explained variance")
+    shares, errors = np.array([found[name] for name in reversed(found)]).T
+    axes.barh(names, shares, xerr=errors, color=BLUE, ecolor=INK, height=0.6)
+    for y, (share, error) in enumerate(zip(shares, errors, strict=True)):
+        axes.text(max(share + error, 0), y, f"  {share:.0%} ± {error:.0%}", va="center")
+    axes.set_xlim(0, max(1.35 * (shares + errors).max(), 0.15))
+    axes.axvline(0, color=INK, lw=0.8)
+    axes.set_xlabel("share of the variance of ranks")
     caption = (
-        "fANOVA (Hutter et al. 2014; optuna's evaluator, 64 trees) of the rank of the validation "
-        "score over all trials that have one, variants in the order of their mean rank: main "
-        "effects alone, scaled to sum to 1."
+        "How much of the variance of the ranks of validation scores lies between this field's "
+        "values, less what a shuffled field would explain; bars: how far shuffled ones scatter. "
+        "Not scaled to sum to 1: the rest are interactions and luck."
     )
     return Plot("importance", figure, "Importance of the hyper-parameters", caption)
 

@@ -1,87 +1,79 @@
-"""Which hyper-parameter decides: functional analysis of variance over a sweep's trials."""
+"""Which hyper-parameter decides: how much of a sweep's variance each field explains alone."""
 
 from __future__ import annotations
 
-import warnings
-from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from lstm_jax.report.analysis import Section
 from lstm_jax.report.collect import Sweep
 from lstm_jax.sweep.define.names import SEED
 
-LEAST = 8  # trials
+LEAST, LEVELS, BINS, SHUFFLES = 16, 8, 5, 200
 VARIANT = "variant"
 
 
-def importance(sweep: Sweep, section: Section) -> dict[str, float]:
-    """{field: share of the explained variance}, largest first; {} where it cannot be said.
+class Importance(NamedTuple):
+    """Of one field."""
 
-    Main effects of a random forest's fANOVA, on the ranks of the validation scores, so that a
-    diverged trial weighs no more than the worst of the others. Needs optuna and scikit-learn:
-    pip install 'lstm-jax[report]'.
+    share: float  # of the variance of ranks, beyond what a shuffled field explains
+    error: float  # standard deviation of what shuffled ones explain
 
-    Hutter, Hoos & Leyton-Brown (2014), An efficient approach for assessing hyperparameter
-    importance.
+
+def importance(sweep: Sweep, section: Section) -> dict[str, Importance]:
+    """{field: its main effect}, largest first; {} where it cannot be said.
+
+    Of the ranks of the validation scores, so that a diverged trial weighs no more than the worst
+    of the others. Shares are not scaled to sum to 1: the rest are interactions and luck.
     """
     from scipy.stats import rankdata  # start-up
 
     trials = [(v, t) for v, found in section.trials.items() for t in found if not t.lacks]
-    ranks = rankdata([t.valid for _, t in trials]) if trials else []
-    columns = {VARIANT: [v for v, _ in trials]}
+    columns: dict[str, list[Any]] = {VARIANT: [v for v, _ in trials]}
     columns |= {n: [t.setting[i] for _, t in trials] for i, n in enumerate(sweep.reading.tuned)}
     columns |= {SEED: [t.seed for _, t in trials]}
-    columns = {name: values for name, values in columns.items() if len(set(values)) > 1}
-    if len(trials) < LEAST or not columns or len(set(ranks)) < 2:
+    draws = [str((t.setting, t.seed)) for _, t in trials]
+    if len(set(columns[SEED])) == len(set(draws)) > LEVELS:
+        del columns[SEED]  # only the name of a draw
+    ranks = rankdata([t.valid for _, t in trials]) if trials else np.array([])
+    if len(trials) < LEAST or len(set(ranks)) < 2:
         return {}
-    return _evaluate(columns, list(ranks))
+    found = {n: explained(v, ranks, draws) for n, v in columns.items() if len(set(v)) > 1}
+    return dict(sorted(found.items(), key=lambda pair: -pair[1].share))
 
 
-def available() -> bool:
-    """Whether optuna and scikit-learn are installed."""
-    return all(map(find_spec, ("optuna", "sklearn")))
+def explained(values: list[Any], ranks: np.ndarray, draws: list[str]) -> Importance:
+    """Share of the variance between a field's values, corrected for chance.
 
+        (eta^2 - E[eta^2 of a shuffled field]) / (1 - E[...]), at least 0
 
-def _evaluate(columns: dict[str, list[Any]], ranks: list[float]) -> dict[str, float]:
-    if not available():
-        return {}
-    import optuna  # optional
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    numbers = {name: _numbers(values, ranks) for name, values in columns.items()}
-    kinds = {name: _distribution(optuna.distributions, v) for name, v in numbers.items()}
-    study = optuna.create_study()
-    for row, rank in enumerate(ranks):
-        values = {name: column[row] for name, column in numbers.items()}
-        study.add_trial(optuna.create_trial(params=values, distributions=kinds, value=rank))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        evaluator = FanovaImportanceEvaluator(seed=0)
-        found = get_param_importances(study, evaluator=evaluator)
-    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
-
-
-def _numbers(values: list[Any], ranks: list[float]) -> list[Any]:
-    """Numbers as they are; names as whole numbers in the order of their mean rank.
-
-    A tree's best splits of names are among those of that order (Breiman et al. 1984, section 9.4),
-    and one column a name would take time exponential in their number.
+    A field that belongs to the draw is shuffled over draws, since variants share them.
     """
-    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        return [float(v) for v in values]
-    names = [str(v) for v in values]
-    of: dict[str, list[float]] = {name: [] for name in names}
-    for name, rank in zip(names, ranks, strict=True):
-        of[name].append(rank)
-    order = sorted(of, key=lambda name: (sum(of[name]) / len(of[name]), name))
-    place = {name: number for number, name in enumerate(order)}
-    return [place[name] for name in names]
+    codes, which = levels(values), levels(draws, most=len(draws))
+    of_draw = np.zeros(which.max() + 1, int)
+    of_draw[which] = codes
+    random = np.random.default_rng(0)
+    if np.array_equal(of_draw[which], codes):
+        shuffled = [random.permutation(of_draw)[which] for _ in range(SHUFFLES)]
+    else:
+        shuffled = [random.permutation(codes) for _ in range(SHUFFLES)]
+    chance = np.array([between(c, ranks) for c in shuffled])
+    share = (between(codes, ranks) - chance.mean()) / max(1 - chance.mean(), 1e-9)
+    return Importance(max(float(share), 0.0), float(chance.std()))
 
 
-def _distribution(kinds: Any, values: list[Any]) -> Any:
-    """A range, on a logarithmic scale where it spans a factor of ten; whole numbers weigh alike."""
-    low, high = min(values), max(values)
-    if isinstance(low, int):
-        return kinds.IntDistribution(low, high)
-    return kinds.FloatDistribution(low, high, log=low > 0 and high / low >= 10)
+def levels(values: list[Any], most: int = LEVELS) -> np.ndarray:
+    """[N] whole numbers, one a value; many numbers fall into five bins of equal size."""
+    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if numeric and len(set(values)) > most:
+        edges = np.quantile(values, np.arange(1, BINS) / BINS)
+        return np.searchsorted(edges, values, side="right")
+    return np.unique([str(v) for v in values], return_inverse=True)[1]
+
+
+def between(codes: np.ndarray, ranks: np.ndarray) -> float:
+    """eta^2: the variance of the groups' means by that of the ranks."""
+    sizes = np.maximum(np.bincount(codes), 1)
+    means = np.bincount(codes, weights=ranks) / sizes
+    return float(np.var(means[codes]) / np.var(ranks))

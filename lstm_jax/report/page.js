@@ -14,10 +14,12 @@ for (const box of document.querySelectorAll(".table")) {
   count.setAttribute("aria-live", "polite");
   tools.append(input);
 
+  const worth = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+
   function filter() {
     let shown = 0;
     for (const row of rows) {
-      const fits = [...chosen].every(([column, value]) => row.cells[column].textContent === value);
+      const fits = [...chosen].every(([column, value]) => worth(row, column) === value);
       row.hidden = !(fits && row.textContent.toLowerCase().includes(typed));
       shown += !row.hidden;
     }
@@ -28,7 +30,7 @@ for (const box of document.querySelectorAll(".table")) {
 
   heads.forEach((head, column) => {
     if (!head.hasAttribute("data-filter")) return;
-    for (const value of new Set(rows.map((row) => row.cells[column].textContent))) {
+    for (const value of new Set(rows.map((row) => worth(row, column)))) {
       const chip = document.createElement("button");
       chip.type = "button";
       chip.textContent = value || "(none)";
@@ -49,7 +51,7 @@ for (const box of document.querySelectorAll(".table")) {
 
   function key(row, column) {
     const cell = row.cells[column];
-    if (!("key" in cell.dataset)) return cell.textContent;
+    if (!("key" in cell.dataset)) return worth(row, column);
     return cell.dataset.key === "" ? null : Number(cell.dataset.key);
   }
 

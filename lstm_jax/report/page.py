@@ -9,8 +9,9 @@ from importlib import resources
 from typing import Any
 
 from lstm_jax.report import figures, text
-from lstm_jax.report.analysis import Section, number, plain, short
+from lstm_jax.report.analysis import Row, Section
 from lstm_jax.report.collect import Sweep
+from lstm_jax.report.names import number, plain, short
 from lstm_jax.report.questions import Extra
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -44,10 +45,13 @@ def html(
     more: list[Extra],
 ) -> str:
     """The whole page."""
-    parts = [head(sweep, origin), notes(text.remarks(sweep)), *map(besides, more)]
+    asides = [extra for extra in more if extra.is_aside]
+    parts = [head(sweep, sections), notes(text.remarks(sweep))]
     for section, saved in zip(sections, drawn, strict=True):
-        parts += [variants(section), gallery(saved)]
-    parts += [words(), every_trial(sweep)]
+        parts += [variants(sweep, section), gallery(saved)]
+    parts += [besides(extra) for extra in more if not extra.is_aside]
+    parts += [folded(extra.title, besides(extra)) for extra in asides]
+    parts += [words(sweep), source(sweep, origin), every_trial(sweep)]
     return PAGE.format(
         policy=POLICY,
         title=escape(f"{sweep.plan.study}: report"),
@@ -61,18 +65,25 @@ def asset(name: str) -> str:
     return resources.files("lstm_jax.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def head(sweep: Sweep, origin: dict[str, str]) -> str:
-    """Question, method, where the numbers come from."""
+def head(sweep: Sweep, sections: list[Section]) -> str:
+    """The question and its answer."""
+    said = "".join(f"<p class=answer>{escape(text.answer(sweep, s))}</p>" for s in sections)
+    return (
+        f"<header><p class=kicker>{escape(sweep.plan.study)}, {escape(text.headline(sweep))}</p>"
+        f"<h1>{escape(sweep.plan.question or sweep.plan.study)}</h1>{said}</header>"
+    )
+
+
+def source(sweep: Sweep, origin: dict[str, str]) -> str:
+    """Method, and where the numbers come from."""
     rows = dict(origin)
     if sweep.scores:
         found = (f"{who} {number(value)}" for who, value in sweep.scores.items())
         rows[f"trivial scores, {sweep.reading.metric}"] = ", ".join(found)
     terms = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows.items())
     return (
-        f"<header><p class=kicker>{escape(sweep.plan.study)}</p>"
-        f"<h1>{escape(sweep.plan.question or sweep.plan.study)}</h1>"
-        f"<p><strong>{escape(text.headline(sweep))}.</strong> {escape(text.method(sweep))}</p>"
-        f"<dl>{terms}</dl></header>"
+        f"<section><h2>How the numbers came about</h2><p>{escape(text.method(sweep))}</p>"
+        f"<dl>{terms}</dl></section>"
     )
 
 
@@ -82,19 +93,42 @@ def notes(found: list[str]) -> str:
     return f'<ul class="notes">{items}</ul>' if items else ""
 
 
-def variants(section: Section) -> str:
-    """A section's sentences, its notes, its table."""
-    sentences = "".join(f"<li>{_sentence(s)}</li>" for s in section.sentences)
-    rows = [
-        [cell(column.show(row), column.key(row)) for column in text.COLUMNS] for row in section.rows
-    ]
-    heads = [(column.head, column.meaning) for column in text.COLUMNS]
+def variants(sweep: Sweep, section: Section) -> str:
+    """A section's table, its notes, and the rest of its numbers behind a click."""
     title = escape(section.title or "Variants")
-    found = table(f"{section.title or 'variants'} table", heads, rows, filters=(1,))
+    name = section.title or "variants"
+    rest = compared(f"{name}, all numbers", text.MORE, section)
     return (
-        f"<section><h2>{title}</h2><ul class=sentences>{sentences}</ul>"
-        f"{notes(section.notes)}{found}</section>"
+        f"<section><h2>{title}</h2>"
+        f"<p class=units>Differences in {escape(text.scale(sweep, section))}.</p>"
+        f"{compared(f'{name} table', text.MAIN, section, filters=(1,))}"
+        f"{notes(section.notes)}{folded('All numbers', rest)}</section>"
     )
+
+
+def compared(
+    name: str, columns: tuple[text.Column, ...], section: Section, filters: tuple[int, ...] = ()
+) -> str:
+    """A table of the section's rows."""
+    rows = [
+        [said(row) if c.head == "word" else cell(c.show(row), c.key(row)) for c in columns]
+        for row in section.rows
+    ]
+    return table(name, [(c.head, c.meaning) for c in columns], rows, filters)
+
+
+def said(row: Row) -> str:
+    """The word's cell: its reason and its warnings stand in it."""
+    below = "".join(f"<small>{escape(w)}</small>" for w in filter(None, (row.why, *row.warnings)))
+    return (
+        f'<td class=word data-value="{escape(row.verdict)}">'
+        f"<b class={escape(row.verdict)}>{escape(row.verdict)}</b>{below}</td>"
+    )
+
+
+def folded(summary: str, inside: str) -> str:
+    """Behind a click."""
+    return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
 def besides(extra: Extra) -> str:
@@ -165,13 +199,14 @@ def inline(figure: text.Saved) -> str:
     return drawing
 
 
-def words() -> str:
+def words(sweep: Sweep) -> str:
     """The rules behind the words, and what the columns mean."""
-    rules = "".join(f"<dt>{escape(w)}</dt><dd>{escape(r)}</dd>" for w, r in text.RULES)
-    heads = "".join(f"<dt>{escape(c.head)}</dt><dd>{escape(c.meaning)}</dd>" for c in text.COLUMNS)
+    found = "".join(f"<dt>{escape(w)}</dt><dd>{escape(r)}</dd>" for w, r in text.rules(sweep))
+    columns = (*text.MAIN, *text.MORE[1:])
+    heads = "".join(f"<dt>{escape(c.head)}</dt><dd>{escape(c.meaning)}</dd>" for c in columns)
     return (
-        f"<section><h2>The words</h2><dl>{rules}</dl>"
-        f"<details><summary>The columns</summary><dl>{heads}</dl></details></section>"
+        f"<section><h2>The words</h2><dl>{found}</dl>"
+        f"{folded('The columns', f'<dl>{heads}</dl>')}</section>"
     )
 
 
@@ -190,7 +225,7 @@ def every_trial(sweep: Sweep) -> str:
         row += [cell(number(score), score) for score in (trial.valid, trial.test)]
         rows.append([*row, cell(trial.lacks, trial.lacks)])
     found = table("trials table", heads, rows, filters=(1,))
-    return f"<section><h2>Trials</h2>{found}</section>"
+    return f"<section><h2>Trials</h2>{folded(f'All {len(rows)} trials', found)}</section>"
 
 
 def _value(value: Any) -> str:

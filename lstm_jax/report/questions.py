@@ -4,7 +4,8 @@ REPORT["solved"] = 0.1 where a study splits by a length: a seed solves a length 
 most a tenth of the best trivial one; a variant does with more than half of its seeds. Beside it
 the measured reach of the gradient: from where on it stays below 1e-3 of its value one step back.
 
-REPORT["pairs"] = (("gates=cifg", "gates=nfg"),): variants that are compared with each other too.
+REPORT["pairs"] = (("gates=cifg", "gates=nfg"),): variants that are compared with each other too, in
+the same family.
 
 REPORT["published"] = {"source": ..., "verdicts": {variant: words}, "importance": {field: words}}:
 what others found, beside what is found here.
@@ -18,10 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.diagnostics.observe import vanishes
-from lstm_jax.report import statistics
-from lstm_jax.report.analysis import ALPHA, Row, Section, number, plain, scores_of, short
+from lstm_jax.report.analysis import Section
+from lstm_jax.report.choices import choices
 from lstm_jax.report.collect import Sweep, Trial
 from lstm_jax.report.importance import importance
+from lstm_jax.report.names import number, plain, short, span
+from lstm_jax.report.samples import units
 
 FLOOR = 1e-3
 FLOW = "layer_0/flow/carry"
@@ -34,6 +37,7 @@ class Extra(NamedTuple):
     sentences: list[str]
     heads: list[str]
     rows: list[list[str]]
+    is_aside: bool = False  # behind a click
 
 
 class Attempt(NamedTuple):
@@ -55,6 +59,7 @@ def extras(sweep: Sweep, sections: list[Section]) -> list[Extra]:
     if len(sections) == 1:
         found += [pairs(sweep, sections[0]), verdicts(sweep, sections[0])]
         found.append(shares(sweep, sections[0]))
+    found.append(hanging(sweep, sections))
     return [extra for extra in found if extra and extra.rows]
 
 
@@ -170,31 +175,30 @@ def agreement(tried: dict[str, list[Attempt]]) -> list[str]:
 
 def pairs(sweep: Sweep, section: Section) -> Extra | None:
     """Variants against each other."""
-    rows = {row.variant: row for row in section.rows}
-    asked = [p for p in sweep.plan.report.get("pairs", ()) if all(name in rows for name in p)]
-    words = [between(sweep, section, rows[a], rows[b]) for a, b in asked]
-    cells = [
-        [a, b, number(rows[a].mean), number(rows[b].mean)]
-        for a, b in asked
-        if rows[a].seeds and rows[b].seeds
+    rows = [
+        [a, b, said.word, f"{number((said.low + said.high) / 2, 3)} {span(said.low, said.high)}"]
+        for (a, b), said in section.pairs.items()
     ]
-    heads = ["variant", "against", sweep.reading.metric, "the other's"]
-    return Extra("Against each other", words, heads, cells)
+    heads = ["variant", "against", "word", f"middle and interval, {units(sweep.reading)}"]
+    return Extra("Against each other", [], heads, rows)
 
 
-def between(sweep: Sweep, section: Section, row: Row, other: Row) -> str:
-    """One pair in words; its p is adjusted for nothing."""
-    x, y = scores_of(section.chosen, row), scores_of(section.chosen, other)
-    p = statistics.welch(x, y)
-    if math.isnan(p):
-        return f"{row.variant} against {other.variant}: too few scores."
-    low, high = statistics.difference_interval(x, y)
-    difference = float(np.mean(x) - np.mean(y))
-    word = "no difference shown"
-    if p < ALPHA and low * high > 0:
-        word = "better" if (difference < 0) == (sweep.reading.direction == "min") else "worse"
-    span = f"difference {number(difference)} [{number(low)}, {number(high)}]"
-    return f"{row.variant} against {other.variant}: {word}; {span}; p {number(p)}, not adjusted."
+# ---------------------------------------------------------------- what hangs on a choice
+
+
+def hanging(sweep: Sweep, sections: list[Section]) -> Extra | None:
+    """The word of every variant under other choices of the analysis."""
+    found = choices(sweep, sections)
+    heads = ["variant", "as reported", *found]
+    rows = []
+    for i, section in enumerate(sections):
+        for row in (row for row in section.rows if not row.is_baseline):
+            name = ": ".join(filter(None, (section.title, row.variant)))
+            words = [words[i].get(row.variant, "") for words in found.values()]
+            rows.append([name, row.verdict, *words])
+    firm = sum(len(set(row[1:])) == 1 for row in rows)
+    words = [f"{firm} of {len(rows)} words stay the same under every choice below."]
+    return Extra("What hangs on a choice", words, heads, rows, is_aside=True) if found else None
 
 
 # ---------------------------------------------------------------- theirs beside ours
@@ -218,9 +222,12 @@ def shares(sweep: Sweep, section: Section) -> Extra | None:
     theirs = sweep.plan.report.get("published", {}).get("importance", {})
     ours = importance(sweep, section) if theirs else {}
     rows = [
-        [short(name), str(said), f"{ours[name]:.0%}"]
+        [short(name), str(said), f"{ours[name].share:.0%} ± {ours[name].error:.0%}"]
         for name, said in theirs.items()
         if name in ours
     ]
-    words = ["Share of the explained variance, fANOVA; ours on ranks, main effects alone."]
+    words = [
+        "Theirs: share of the explained variance, fANOVA. Ours: share of the variance of ranks "
+        "beyond chance, main effects alone, not scaled."
+    ]
     return Extra("Importance, theirs beside ours", words, ["field", "theirs", "ours"], rows)

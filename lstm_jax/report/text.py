@@ -6,10 +6,12 @@ import math
 from collections import Counter
 from typing import Any, NamedTuple
 
-from lstm_jax.report.analysis import Section, number
+from lstm_jax.report.analysis import Row, Section
 from lstm_jax.report.collect import Sweep
-from lstm_jax.report.importance import available
+from lstm_jax.report.names import number, percent, plain, span
 from lstm_jax.report.questions import Extra
+from lstm_jax.report.samples import units
+from lstm_jax.report.statistics import BETTER, EQUIVALENT, UNDECIDED, WORSE
 
 
 class Saved(NamedTuple):
@@ -22,7 +24,7 @@ class Saved(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of the comparison table: its head, what it means, a row's text and sort key."""
+    """A column of a comparison table: its head, what it means, a row's text and sort key."""
 
     head: str
     meaning: str
@@ -30,11 +32,8 @@ class Column(NamedTuple):
     key: Any
 
 
-def _span(mean: float, low: float, high: float) -> str:
-    if not math.isfinite(mean):
-        return ""
-    interval = f" [{number(low)}, {number(high)}]" if math.isfinite(low) else ""
-    return number(mean) + interval
+def _spanned(middle: float, low: float, high: float) -> str:
+    return " ".join(filter(None, (number(middle, 3), span(low, high))))
 
 
 def _worded(head: str, meaning: str, field: str) -> Column:
@@ -45,35 +44,56 @@ def _numeric(head: str, meaning: str, field: str) -> Column:
     return Column(head, meaning, lambda r: number(getattr(r, field)), lambda r: getattr(r, field))
 
 
-COLUMNS = (
-    _worded("variant", "where it differs from the baseline", "variant"),
-    _worded("verdict", "by the rules below", "verdict"),
-    Column(
-        "test [95 %]",
-        "mean over seeds at the chosen setting, bootstrap interval",
-        lambda r: _span(r.mean, r.low, r.high),
-        lambda r: r.mean,
+def _shares(row: Row) -> str:
+    if not math.isfinite(row.share):
+        return ""
+    return f"{percent(row.share)} [{percent(row.share_low)}, {percent(row.share_high)}]"
+
+
+VARIANT = _worded("variant", "where it differs from the baseline", "variant")
+MAIN = (
+    VARIANT,
+    _worded(
+        "word", "by the rules below, with what should be known before it is believed", "verdict"
     ),
     Column(
-        "difference [95 %]",
-        "mean less the baseline's, bootstrap interval",
-        lambda r: _span(r.difference, r.difference_low, r.difference_high),
+        "difference",
+        "to the baseline, with the interval that the word is read off; its units stand above",
+        lambda r: _spanned(r.difference, r.difference_low, r.difference_high),
         lambda r: r.difference,
     ),
-    _worded("setting", "chosen on validation", "setting"),
-    _numeric("seeds", "scores behind the mean", "seeds"),
-    _numeric("IQM", "interquartile mean over seeds", "iqm"),
-    _numeric("P(better)", "probability that a run beats a run of the baseline", "improvement"),
-    _numeric("Welch p", "two-sided, Holm-adjusted over the variants", "welch_holm"),
-    _numeric("rank-sum p", "Mann-Whitney, two-sided, Holm-adjusted", "mann_whitney_holm"),
-    _numeric("g", "effect size: Hedges' g", "effect"),
-    _numeric("detectable", "smallest true difference found in 4 of 5 such studies", "smallest"),
     Column(
-        "diverged",
-        "share of its ended trials",
-        lambda r: f"{r.diverged:.0%}" if math.isfinite(r.diverged) else "",
-        lambda r: r.diverged,
+        "% of gap",
+        "the same, of the gap between the strongest trivial score and the baseline",
+        _shares,
+        lambda r: r.share,
     ),
+    _worded("setting", "chosen on validation", "setting"),
+    _numeric("seeds", "scores behind the word", "seeds"),
+)
+MORE = (
+    VARIANT,
+    Column(
+        "score [95 %]",
+        "20 % trimmed mean over seeds at the chosen setting (of logarithms on a log scale), and "
+        "its interval, not adjusted",
+        lambda r: _spanned(r.mean, r.low, r.high),
+        lambda r: r.mean,
+    ),
+    _numeric("IQM", "interquartile mean over seeds", "iqm"),
+    Column(
+        "level",
+        "confidence of the difference's interval: where Holm's procedure tested it",
+        lambda r: f"{100 * r.level:.2f} %" if math.isfinite(r.level) else "",
+        lambda r: r.level,
+    ),
+    _numeric("p different", "that there is no difference, Holm-adjusted", "different"),
+    _numeric("p alike", "that it is as large as the margin, Holm-adjusted", "alike"),
+    _numeric("P(better)", "probability that a run beats a run of the baseline", "improvement"),
+    _numeric(
+        "failed", "seeds not solved, or nearer to the trivial score than to the baseline", "failed"
+    ),
+    _numeric("diverged", "of the scores", "diverged"),
     Column(
         "parameters",
         "numbers that are learned",
@@ -81,18 +101,24 @@ COLUMNS = (
         lambda r: r.parameters,
     ),
     _numeric("seconds", "a trial: its pack's wall time by the pack's trials", "seconds"),
-)  # fmt: skip
+)
 
 RULES = (
-    ("worse, better", "Holm-adjusted p of Welch's t below 0.05, and the interval without 0"),
-    (
-        "no difference shown",
-        "tested and neither; beside it the true difference that Welch's t would have found in 4 "
-        "of 5 such studies, at the spread seen and 0.05 shared among all variants",
-    ),
-    ("diverges", "more than half of the trials at its chosen setting diverged"),
-    ("not compared", "too little to say anything, for the reason given"),
+    ("better, worse", "the interval of the difference leaves out 0"),
+    ("equivalent", "the interval is inside the margin, {margin} to either side of 0"),
+    ("undecided", "neither; where nothing could be compared, the reason stands beside it"),
 )
+TESTS = {
+    "linear": "20 % trimmed means: the best and the worst of five seeds are left out (Yuen's test)",
+    "log": "20 % trimmed means of log2 scores (Yuen's test)",
+    "rank": "the pseudo-median of paired differences (Wilcoxon's signed ranks)",
+    "solved": "the share of seeds that solve it (Boschloo's exact test, Newcombe's interval)",
+}
+
+
+def rules(sweep: Sweep) -> list[tuple[str, str]]:
+    margin = f"{sweep.reading.margin:.3g} of the gap"
+    return [(word, rule.format(margin=margin)) for word, rule in RULES]
 
 
 def method(sweep: Sweep) -> str:
@@ -100,19 +126,40 @@ def method(sweep: Sweep) -> str:
     reading = sweep.reading
     tuned = ", ".join(reading.tuned)
     chosen = {
-        "setting": f"Every variant chooses for itself ({tuned}): the setting with the best mean "
-        f"{reading.choose} over its seeds."
-        if tuned
-        else "No field is tuned: every variant has one setting.",
         "tenth": f"Trials are drawn at random ({tuned or 'no field is tuned'}); the best tenth of "
         f"each variant by {reading.choose}, at least five, stands for it.",
-    }[reading.select]
-    best = "smaller" if reading.direction == "min" else "larger"
-    return (
-        f"{chosen} Compared is {reading.metric} of the best parameters at it; {best} is better. "
-        "Intervals: percentile bootstrap over seeds, 20,000 resamples, stretched to the width of a "
-        "t interval."
+        "all": f"Trials are drawn at random ({tuned or 'no field is tuned'}); all of them count.",
+    }.get(
+        reading.select,
+        f"Every variant chooses for itself ({tuned}): the setting with the best mean "
+        f"{reading.choose} over its seeds, if none of them lacks a score."
+        if tuned
+        else "No field is tuned: every variant has one setting.",
     )
+    best = "smaller" if reading.direction == "min" else "larger"
+    paired = ", paired by " + plain(reading.block) if reading.block else ""
+    fresh = "fresh seeds alone" if reading.fresh else "the same seeds"
+    return (
+        f"{chosen} Judged by {fresh}: {reading.metric} of the best parameters; {best} is better. "
+        f"Compared: {TESTS[reading.scale]}{paired}. Intervals are of the level at which Holm's "
+        f"procedure tested them; 5 % in all for every claim of better or worse in this report, and "
+        "5 % for every claim of equivalence."
+    )
+
+
+def answer(sweep: Sweep, section: Section) -> str:
+    """The sentence that answers the question: every variant under its word."""
+    groups: dict[str, list[str]] = {}
+    for row in (row for row in section.rows if not row.is_baseline):
+        share = f" ({percent(row.share)} of the gap)" if math.isfinite(row.share) else ""
+        extent = share if row.verdict in (BETTER, WORSE) else ""
+        groups.setdefault(row.verdict, []).append(f"{row.variant}{extent}")
+    order = [w for w in (WORSE, BETTER, EQUIVALENT, UNDECIDED) if w in groups]
+    parts = [f"{word.capitalize()}: {'; '.join(groups[word])}." for word in order]
+    base = next((row for row in section.rows if row.is_baseline), None)
+    against = f"Against {base.variant}" if base else "No baseline"
+    where = f"At {section.title}, against the baseline" if section.title else against
+    return f"{where}, in {sweep.reading.metric}. {' '.join(parts) or 'Nothing to compare.'}"
 
 
 def headline(sweep: Sweep) -> str:
@@ -138,11 +185,24 @@ def remarks(sweep: Sweep) -> list[str]:
             "Every variant ran at one setting: what it would do at a learning rate of its own is "
             "not known."
         )
-    if not available():
-        found.append(
-            "Importance of the hyper-parameters is left out: pip install 'lstm-jax[report]'."
-        )
+    found += _seeds(sweep)
     return found
+
+
+def _seeds(sweep: Sweep) -> list[str]:
+    """Whether seeds that chose nothing judge."""
+    reading = sweep.reading
+    if reading.confirm and not any(t.is_fresh for t in sweep.trials):
+        return [
+            f"CONFIRM={reading.confirm}, but no fresh seed has been run: what follows is judged by "
+            "the seeds that chose the settings, and is exploratory."
+        ]
+    if reading.tuned and not reading.fresh and reading.select == "setting":
+        return [
+            "Exploratory: the seeds that chose a setting also judge it, which makes false claims a "
+            "little more frequent than stated. Fresh seeds settle it: CONFIRM in the study."
+        ]
+    return []
 
 
 def markdown(
@@ -154,6 +214,7 @@ def markdown(
 ) -> str:
     """report.md."""
     lines = [f"# {_escape(sweep.plan.study)}", "", _escape(sweep.plan.question), ""]
+    lines += [f"**{_escape(answer(sweep, section))}**\n" for section in sections]
     lines += [f"{headline(sweep)}. {method(sweep)}", ""]
     lines += [f"- {name}: {_escape(value)}" for name, value in origin.items()]
     lines += [f"- note: {_escape(note)}" for note in remarks(sweep)]
@@ -162,10 +223,10 @@ def markdown(
     for extra in more:
         lines += ["", *_extra(extra)]
     for section, saved in zip(sections, drawn, strict=True):
-        lines += ["", *_section(section, saved)]
+        lines += ["", *_section(sweep, section, saved)]
     lines += ["", "## The words", ""]
-    lines += [f"- *{word}*: {rule}." for word, rule in RULES]
-    lines += [f"- {column.head}: {column.meaning}." for column in COLUMNS]
+    lines += [f"- *{word}*: {rule}." for word, rule in rules(sweep)]
+    lines += [f"- {column.head}: {column.meaning}." for column in (*MAIN, *MORE[1:])]
     return "\n".join(lines) + "\n"
 
 
@@ -180,15 +241,38 @@ def _extra(extra: Extra) -> list[str]:
     return lines + [_line(list(map(_escape, row))) for row in extra.rows]
 
 
-def _section(section: Section, saved: list[Saved]) -> list[str]:
+def _section(sweep: Sweep, section: Section, saved: list[Saved]) -> list[str]:
     lines = [f"## {_escape(section.title) or 'Variants'}", ""]
-    lines += [f"- {_escape(sentence)}" for sentence in section.sentences]
-    lines += ["", _line([c.head for c in COLUMNS]), _line(["---"] * len(COLUMNS))]
-    lines += [_line([_escape(column.show(row)) for column in COLUMNS]) for row in section.rows]
-    lines += ["", *(f"- {_escape(note)}" for note in section.notes)]
+    lines += [f"Differences in {_escape(scale(sweep, section))}.", ""]
+    lines += _table(MAIN, section, worded) + [""]
+    lines += [f"- {_escape(note)}" for note in section.notes] + [""]
+    lines += _table(MORE, section, lambda row: row.verdict)
     for figure in saved:
         lines += ["", f"![{figure.title}](figures/{figure.name}.svg)", "", f"*{figure.caption}*"]
     return lines
+
+
+def _table(columns: tuple[Column, ...], section: Section, told: Any) -> list[str]:
+    shown = [
+        [_escape(told(row) if c.head == "word" else c.show(row)) for c in columns]
+        for row in section.rows
+    ]
+    heads = [_line([c.head for c in columns]), _line(["---"] * len(columns))]
+    return heads + [_line(cells) for cells in shown]
+
+
+def worded(row: Row) -> str:
+    """The word with its reason and its warnings."""
+    return "; ".join(filter(None, (row.verdict, row.why, *row.warnings)))
+
+
+def scale(sweep: Sweep, section: Section) -> str:
+    """The units of a difference, and what the gap is."""
+    size, margin = section.gap.size, section.gap.margin
+    found = units(sweep.reading)
+    if not size > 0:
+        return found
+    return f"{found}; gap {number(size, 3)}, margin {number(margin, 3)}"
 
 
 def _line(cells: list[str]) -> str:

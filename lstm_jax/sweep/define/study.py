@@ -8,6 +8,7 @@ experiments/NAME/study.py
   LAUNCH     optional: {"launcher": "slurm", "partition": "gpu"}: launch flags of this study
   HALVING    optional: {"rungs": (200, 400), "keep": 0.5}: steps at which a pack drops its worst
   REPORT     optional: how the report reads the trials; see docs/reports.md and `REPORT_ENTRIES`
+  MARGIN, SCALE, BLOCK, CONFIRM   optional: how it judges them, entries of REPORT on their own
   get_config([arg]) -> ConfigDict
   sweep()    generator of flat dotted overrides
 """
@@ -39,10 +40,13 @@ from lstm_jax.training.check import validate
 
 DIRECTIONS = ("min", "max")
 REPORT_ENTRIES = (
-    "metric", "direction", "tuned", "by", "select", "solved", "pairs", "published",
+    "metric", "direction", "tuned", "by", "select", "solved", "limit", "fresh", "pairs",
+    "published", "margin", "scale", "block", "confirm",
 )  # fmt: skip
+JUDGING = ("MARGIN", "SCALE", "BLOCK", "CONFIRM")
 PUBLISHED = ("source", "verdicts", "importance")
-SELECTIONS = ("setting", "tenth")
+SELECTIONS = ("setting", "tenth", "all")
+SCALES = ("linear", "log", "rank", "solved")
 
 
 class Study(NamedTuple):
@@ -85,7 +89,7 @@ def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
         trials=_expand(path, module.sweep, arg),
         launch=_entries(path, module, "LAUNCH"),
         halving=_entries(path, module, "HALVING"),
-        report=_entries(path, module, "REPORT"),
+        report=_report(path, module, arg),
         command=_command(spec, overrides or {}),
     )
     _check(study)
@@ -100,6 +104,15 @@ def _entries(path: Path, module: Any, name: str) -> dict[str, Any]:
     return dict(value)
 
 
+def _report(path: Path, module: Any, arg: str) -> dict[str, Any]:
+    """REPORT, and the names that stand beside it; SCALE may be {preset: scale}."""
+    beside = {name.lower(): getattr(module, name) for name in JUDGING if hasattr(module, name)}
+    if isinstance(beside.get("scale"), Mapping):
+        beside["scale"] = _of_preset(beside["scale"], arg, "linear")
+    found = {**_entries(path, module, "REPORT"), **beside}
+    return found | ({"fresh": list(found["fresh"])} if "fresh" in found else {})
+
+
 def _command(spec: str, overrides: Mapping[str, Any]) -> str:
     """What launches these trials again."""
     given = (shlex.quote(f"--config.{name}={value}") for name, value in overrides.items())
@@ -107,10 +120,13 @@ def _command(spec: str, overrides: Mapping[str, Any]) -> str:
 
 
 def _question(question: Any, arg: str) -> str:
-    if not isinstance(question, Mapping):
-        return str(question)
-    named = (str(question[word]) for word in arg.split(",") if word in question)
-    return next(named, str(question.get("", "")))
+    return str(_of_preset(question, arg, "") if isinstance(question, Mapping) else question)
+
+
+def _of_preset(values: Mapping, arg: str, default: Any) -> Any:
+    """The value of the first word of `arg` that has one, else that of the empty word."""
+    named = (values[word] for word in arg.split(",") if word in values)
+    return next(named, values.get("", default))
 
 
 def _study_file(spec: str) -> tuple[Path, str]:
@@ -192,8 +208,43 @@ def _check_report(study: Study) -> None:
             "0 to 1; the metric must be one whose smaller values are better"
         )
     fields = flatten(study.config)
-    for name in (*study.report.get("tuned", ()), *study.report.get("by", ())):
+    for name in (*study.report.get("tuned", ()), *study.report.get("by", ()), *_blocks(study)):
         lookup("field of REPORT", name, fields)
+    _check_judging(study)
+
+
+def _blocks(study: Study) -> list[str]:
+    """Every field that BLOCK names."""
+    given = study.report.get("block", ())
+    listed = given.values() if isinstance(given, Mapping) else [given]
+    return [n for names in listed for n in ([names] if isinstance(names, str) else names)]
+
+
+def _check_judging(study: Study) -> None:
+    report = study.report
+    scale, margin = report.get("scale", "linear"), report.get("margin", 0.05)
+    lookup("SCALE", scale, dict.fromkeys(SCALES))
+    wrong = {
+        f"MARGIN={margin!r}: expected a share of the gap between the strongest trivial score and "
+        "the baseline, above 0 and below 1, such as 0.05": not _is_number(margin, 0, 1),
+        "SCALE='rank' compares pairs: say which trials are pairs, as in BLOCK='seed'": (
+            scale == "rank" and not _blocks(study)
+        ),
+        "SCALE='solved' needs REPORT['solved'], the share of the trivial score that counts as "
+        "solved, and knows no BLOCK": scale == "solved"
+        and ("solved" not in report or bool(_blocks(study))),
+        f"REPORT limit={report.get('limit')!r}: expected a positive number, the value beyond which "
+        "a score was not followed": not _is_number(report.get("limit", 1), 0, float("inf")),
+        f"CONFIRM={report.get('confirm')!r}: expected how many fresh seeds judge each variant, 2 "
+        "or more": not _is_number(report.get("confirm", 2), 1.5, float("inf")),
+    }
+    for words, found in wrong.items():
+        if found:
+            raise UsageError(f"{study.path}: {words}")
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low < value < high
 
 
 def _key(trial: dict[str, Any]) -> tuple:

@@ -204,7 +204,7 @@ def summarize(metrics: dict) -> dict:
 
 
 def baselines(frame: Frame, name: str) -> dict:
-    """rmse and mae of forecasts that need no network, on the same rows."""
+    """rmse and mae of forecasts that need no network, on the same rows; loss one step ahead."""
     rows = frame.data["origins"][name]
     actual = frame.data["actual"][rows, -1].astype(np.float64)
     scores = {}
@@ -212,7 +212,17 @@ def baselines(frame: Frame, name: str) -> dict:
         miss = forecast - actual
         rmse, mae = np.sqrt(np.mean(miss**2)), np.mean(np.abs(miss))
         scores[label] = {"rmse": float(rmse), "mae": float(mae)}
+        if frame.task.horizon == 1:
+            scores[label]["loss"] = transformed_loss(frame, forecast, actual)
     return scores
+
+
+def transformed_loss(frame: Frame, forecast: np.ndarray, actual: np.ndarray) -> float:
+    """The training loss of a forecast given in the target's units."""
+    ours, theirs = (np.log(v) if frame.task.log else v for v in (forecast, actual))
+    difference = (ours - theirs) / np.asarray(frame.fitted.targets.std)
+    absolute = frame.task.objective == "absolute"
+    return float(np.mean(np.abs(difference) if absolute else np.square(difference)))
 
 
 def naive_forecasts(frame: Frame, rows: np.ndarray) -> dict:

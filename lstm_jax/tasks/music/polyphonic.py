@@ -300,10 +300,9 @@ def baselines(train: list[np.ndarray], other: list[np.ndarray]) -> dict:
     struck = estimate(((1 - before) * after).sum(axis=0), (1 - before).sum(axis=0))
     _, before, after = stack(other)
     chain = np.where(before > 0, held, struck)
-    return {
-        "marginal of each key": {"nll": bernoulli(marginal, after)},
-        "each key from itself": {"nll": bernoulli(chain, after)},
-    }
+    scores = {"marginal of each key": marginal, "each key from itself": chain}
+    found = {name: bernoulli(p, after) for name, p in scores.items()}
+    return {name: {"loss": nll, "nll": nll} for name, nll in found.items()}
 
 
 def stack(rolls: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
   lstm-jax sweep plan   --study=experiments/airline_lr           trials, packs, memory, time
   lstm-jax sweep launch --study=experiments/airline_lr           run it, or go on with it
   lstm-jax sweep status --workdir=sweeps/airline_lr              how far it is; results.csv
-  lstm-jax sweep watch  --workdir=sweeps/airline_lr              the same, live
+  lstm-jax sweep watch  --workdir=sweeps/airline_lr              what a launch shows, live
   lstm-jax sweep resume --workdir=sweeps/airline_lr              go on after an interruption
   lstm-jax sweep retry  --workdir=sweeps/airline_lr              run failed packs again
   lstm-jax sweep cancel --workdir=sweeps/airline_lr              save and stop, wherever it runs
@@ -178,7 +178,7 @@ def status(arguments: Arguments) -> int:
 
 
 def watch(arguments: Arguments) -> int:
-    """The table until all has ended; Ctrl-C leaves the sweep alone."""
+    """What a launch shows, until all has ended; Ctrl-C leaves the sweep alone."""
     found, workdir = opened(arguments)
     return follow(found, workdir)
 

@@ -406,7 +406,7 @@ def test_no_evaluation_that_is_finite(tmp_path, monkeypatch, capsys):
 
 SPREAD = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 import test_train as here
 from functools import partial
 import jax
@@ -431,7 +431,7 @@ print(json.dumps(found))
 @pytest.mark.parallel
 def test_one_and_two_devices_and_both_modes_agree():
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", SPREAD, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", SPREAD, *map(str, Path(__file__).parents[:2])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

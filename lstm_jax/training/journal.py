@@ -27,7 +27,7 @@ from lstm_jax.diagnostics import observe
 from lstm_jax.errors import INTERRUPTED
 from lstm_jax.ops import count
 from lstm_jax.tasks.task import LARGER_IS_BETTER
-from lstm_jax.training import advice, nonfinite, optim
+from lstm_jax.training import advice, nonfinite, optim, saved
 from lstm_jax.training.begin import AS_IT_WAS, Begin
 from lstm_jax.training.watch import Alarms, Strict, Watchdog, asked_to_stop, leak_checks
 from lstm_jax.workdir.checkpoint import Checkpoints
@@ -46,8 +46,7 @@ What helps, most likely first:
 
 def finished(config: Any, workdir: str | Path) -> dict | None:
     """The summary of a run that completed here with this very config, else None."""
-    path = Path(workdir) / SUMMARY
-    summary = json.loads(path.read_text()) if path.exists() else {}
+    summary = saved.summary(Path(workdir))
     if (summary.get("status"), summary.get("config_hash")) != ("completed", config_hash(config)):
         return None
     print(f"{workdir}: completed at step {summary['step']}; nothing to do")

@@ -1,6 +1,6 @@
 """lstm_jax: the LSTM as a pure function, every design choice a switch."""
 
-from lstm_jax import early as early  # isort: skip  # before JAX, which takes seconds
+from lstm_jax import signals as signals  # isort: skip  # before JAX, which takes seconds
 from typing import TYPE_CHECKING, Any
 
 from lstm_jax import cells

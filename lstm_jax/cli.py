@@ -6,15 +6,14 @@ docstring is its help, `FLAGS` what it takes, `run(arguments) -> exit code` what
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 
+from lstm_jax import signals
 from lstm_jax.commands.arguments import parse
 from lstm_jax.compute import compile_cache
 from lstm_jax.errors import (
@@ -27,7 +26,6 @@ from lstm_jax.errors import (
     unknown,
 )
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 __all__ = ["main"]
 
 VERBS = {
@@ -63,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name); the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        with signals_interrupt():
+        with signals.handled(signal.default_int_handler):  # a run that trains saves first
             return dispatch(argv)
     except UsageError as error:
         print(f"lstm-jax: {error}", file=sys.stderr)
@@ -80,21 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         return out_of_memory(error) if is_out_of_memory(error) else defect()
-
-
-@contextlib.contextmanager
-def signals_interrupt() -> Iterator[None]:
-    """Every signal that asks to stop acts as Ctrl-C does; a run, once it trains, saves first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are not ours
-        return
-    numbers = [getattr(signal, name) for name in SIGNALS]
-    handlers = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def out_of_memory(error: Exception) -> int:

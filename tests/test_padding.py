@@ -26,10 +26,8 @@ from lstm_jax.tasks.synthetic import (
     copy_memory,
     counting,
     parity,
-    random_data,
-    temporal_order,
 )
-from lstm_jax.tasks.task import Spec, average, step_weights, weighed
+from lstm_jax.tasks.task import Spec, average, label_loss, step_weights, weighed
 from lstm_jax.training.program import build_task
 
 T, B, D = 5, 4, 3
@@ -143,8 +141,7 @@ LOSSES: dict[str, tuple] = {
     "packed classes": (classify.make_loss(np.ones(4), 0.1), "labels", EVERY, 4),
     "adding": (adding.loss, "bits", (B,), 1),
     "parity, last step": (parity.loss, "bits", (B,), 1),
-    "temporal_order": (temporal_order.loss, "labels", (B,), 4),
-    "random_data": (random_data.loss, "labels", (B,), 4),
+    "temporal_order, random_data": (label_loss, "labels", (B,), 4),
     "classes": (classify.make_loss(np.ones(4), 0.1), "labels", (B,), 4),
 }
 

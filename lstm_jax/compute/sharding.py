@@ -5,8 +5,10 @@ summed over examples (gradients, totals and counts of metrics) is summed over de
 so that means are means over the global batch. The devices may belong to several processes, on
 several hosts: see `distributed`. Two ways to say it, chosen by `parallel.mode`:
 
-    jit    the batch is laid out over a mesh and the compiler places the sums (the default)
-    pmap   the classic form: each device runs its share, the sums are written out as `psum`
+    jit         the batch is laid out over a mesh and the compiler places the sums (the default)
+    shard_map   each device runs its share, the sums are written out as `psum`
+    pmap        another name for shard_map. `jax.pmap` itself is now `jit(shard_map)`, and takes
+                each process's part of an array, which a loop inside `jit` does not hold
 """
 
 from __future__ import annotations
@@ -162,8 +164,9 @@ def table(config: Any, why: str = "") -> str:
     if not parts:
         return f"{'device':<10} {devices[0].platform}, {count} of {jax.device_count()}{reason}"
     precision = getattr(jax.config, "jax_default_matmul_precision", None) or "default"
+    mode = config.parallel.mode
     shared = {
-        "mesh": f"data={count}, {config.parallel.mode}",
+        "mesh": f"data={count}, {'shard_map (pmap)' if mode == 'pmap' else mode}",
         "sharded": "batch and carry by example; parameters and optimizer whole on every device",
     }
     rows = {
@@ -262,7 +265,7 @@ def by_device(fn: Callable, mesh: Mesh, readout: str) -> Callable:
     return call
 
 
-MODES = {"jit": by_layout, "pmap": by_device}
+MODES = {"jit": by_layout, "shard_map": by_device, "pmap": by_device}
 
 
 def data_parallel(fn: Callable, mesh: Mesh | None, mode: str, readout: str) -> Callable:

@@ -237,7 +237,7 @@ def train_fields() -> ConfigDict:
 def parallel_fields() -> ConfigDict:
     """Devices."""
     parallel = ConfigDict()
-    parallel.mode = "jit"  # jit (mesh and shardings) | pmap
+    parallel.mode = "jit"  # jit (the compiler places the sums) | shard_map | pmap (an alias of it)
     parallel.data = 0  # devices that share a batch, of all processes; 0: as many as gain; -1: all
     parallel.trials = -1  # local devices on the trial axis of a pack; -1: all
     parallel.remat = 0  # time in chunks of so many steps, run again backwards; -1: sqrt(T); 0: off

@@ -111,6 +111,15 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return jax.nn.logsumexp(logits, axis=-1) - picked
 
 
+def label_loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
+    """Cross-entropy, nats, and accuracy; outputs [..., O], targets [...] int32."""
+    weights = target_weights(batch)
+    outputs, targets = weighed(weights, outputs, batch["targets"])
+    mean = average(cross_entropy(outputs, targets), weights)
+    right = (jnp.argmax(outputs, axis=-1) == targets).astype(jnp.float32)
+    return ratio(mean), {"loss": mean, "accuracy": average(right, weights)}
+
+
 def global_indices(step: Array | int, batch_size: int) -> Array:
     """[B] uint32: g = step B + i."""
     start = jnp.asarray(step, jnp.uint32) * jnp.uint32(batch_size)
@@ -206,6 +215,24 @@ def fixed_split(example: Callable, seed: int, size: int, batch_size: int) -> Spl
         return time_major(jax.vmap(example)(keys))
 
     return sequential(take, size, batch_size)
+
+
+def generated(
+    config: Any, example: Callable, loss: Callable, spec: Spec, baselines: dict[str, dict]
+) -> Task:
+    """Task of fresh example(key)s at every step, evaluated on `task.eval_size` fixed ones."""
+    size, batch_size = config.task.eval_size, config.train.batch_size
+    return Task(
+        spec=spec,
+        data={},
+        batch=fresh_batch(example, batch_size),
+        loss=loss,
+        splits={
+            name: fixed_split(example, seed, size, batch_size)
+            for seed, name in enumerate(("valid", "test"), 1)
+        },
+        baselines={"valid": baselines, "test": baselines},
+    )
 
 
 LARGER_IS_BETTER = frozenset({"accuracy", "first_failing_n"})

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lstm_jax.cells.activations import activation_name
+from lstm_jax.compute import sharding
 from lstm_jax.config.fields import flatten, with_field
 from lstm_jax.config.overrides import apply_overrides, read_config
 from lstm_jax.engines import ENGINES
@@ -93,7 +94,6 @@ RANGES = {
     "parallel.timeout": SIZE,
 }
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the device
-MODES = ("jit", "pmap")
 
 
 def with_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
@@ -129,7 +129,7 @@ def _check_names(config: ConfigDict) -> None:
     """Builds what is cheap to build, so that every registry gets to refuse its own names."""
     lookup("train.compile", config.train.compile, COMPILE)
     lookup("train.on_nan", config.train.on_nan, dict.fromkeys(POLICIES))
-    lookup("parallel.mode", config.parallel.mode, dict.fromkeys(MODES))
+    lookup("parallel.mode", config.parallel.mode, sharding.MODES)
     lookup("engine", config.model.engine, dict.fromkeys(["auto", *ENGINES]))
     build_cell(config.cell)
     build_optimizer(config.optimizer, config.train.num_steps)

@@ -27,9 +27,9 @@ from lstm_jax.diagnostics import observe
 from lstm_jax.errors import INTERRUPTED
 from lstm_jax.ops import count
 from lstm_jax.tasks.task import LARGER_IS_BETTER
-from lstm_jax.training import advice, nonfinite, optim
+from lstm_jax.training import advice, nonfinite, optim, saved
 from lstm_jax.training.begin import AS_IT_WAS, Begin
-from lstm_jax.training.watch import Alarms, Signals, Strict, Watchdog, leak_checks
+from lstm_jax.training.watch import Alarms, Strict, Watchdog, asked_to_stop, leak_checks
 from lstm_jax.workdir.checkpoint import Checkpoints
 from lstm_jax.workdir.console import Progress, closing_table
 from lstm_jax.workdir.curves import learning_curves
@@ -46,8 +46,7 @@ What helps, most likely first:
 
 def finished(config: Any, workdir: str | Path) -> dict | None:
     """The summary of a run that completed here with this very config, else None."""
-    path = Path(workdir) / SUMMARY
-    summary = json.loads(path.read_text()) if path.exists() else {}
+    summary = saved.summary(Path(workdir))
     if (summary.get("status"), summary.get("config_hash")) != ("completed", config_hash(config)):
         return None
     print(f"{workdir}: completed at step {summary['step']}; nothing to do")
@@ -90,8 +89,8 @@ class Journal:
             self.workdir = guards.enter_context(processes.own_folder(self.workdir))
             self.lock = guards.enter_context(Lock(self.workdir))
             alarms = guards.enter_context(Alarms())
-            self.signals = Signals(alarms, train.grace_seconds, self._leave)
-            guards.enter_context(self.signals)
+            grace = asked_to_stop(alarms, train.grace_seconds, self._leave)
+            self.asked = guards.enter_context(grace)
             self.watchdog, self.strict = Watchdog(alarms, self._slow), Strict(train.strict)
             guards.enter_context(leak_checks(train.strict))
             self._guards = guards.pop_all()
@@ -195,7 +194,7 @@ class Journal:
             self.status = "diverged"
         elif stopped or self.step >= self.config.train.num_steps:
             self.status = "completed"
-        elif sharding.any_process(bool(self.signals.asked)):
+        elif sharding.any_process(bool(self.asked)):
             self.status = "interrupted"
         return self.status == "running"
 

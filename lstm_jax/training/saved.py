@@ -17,6 +17,7 @@ from lstm_jax.config.overrides import apply_overrides
 from lstm_jax.errors import UsageError
 from lstm_jax.training.program import build_program
 from lstm_jax.training.state import init_state
+from lstm_jax.workdir import files
 from lstm_jax.workdir.checkpoint import Checkpoints
 
 
@@ -51,11 +52,7 @@ def summary(workdir: Path) -> dict[str, Any]:
 
 def recorded(workdir: Path) -> dict[str, Any]:
     """manifest.json, or {} where there is none that can be read."""
-    try:
-        found = json.loads((workdir / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return files.read_json(workdir / "manifest.json")
 
 
 def open_run(workdir: Path) -> Run:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import statistics
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 
+from lstm_jax import signals
 from lstm_jax.compute.compile_cache import compilations
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 SLOW_FACTOR = 10  # times the median of the chunks before it
 SLOW_SECONDS = 1.0  # nothing shorter is worth a word
 SLOW_ENOUGH = 5  # chunks that make a median
@@ -54,35 +52,24 @@ class Alarms:
                     action()
 
 
-class Signals:
-    """`asked` names the signal that wants the run to stop, "" while none does.
+@contextlib.contextmanager
+def asked_to_stop(
+    alarms: Alarms, grace_seconds: float, leave: Callable[[], None]
+) -> Iterator[list[str]]:
+    """The names of the signals that want the run to stop.
 
-    From then on the run has `grace_seconds` (0: as long as it takes), after which `leave` is
-    called; a second SIGINT raises KeyboardInterrupt.
+    From the first on it has `grace_seconds` (0: as long as it takes); then `leave` is called.
     """
 
-    def __init__(self, alarms: Alarms, grace_seconds: float, leave: Callable[[], None]):
-        self.asked = ""
-        self._alarms, self._grace, self._leave = alarms, grace_seconds, leave
-        self._handlers: dict[int, Any] = {}
+    def begin_grace() -> None:
+        if grace_seconds:
+            alarms.set("grace", grace_seconds, leave)
 
-    def __enter__(self) -> Signals:
-        for name in SIGNALS:
-            with contextlib.suppress(ValueError):  # not the main thread: signals are not ours
-                number = getattr(signal, name)
-                self._handlers[number] = signal.signal(number, self._catch)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._alarms.clear("grace")
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def _catch(self, number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if not self.asked and self._grace:
-            self._alarms.set("grace", self._grace, self._leave)
-        self.asked = self.asked or signal.Signals(number).name
+    try:
+        with signals.asked(begin_grace) as seen:
+            yield seen
+    finally:
+        alarms.clear("grace")
 
 
 class Watchdog:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,12 +41,9 @@ def _checkpointer() -> Any:
 
 def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """{"a/b": x} -> {"a": {"b": x}}, the form that Orbax names arrays by."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        node = functools.reduce(lambda node, part: node.setdefault(part, {}), folders, tree)
-        node[name] = leaf
-    return tree
+    from flax.traverse_util import unflatten_dict  # start-up
+
+    return unflatten_dict(dict(leaves), sep="/")
 
 
 def _stored(leaves: Mapping[str, Any]) -> dict[str, Any]:

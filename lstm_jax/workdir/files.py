@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,32 @@ def to_json(value: Any) -> Any:
     return str(value)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file so that readers see the old or the new text, never a part of it."""
-    path = Path(path)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write to, which becomes `path` at the end: readers see the old or the new file."""
+    tmp = _beside(path)
     try:
-        with tmp.open("w", encoding="utf-8") as file:
-            file.write(text)
+        yield tmp
+        os.replace(tmp, path)
+    finally:
+        with contextlib.suppress(OSError):
+            tmp.unlink()
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file whole, forced to the disk; UsageError when it is full or not writable."""
+    try:
+        with replacing(Path(path)) as tmp, tmp.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(tmp, path)
     except OSError as error:
-        tmp.unlink(missing_ok=True)
         raise UsageError(f"could not write {path}: {error.strerror}") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """`write_bytes` of UTF-8."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -75,34 +89,34 @@ def append(path: Path, data: bytes, sync: bool = False) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file that is replaced atomically; {} where there is none (yet)."""
+    """The object in a file that is replaced atomically; {} where there is none (yet).
+
+    A network file system may lose a file while it is replaced.
+    """
     try:
         value = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-    except OSError:  # a network file system may lose a file while it is replaced
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def replace_json(path: Path, value: Mapping[str, Any]) -> None:
     """Old or new, never torn. Not forced to the disk: what it says can be said again."""
-    tmp = _beside(path)
-    tmp.write_text(json.dumps(value))
-    os.replace(tmp, path)
+    with replacing(path) as tmp:
+        tmp.write_text(json.dumps(value))
 
 
 def create_json(path: Path, value: Mapping[str, Any]) -> bool:
     """Create a file that must not exist, complete from its first moment; False if it does."""
-    tmp = _beside(path)
-    tmp.write_text(json.dumps(value))
+    tmp, text = _beside(path), json.dumps(value)
+    tmp.write_text(text)
     try:
         os.link(tmp, path)
         return True
     except FileExistsError:
         return False
     except OSError:  # no hard links on this file system: atomic still, but empty for a moment
-        return _create_exclusive(path, tmp.read_bytes())
+        return _create_exclusive(path, text)
     finally:
         tmp.unlink(missing_ok=True)
 
@@ -112,11 +126,10 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
-def _create_exclusive(path: Path, data: bytes) -> bool:
+def _create_exclusive(path: Path, text: str) -> bool:
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with path.open("x") as file:
+            file.write(text)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
     return True

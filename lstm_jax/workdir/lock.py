@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import UsageError
+from lstm_jax.workdir.files import read_json
 
 LOCK = ".lock"
 RESERVE = 1 << 16  # bytes held by the lock file; given back when a full disk ends the run
@@ -54,7 +55,7 @@ class Lock:
             self._file.truncate(0)
 
     def _take(self, file: Any) -> None:
-        them, held = _read_json(self.path), _is_held(file)
+        them, held = read_json(self.path), _is_held(file)
         alive = held if held is not None else bool(them) and not is_dead(them, owner())
         if alive:
             raise UsageError(refusal(self.workdir, them))
@@ -137,11 +138,3 @@ def _link(path: str) -> str:
         return os.readlink(path)
     except OSError:
         return ""
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -21,7 +21,7 @@ import numpy as np
 from lstm_jax.config.fields import changed, flatten
 from lstm_jax.errors import UsageError
 from lstm_jax.workdir import tensorboard as events
-from lstm_jax.workdir.files import append, to_json, write_text
+from lstm_jax.workdir.files import append, read_json, to_json, write_bytes, write_text
 
 __all__ = ["Writer", "open_writer", "read_metrics"]
 
@@ -59,7 +59,7 @@ class Writer:
         self._written = _repair(self._path, resume_step)
         self._tags: set[str] = set()
         self._last_step, self._has_layout = resume_step, False
-        self.place = _place(workdir)
+        self.place = read_json(workdir / PLACE)  # {} of a run alone: its events lie here
         self._events = _event_file(workdir, self.place, resume_step) if tensorboard else None
 
     def scalars(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
@@ -120,13 +120,8 @@ class Writer:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
         path = self.workdir / "figures" / (re.sub(r"[^\w.-]+", "_", name) + ".png")
-        try:
-            path.parent.mkdir(exist_ok=True)
-            tmp = path.with_suffix(f".{os.getpid()}.tmp")
-            tmp.write_bytes(buffer.getvalue())
-            os.replace(tmp, path)
-        except OSError as error:
-            raise UsageError(f"could not write {path}: {error.strerror}") from error
+        path.parent.mkdir(exist_ok=True)
+        write_bytes(path, buffer.getvalue())
         if self._events is not None:
             self._events.add(step, events.image(name, buffer.getvalue()))
         return path
@@ -181,15 +176,6 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
         return []
     records = filter(None, map(_parse, data.split(b"\n")))
     return [{k: float("nan") if v is None else v for k, v in r.items()} for r in records]
-
-
-def _place(workdir: Path) -> dict[str, Any]:
-    """PLACE of a trial; {} of a run alone, whose events lie with its other files."""
-    try:
-        found = json.loads((workdir / PLACE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _event_file(workdir: Path, place: Mapping[str, Any], resume_step: int) -> events.EventFile:

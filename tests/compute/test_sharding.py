@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -59,7 +60,7 @@ def close(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-7) -> None:
 WAYS = [
     {"parallel__data": 8},
     {"train__accumulate": 4},
-    {"parallel__data": 2, "train__accumulate": 2, "parallel__mode": "pmap"},
+    {"parallel__data": 2, "train__accumulate": 2, "parallel__mode": "shard_map"},
 ]
 
 
@@ -97,7 +98,7 @@ def all_reduces(text: str) -> list[int]:
     return [line.split("op_name=")[-1].count("while/body") for line in found]
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", "shard_map"])
 def test_sums_over_devices_are_taken_once_a_step(mode):
     """Long enough for the loop over time to stay a loop, with turns inside of each share."""
     config = small(parallel__data=4, parallel__mode=mode, train__accumulate=2, task__length=200)
@@ -108,6 +109,18 @@ def test_sums_over_devices_are_taken_once_a_step(mode):
     assert set(loops) == {1} and len(loops) <= 2
     others = ("all-gather(", "all-to-all(", "collective-permute(", "reduce-scatter(")
     assert not [line for line in text.splitlines() if any(f" {name}" in line for name in others)]
+
+
+def test_pmap_is_shard_map_and_the_table_says_so():
+    def of(mode: str) -> tuple:
+        config = small(parallel__data=2, parallel__mode=mode)
+        program, *rest = ready(config)
+        traced = str(jax.make_jaxpr(partial(train.gradients, program))(*rest))
+        return re.sub("0x[0-9a-f]+", "", traced), sharding.table(config)
+
+    (pmap, alias), (shard_map, table) = of("pmap"), of("shard_map")
+    assert pmap == shard_map and "shard_map" in shard_map
+    assert "data=2, shard_map (pmap)" in alias and "pmap" not in table
 
 
 def test_another_placement_is_the_same_run(tmp_path):
@@ -178,7 +191,7 @@ def test_devices_that_share_the_trials_of_a_pack():
 
 
 @pytest.mark.parallel
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", "shard_map"])
 def test_curves_over_200_steps(mode):
     """1, 2 and 8 devices, and two turns each: the loss curve to 1e-5 relative."""
 
@@ -200,7 +213,7 @@ def test_curves_over_200_steps(mode):
 
 
 @pytest.mark.parallel
-@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("mode", ["jit", "shard_map"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell_takes_a_step_on_eight_devices(cell, mode):
     """Variable lengths, dropout between two layers."""
@@ -213,8 +226,8 @@ def test_every_cell_takes_a_step_on_eight_devices(cell, mode):
 
 @pytest.mark.parallel
 def test_goes_on_with_other_devices(tmp_path, capsys):
-    """1 -> 4 -> 2 devices, pmap in between, and the curve of a run that was left alone."""
-    turns = [(1, "jit"), (4, "pmap"), (2, "jit")]
+    """1 -> 4 -> 2 devices, shard_map in between, and the curve of a run that was left alone."""
+    turns = [(1, "jit"), (4, "shard_map"), (2, "jit")]
     for steps, (devices, mode) in zip((10, 20, 30), turns, strict=True):
         config = small(parallel__data=devices, parallel__mode=mode)
         begin.check_same(config, tmp_path / "moved")
@@ -226,7 +239,7 @@ def test_goes_on_with_other_devices(tmp_path, capsys):
     train.train(whole, tmp_path / "alone")
     said = capsys.readouterr().out
     assert "going on from step 10" in said and "going on from step 20" in said
-    assert "data=4, pmap" in said and "8 = 4 devices x 2" in said
+    assert "data=4, shard_map" in said and "8 = 4 devices x 2" in said
     curves = [
         [line["loss"] for line in read_metrics(tmp_path / name) if line["split"] == "train"]
         for name in ("moved", "alone")

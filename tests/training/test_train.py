@@ -412,7 +412,7 @@ from functools import partial
 import jax
 from lstm_jax.training import train
 found = {}
-for mode, devices in (("jit", 1), ("jit", 2), ("pmap", 2)):
+for mode, devices in (("jit", 1), ("jit", 2), ("shard_map", 2)):
     config = here.small(parallel__mode=mode, parallel__data=devices, model__input_noise=0.1,
                         task__length=200)  # long enough for loops over time to stay loops
     program, hyper, state = here.ready(config)
@@ -435,7 +435,7 @@ def test_one_and_two_devices_and_both_modes_agree():
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    for name in ("jit 2", "pmap 2"):
+    for name in ("jit 2", "shard_map 2"):
         np.testing.assert_allclose(found[name][:3], found["jit 1"][:3], rtol=1e-5)
         assert set(found[name][3]) == {1}, "sums over devices: once a step, not once a time step"
         assert len(found[name][3]) <= 2

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lstm_jax import signals
 from lstm_jax.compute import memory
 from lstm_jax.config import fields as configs
 from lstm_jax.errors import UsageError
@@ -225,25 +227,47 @@ def test_alarms_go_off_once_unless_cleared():
 def test_the_grace_time_begins_with_the_signal():
     left: list[float] = []
     with watch.Alarms(tick=0.01) as alarms:
-        with watch.Signals(alarms, 0.05, lambda: left.append(1)) as signals:
+        with watch.asked_to_stop(alarms, 0.05, lambda: left.append(1)) as asked:
             time.sleep(0.2)
-            assert not left and not signals.asked
+            assert not left and not asked
             os.kill(os.getpid(), signal.SIGUSR1)
             until = time.monotonic() + 10
             while not left and time.monotonic() < until:
                 time.sleep(0.01)
-            assert left == [1] and signals.asked == "SIGUSR1"
-        with watch.Signals(alarms, 5, lambda: left.append(2)):
+            assert left == [1] and asked == ["SIGUSR1"]
+        with watch.asked_to_stop(alarms, 5, lambda: left.append(2)):
             os.kill(os.getpid(), signal.SIGUSR2)
         assert not alarms._due, "a run that stopped in time is not ended"
 
 
 def test_a_second_interrupt_stops_at_once():
-    with watch.Alarms() as alarms, watch.Signals(alarms, 0, lambda: None):
+    with signals.asked() as asked:
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(10)
+        assert asked == ["SIGTERM"]
+
+
+def test_signals_go_back_to_whom_they_were():
+    names = [getattr(signal, name) for name in signals.SIGNALS]
+    before = list(map(signal.getsignal, names))
+    with signals.handled(signal.SIG_IGN):
+        assert set(map(signal.getsignal, names)) == {signal.SIG_IGN}
+    assert list(map(signal.getsignal, names)) == before
+
+
+def test_in_a_thread_signals_are_not_ours():
+    found: list = []
+
+    def run() -> None:
+        with signals.asked() as asked:
+            found.append((asked, signal.getsignal(signal.SIGTERM)))
+
+    thread, before = threading.Thread(target=run), signal.getsignal(signal.SIGTERM)
+    thread.start()
+    thread.join()
+    assert found == [([], before)]
 
 
 def test_the_watchdog_reports_slow_steps(monkeypatch):

@@ -13,7 +13,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
-from lstm_jax.workdir import manifest
+from lstm_jax.training import saved
+from lstm_jax.training.journal import finished
+from lstm_jax.workdir import files, manifest
 from lstm_jax.workdir.files import write_json
 
 
@@ -44,6 +46,53 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="No space left"):
         write_json(tmp_path / "x.json", 2)
     assert os.listdir(tmp_path) == ["x.json"] and (tmp_path / "x.json").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("write", [files.write_text, files.write_bytes, files.replace_json])
+def test_a_file_is_the_old_or_the_new_one_and_nothing_lies_beside_it(tmp_path, monkeypatch, write):
+    old, new = {"write_bytes": (b"1", b"2")}.get(write.__name__, ("1", "2"))
+    place = tmp_path / "x.json"
+    write(place, old)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    before = place.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", full)
+        with pytest.raises((UsageError, OSError), match="No space left"):
+            write(place, new)
+    assert place.read_bytes() == before
+    write(place, new)
+    assert place.read_bytes() == before.replace(b"1", b"2") and os.listdir(tmp_path) == ["x.json"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_is_there_is_not_created_again(tmp_path, monkeypatch, links):
+    def without_links(*_):
+        raise OSError(95, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr(files.os, "link", without_links)
+    assert files.create_json(tmp_path / "x.json", {"a": 1})
+    assert not files.create_json(tmp_path / "x.json", {"a": 2})
+    assert files.read_json(tmp_path / "x.json") == {"a": 1}
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\xff", "[" * 99_999])
+@pytest.mark.parametrize("read", [files.read_json, lambda place: saved.recorded(place.parent)])
+def test_a_damaged_file_reads_as_none(tmp_path, read, text):
+    place = tmp_path / "manifest.json"
+    assert read(place) == {}
+    place.write_text(text, encoding="latin-1")
+    assert read(place) == {}
+
+
+def test_a_damaged_summary_is_named_before_a_run_goes_on(tmp_path):
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(UsageError, match=r"summary\.json is damaged"):
+        finished(config(), tmp_path)
 
 
 def test_the_manifest_says_where_a_run_came_from(tmp_path, monkeypatch):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from lstm_jax import signals
 from lstm_jax.errors import INTERRUPTED, OK, USAGE_ERROR
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.names import FOLDER
@@ -24,37 +24,18 @@ POLL_SECONDS = 0.5
 LINE_SECONDS = 30.0
 
 
-class Interrupt:
-    """SIGINT and SIGTERM as a flag; the second SIGINT raises."""
-
-    def __init__(self) -> None:
-        self.seen = False
-
-    def __enter__(self) -> Interrupt:
-        self._old = {n: signal.signal(n, self._catch) for n in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _catch(self, number: int, frame: Any) -> None:
-        self.seen = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def monitor(plan: Plan, workdir: Path, launcher: Any, wait: bool = True) -> int:
     """Submit what has not ended and, with `wait`, stay until it has; an exit code."""
     watcher = claims.Watcher()
     left = [n for n in range(len(plan.packs)) if not claims.ended(pack_folder(workdir, n))]
-    with Interrupt() as interrupt, Display(plan, workdir) as display:
+    with signals.asked() as asked, Display(plan, workdir) as display:
         if left:
             launcher.submit(workdir, left)
         if not wait:
             return OK
         while launcher.poll():
             display.update(status.packs(plan, workdir, watcher))
-            if interrupt.seen:
+            if asked:
                 display.say("stopping: workers save after their chunk (Ctrl-C again: at once)")
                 launcher.cancel()
                 break

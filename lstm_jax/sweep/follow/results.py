@@ -12,7 +12,7 @@ from typing import Any
 from lstm_jax.sweep.claims import ended
 from lstm_jax.sweep.define.plan import Plan, pack_folder, trial_folder
 from lstm_jax.sweep.pack.trial import trial_status
-from lstm_jax.workdir.files import read_json, to_json, write_text
+from lstm_jax.workdir.files import read_json, replacing, to_json, write_text
 from lstm_jax.workdir.metrics import read_metrics
 
 FIRST = ("trial", "pack", "status", "step", "attempt")
@@ -83,7 +83,6 @@ def write_parquet(rows: list[dict[str, Any]], path: Path) -> bool:
     except ImportError:
         return False
     table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns(rows)})
-    tmp = path.with_name(f".{path.name}.tmp")
-    parquet.write_table(table, tmp)
-    tmp.replace(path)
+    with replacing(path) as tmp:
+        parquet.write_table(table, tmp)
     return True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from lstm_jax.sweep.define.plan import Plan, trial_folder
 from lstm_jax.sweep.pack.trial import OVER, STATUS, trial_status
 from lstm_jax.workdir.files import replace_json
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 CANCELLED = "cancelled"
 WAIT_SECONDS = 0.5
 
@@ -22,19 +21,11 @@ WAIT_SECONDS = 0.5
 class Stop:
     """Why the worker should stop, "" while it should not."""
 
-    def __init__(self, workdir: Path):
-        self.cancelled, self.why = workdir / CANCELLED, ""
-
-    def catch_signals(self) -> None:
-        for name in SIGNALS:
-            signal.signal(getattr(signal, name), self._catch)
-
-    def _catch(self, number: int, frame: Any) -> None:
-        self.why = signal.Signals(number).name
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one stops at once
+    def __init__(self, workdir: Path, asked: Sequence[str] = ()):
+        self.cancelled, self.asked = workdir / CANCELLED, asked
 
     def __call__(self) -> str:
-        return self.why or ("cancelled" if self.cancelled.exists() else "")
+        return "".join(self.asked[:1]) or ("cancelled" if self.cancelled.exists() else "")
 
 
 def fail(plan: Plan, workdir: Path, number: int, claim: Any, error: Exception) -> str:

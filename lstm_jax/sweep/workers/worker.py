@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lstm_jax import signals
 from lstm_jax.compute import compile_cache, processes, sharding
 from lstm_jax.errors import INTERRUPTED, OK, UsageError
 from lstm_jax.sweep import claims
@@ -65,17 +66,17 @@ def run_pack(plan: Plan, workdir: Path, number: int, claim: Any, stop: Stop) -> 
 
 def main(argv: list[str]) -> int:
     workdir, packs = Path(argv[0]), [int(word) for word in argv[1:]]
-    stop = Stop(workdir)
-    stop.catch_signals()
-    sharding.configure_cpu_devices()
-    compile_cache.keep_programs()
-    try:
-        if processes.find("auto") is not None:
-            return multihost.work(workdir, packs[0], stop)
-        return work(workdir, packs or None, stop)
-    except UsageError as error:
-        say(f"lstm-jax: {error}")
-        return 2
+    with signals.asked() as asked:
+        stop = Stop(workdir, asked)
+        sharding.configure_cpu_devices()
+        compile_cache.keep_programs()
+        try:
+            if processes.find("auto") is not None:
+                return multihost.work(workdir, packs[0], stop)
+            return work(workdir, packs or None, stop)
+        except UsageError as error:
+            say(f"lstm-jax: {error}")
+            return 2
 
 
 if __name__ == "__main__":

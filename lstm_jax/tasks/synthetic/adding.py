@@ -6,6 +6,7 @@ drawn from the whole sequence.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,16 +15,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
-from lstm_jax.tasks.task import (
-    Spec,
-    Task,
-    average,
-    fixed_split,
-    fresh_batch,
-    ratio,
-    target_weights,
-    weighed,
-)
+from lstm_jax.tasks.task import Spec, Task, average, generated, ratio, target_weights, weighed
 
 
 def fields() -> ConfigDict:
@@ -55,22 +47,9 @@ def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
 
 def build(config: Any) -> Task:
     """Fresh sequences at every step; validation and test sets come from seeds of their own."""
-    length, batch_size = config.task.length, config.train.batch_size
+    length = config.task.length
     if length < 2:
         raise UsageError(f"task.length={length}: the adding problem needs at least 2 steps")
-
-    def one(key: Array) -> dict:
-        return example(key, length)
-
+    spec = Spec(in_features=2, out_features=1, readout="last")
     trivial = {"always 1": {"loss": 1 / 6}}  # variance of a sum of two uniforms
-    return Task(
-        spec=Spec(in_features=2, out_features=1, readout="last"),
-        data={},
-        batch=fresh_batch(one, batch_size),
-        loss=loss,
-        splits={
-            "valid": fixed_split(one, 1, config.task.eval_size, batch_size),
-            "test": fixed_split(one, 2, config.task.eval_size, batch_size),
-        },
-        baselines={"valid": trivial, "test": trivial},
-    )
+    return generated(config, partial(example, length=length), loss, spec, trivial)

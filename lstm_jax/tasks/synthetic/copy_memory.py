@@ -6,6 +6,7 @@ Hochreiter & Schmidhuber (1997); lengths as in Arjovsky et al. (2016): T + 20 st
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,8 +20,7 @@ from lstm_jax.tasks.task import (
     Task,
     average,
     cross_entropy,
-    fixed_split,
-    fresh_batch,
+    generated,
     ratio,
     target_weights,
     weighed,
@@ -59,23 +59,10 @@ def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
 
 def build(config: Any) -> Task:
     """Fresh sequences at every step; validation and test sets come from seeds of their own."""
-    length, batch_size = config.task.length, config.train.batch_size
+    length = config.task.length
     if length < 1:
         raise UsageError(f"task.length={length}: copy memory needs at least 1 step in between")
-
-    def one(key: Array) -> dict:
-        return example(key, length)
-
+    spec = Spec(in_features=SYMBOLS + 2, out_features=SYMBOLS + 1)
     steps = length + 2 * RECALLED
     trivial = {"no memory": {"loss": RECALLED * math.log(SYMBOLS) / steps, "accuracy": 1 / SYMBOLS}}
-    return Task(
-        spec=Spec(in_features=SYMBOLS + 2, out_features=SYMBOLS + 1),
-        data={},
-        batch=fresh_batch(one, batch_size),
-        loss=loss,
-        splits={
-            "valid": fixed_split(one, 1, config.task.eval_size, batch_size),
-            "test": fixed_split(one, 2, config.task.eval_size, batch_size),
-        },
-        baselines={"valid": trivial, "test": trivial},
-    )
+    return generated(config, partial(example, length=length), loss, spec, trivial)

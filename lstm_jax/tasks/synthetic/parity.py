@@ -7,6 +7,7 @@ here, because the gradient then has something to climb. task.every_step=False as
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,16 +16,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
-from lstm_jax.tasks.task import (
-    Spec,
-    Task,
-    average,
-    fixed_split,
-    fresh_batch,
-    ratio,
-    target_weights,
-    weighed,
-)
+from lstm_jax.tasks.task import Spec, Task, average, generated, ratio, target_weights, weighed
 
 
 def fields() -> ConfigDict:
@@ -56,23 +48,10 @@ def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
 
 def build(config: Any) -> Task:
     """Fresh sequences at every step; validation and test sets come from seeds of their own."""
-    length, batch_size = config.task.length, config.train.batch_size
-    every_step = config.task.every_step
+    length, every_step = config.task.length, config.task.every_step
     if length < 1:
         raise UsageError(f"task.length={length}: parity needs at least 1 step")
-
-    def one(key: Array) -> dict:
-        return example(key, length, every_step)
-
+    spec = Spec(1, 1, readout="every" if every_step else "last")
     trivial = {"chance": {"loss": math.log(2), "accuracy": 0.5}}
-    return Task(
-        spec=Spec(1, 1, readout="every" if every_step else "last"),
-        data={},
-        batch=fresh_batch(one, batch_size),
-        loss=loss,
-        splits={
-            "valid": fixed_split(one, 1, config.task.eval_size, batch_size),
-            "test": fixed_split(one, 2, config.task.eval_size, batch_size),
-        },
-        baselines={"valid": trivial, "test": trivial},
-    )
+    one = partial(example, length=length, every_step=every_step)
+    return generated(config, one, loss, spec, trivial)

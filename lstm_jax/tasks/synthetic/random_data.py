@@ -15,17 +15,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
-from lstm_jax.tasks.task import (
-    Spec,
-    Task,
-    average,
-    cross_entropy,
-    ratio,
-    sequential,
-    shuffled,
-    target_weights,
-    weighed,
-)
+from lstm_jax.tasks.task import Spec, Task, label_loss, sequential, shuffled
 
 
 def fields() -> ConfigDict:
@@ -53,15 +43,6 @@ def take(pool: dict, indices: Array) -> dict:
     return {"inputs": inputs, "targets": jnp.asarray(pool["labels"])[indices]}
 
 
-def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
-    """Cross-entropy of the class after the last step; outputs [B, classes], targets [B]."""
-    weights = target_weights(batch)
-    outputs, targets = weighed(weights, outputs, batch["targets"])
-    mean = average(cross_entropy(outputs, targets), weights)
-    right = (jnp.argmax(outputs, axis=-1) == targets).astype(jnp.float32)
-    return ratio(mean), {"loss": mean, "accuracy": average(right, weights)}
-
-
 def build(config: Any) -> Task:
     """Three pools from seeds 0, 1, 2; training examples in a new order each epoch."""
     task, batch_size = config.task, config.train.batch_size
@@ -82,7 +63,7 @@ def build(config: Any) -> Task:
         spec=Spec(task.features, task.classes, readout="last"),
         data={name: pool(seed, size, *shape) for seed, (name, size) in enumerate(sizes.items())},
         batch=batch,
-        loss=loss,
+        loss=label_loss,
         splits={name: split(name) for name in ("valid", "test")},
         baselines={"valid": trivial, "test": trivial},
         steps_per_epoch=-(-task.examples // batch_size),

@@ -6,6 +6,7 @@ Hochreiter & Schmidhuber (1997), tasks 6a (two places, 4 classes) and 6b (three,
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,17 +15,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
-from lstm_jax.tasks.task import (
-    Spec,
-    Task,
-    average,
-    cross_entropy,
-    fixed_split,
-    fresh_batch,
-    ratio,
-    target_weights,
-    weighed,
-)
+from lstm_jax.tasks.task import Spec, Task, generated, label_loss
 
 DISTRACTORS = 4  # a b c d = 0..3
 X, START, END = 4, 6, 7  # Y = X + 1
@@ -52,36 +43,15 @@ def example(key: Array, length: int, places: int) -> dict:
     return {"inputs": jax.nn.one_hot(symbols, 8), "targets": target.astype(jnp.int32)}
 
 
-def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
-    """Cross-entropy of the class after the last step; outputs [B, classes], targets [B]."""
-    weights = target_weights(batch)
-    outputs, targets = weighed(weights, outputs, batch["targets"])
-    mean = average(cross_entropy(outputs, targets), weights)
-    right = (jnp.argmax(outputs, axis=-1) == targets).astype(jnp.float32)
-    return ratio(mean), {"loss": mean, "accuracy": average(right, weights)}
-
-
 def build(config: Any) -> Task:
     """Fresh sequences at every step; validation and test sets come from seeds of their own."""
-    length, places, batch_size = config.task.length, config.task.places, config.train.batch_size
+    length, places = config.task.length, config.task.places
     if places not in STARTS:
         raise UsageError(f"task.places={places}: expected 2 (task 6a) or 3 (task 6b)")
     if length < 10:
         raise UsageError(f"task.length={length}: temporal order needs at least 10 steps")
-
-    def one(key: Array) -> dict:
-        return example(key, length, places)
-
     classes = 2**places
+    spec = Spec(in_features=8, out_features=classes, readout="last")
     trivial = {"chance": {"loss": math.log(classes), "accuracy": 1 / classes}}
-    return Task(
-        spec=Spec(in_features=8, out_features=classes, readout="last"),
-        data={},
-        batch=fresh_batch(one, batch_size),
-        loss=loss,
-        splits={
-            "valid": fixed_split(one, 1, config.task.eval_size, batch_size),
-            "test": fixed_split(one, 2, config.task.eval_size, batch_size),
-        },
-        baselines={"valid": trivial, "test": trivial},
-    )
+    one = partial(example, length=length, places=places)
+    return generated(config, one, label_loss, spec, trivial)

@@ -1,0 +1,58 @@
+"""The signals that ask a program to stop, and who hears them.
+
+While the program `lstm-jax` still imports (JAX takes seconds) nothing exists that could be saved:
+it leaves with exit code 4, as later on. Whoever imports the package as a library keeps the
+handlers they have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+INTERRUPTED = 4  # errors.INTERRUPTED, which is not imported yet
+
+
+@contextlib.contextmanager
+def handled(handler: Callable) -> Iterator[None]:
+    """`handler` hears every signal that asks to stop; in a thread they are not ours."""
+    numbers = [getattr(signal, name) for name in SIGNALS]
+    ours = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in numbers if ours}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def asked(at_first: Callable[[], None] = lambda: None) -> Iterator[list[str]]:
+    """The names of the signals that came; the first calls `at_first`, a second SIGINT raises."""
+    seen: list[str] = []
+
+    def catch(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not seen:
+            at_first()
+        seen.append(signal.Signals(number).name)
+
+    with handled(catch):
+        yield seen
+
+
+def leave(number: int, frame: Any) -> None:
+    os.write(2, b"lstm-jax: interrupted before it began; the same command starts again\n")
+    os._exit(INTERRUPTED)
+
+
+if Path(*sys.argv[:1]).stem == "lstm-jax":
+    for name in SIGNALS:
+        signal.signal(getattr(signal, name), leave)

@@ -64,7 +64,7 @@ test-oracles: .venv-oracles/.oracles
 # BENCH="layers --quick" for less, BENCH="variants chunked start packs" for the other parts.
 BENCH ?= layers
 bench: .venv-bench/.bench
-	.venv-bench/bin/python -m benchmarks.run $(BENCH) --out=docs/performance
+	.venv-bench/bin/python -m benchmarks.run $(BENCH) --out=notes/performance
 
 bench-dispatch: $(VENV)/.run
 	$(BIN)/python -m benchmarks.dispatch

@@ -1,6 +1,6 @@
 """Runs that are killed, starved and lied to: how the tests of faults start and judge them.
 
-FAULTS is how much is done: a percentage of the counts in docs/reliability.md, or "full".
+FAULTS is how much is done: a percentage of the counts in notes/faults.md, or "full".
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from lstm_jax.errors import UsageError
 from lstm_jax.ops import cores
 
 TIME_MAJOR = ("inputs", "mask", "resets")
-# What sharing costs a CPU's core, in examples x T x H^2 x layers (docs/performance.md, "How many
+# What sharing costs a CPU's core, in examples x T x H^2 x layers (notes/performance.md, "How many
 # devices"): to meet once a step, and to sum and update each parameter. Larger matmuls than those
 # of H = WIDE are shared by the cores anyway.
 MEETING, PARAMETER, WIDE = 2**21, 10, 256

@@ -13,8 +13,8 @@ learned owns no columns.
 from __future__ import annotations
 
 import functools
-import pickle
 from collections.abc import Callable
+from pickle import PicklingError
 from typing import Any, NamedTuple, ParamSpec
 
 import jax
@@ -132,7 +132,7 @@ class Cell(NamedTuple):
 
     def __reduce__(self) -> tuple:
         if self.made is None or _code(self.made()) != _code(self):
-            raise pickle.PicklingError(
+            raise PicklingError(
                 f"cell {self.info.name!r} holds functions that no constructor of lstm_jax made; "
                 "pickle what you build it from and build it again"
             )

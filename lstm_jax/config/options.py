@@ -216,9 +216,7 @@ def train_fields() -> ConfigDict:
     train.log_every = 50  # steps between two log lines; whatever else is due ends one early
     train.eval_every = 100  # steps between two evaluations on the validation split
     train.checkpoint_every = 500  # steps between two checkpoints
-    train.histogram_every = (
-        0  # parameter and gradient histograms; 0: some ten a run, none in a pack
-    )
+    train.histogram_every = 0  # parameter and gradient histograms; 0: some ten, none in a pack
     train.diagnose_every = 0  # how gradients, gates and memory behave (diagnostics); 0: never
     train.best_metric = "loss"  # on the validation split; chooses the parameters that are kept
     train.patience = 0  # evaluations without a better one before stopping early; 0: never stop

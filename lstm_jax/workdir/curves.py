@@ -27,6 +27,7 @@ def learning_curves(workdir: str | Path, metric: str = "loss", best_metric: str 
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     curves = {split: _points(workdir, split, metric) for split in ("train", "valid", "test")}
+    curves["test"] = curves["test"][-1:]  # a run that went on after its end has been tested twice
     for split, points in curves.items():
         if points:
             _draw(axes, split, points)

@@ -109,6 +109,6 @@ def test_a_sweep_of_trials_over_two_processes(cluster, tmp_path):
     assert claims.ended(pack_folder(tmp_path / "w", 0))["status"] == "completed"
     for trial in range(2):
         assert summary(tmp_path / "w", trial)["status"] == "completed"
-        assert lines(tmp_path / "w", trial)[-1]["step"] == 40
+        assert max(line["step"] for line in lines(tmp_path / "w", trial)) == 40
         manifest = tmp_path / "w" / "trials" / f"{trial:04d}" / "manifest.json"
         assert json.loads(manifest.read_text())["devices"]["processes"] == 2

@@ -41,6 +41,7 @@ def write_run(workdir):
         for step, loss, accuracy in ((10, 3, 0.1), (20, 2, 0.9), (30, 1, 0.3), (40, 4, 0.9)):
             writer.scalars(step, "train", {"loss": loss / 2})
             writer.scalars(step, "valid", {"loss": float(loss), "accuracy": accuracy})
+        writer.scalars(10, "test", {"loss": 3.5, "accuracy": 0.2})  # before it went on
         writer.scalars(20, "test", {"loss": 2.5, "accuracy": 0.8})
 
 

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from lstm_jax.errors import UsageError
 from lstm_jax.workdir import tensorboard as events
 from lstm_jax.workdir.files import append
-from lstm_jax.workdir.metrics import open_writer, read_metrics
+from lstm_jax.workdir.metrics import PLACE, open_writer, read_metrics
 
 
 def config() -> ConfigDict:
@@ -194,8 +194,10 @@ def test_histograms_leave_out_what_is_not_finite(tmp_path):
 
 
 def test_hparams_are_in_the_run_itself_with_every_type(tmp_path):
+    """The group's columns too, where there is a group: test_tensorboard shows why only there."""
     from tensorboard.plugins.hparams import metadata
 
+    (tmp_path / PLACE).write_text('{"group": "lstm_lr0.5"}')
     values = {
         "lr": np.float32(0.5), "seed": np.int64(3), "flag": np.bool_(True), "name": "lstm",
         "sizes": (1, 2), "none": None, "inf": float("inf"), "array": jnp.float32(2),
@@ -216,6 +218,7 @@ def test_hparams_are_in_the_run_itself_with_every_type(tmp_path):
         "lr": 0.5, "seed": 3, "flag": True, "name": "lstm",
         "sizes": "1,2", "none": "none", "inf": "inf", "array": 2,
     }  # fmt: skip
+    assert start.group_name == "lstm_lr0.5"
     end = metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG])
     assert end.status == 2  # STATUS_FAILURE
     content = read.SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content

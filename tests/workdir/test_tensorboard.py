@@ -261,6 +261,7 @@ def test_means_are_over_what_is_finite_and_say_of_how_many(tmp_path):
         with open_writer(tmp_path / "w" / "trials" / f"{trial:04d}", tensorboard=False) as writer:
             for step, value in enumerate(values, 1):
                 writer.scalars(step, "valid", {"loss": value})
+            writer.scalars(10 * trial, "test", {"loss": 4.0 + trial})  # each at its best step
     for _ in range(2):  # the second writes the same afresh
         (folder,) = write_means(plan, tmp_path / "w")
         assert len(list(folder.iterdir())) == 1
@@ -268,6 +269,8 @@ def test_means_are_over_what_is_finite_and_say_of_how_many(tmp_path):
         assert found["mean/valid/loss"] == {1: 3.0, 2: 2.0}
         assert found["spread/valid/loss/low"] == {1: 1.0, 2: 2.0}
         assert found["spread/valid/loss/trials"] == {1: 3.0, 2: 1.0}
+        assert found["mean/test/loss"] == {10: 5.0}
+        assert found["spread/test/loss/high"] == {10: 6.0}
 
 
 def test_variants_without_seeds_have_no_means(tmp_path):

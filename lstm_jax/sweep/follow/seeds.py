@@ -33,13 +33,21 @@ def write_means(plan: Plan, workdir: Path) -> list[Path]:
 
 
 def curves(folders: list[Path]) -> Curves:
-    """The finite values of every metric at every step."""
+    """The finite values of every metric at every step; of the test, at the mean best step."""
+    logged = [read_metrics(folder) for folder in folders]
+    tested = [line for lines in logged if (line := _newest_test(lines))]
+    best = round(statistics.fmean(line["step"] for line in tested)) if tested else 0
+    others = (line for lines in logged for line in lines if line["split"] != "test")
     found: Curves = defaultdict(lambda: defaultdict(list))
-    for line in (line for folder in folders for line in read_metrics(folder)):
+    for line in (*others, *({**line, "step": best} for line in tested)):
         for name, value in line.items():
             if _is_shown(line["split"], name, value):
                 found[f"{line['split']}/{name}"][line["step"]].append(float(value))
     return found
+
+
+def _newest_test(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return next((line for line in reversed(lines) if line["split"] == "test"), None)
 
 
 def _is_shown(split: str, name: str, value: Any) -> bool:

@@ -236,7 +236,7 @@ def test_one_that_stops_early_stops_counting(tmp_path):
     ours = summary(tmp_path / "w", 0)
     assert (ours["status"], ours["step"]) == ("completed", alone["step"])
     assert ours["step"] < 40
-    assert lines(tmp_path / "w", 0)[-1]["step"] == ours["step"]
+    assert max(line["step"] for line in lines(tmp_path / "w", 0)) == ours["step"]
 
 
 HALVED = '\nHALVING = {"rungs": (10, 25), "keep": 0.5}\n'

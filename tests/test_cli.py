@@ -222,7 +222,6 @@ def test_config_flags_in_any_order_and_form(argv, config, overrides, rest):
         (["--config.optimizer.name=adm"], ["'adm'", "'adam'"]),
         (["--config.task.name=addng"], ["'addng'", "'adding'"]),
         (["--config.optimizer.learning_rate=nan"], ["learning_rate", "finite"]),
-        (["--config.train.eval_every=7"], ["eval_every=7", "nearest is 10"]),
         (["--config.train.best_metric=accuracy"], ["train.best_metric", "'accuracy'", "loss"]),
         (["--config.model.engine=associative"], ["associative", "lstm"]),
         (["--config.parallel.data=64"], ["parallel.data=64"]),

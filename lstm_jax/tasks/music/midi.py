@@ -43,22 +43,3 @@ def variable(number: int) -> bytes:
     while number := number >> 7:
         digits.append(number & 0x7F | 0x80)
     return bytes(reversed(digits))
-
-
-def read_midi(content: bytes) -> list[tuple[int, int, int]]:
-    """(tick, event byte, key) of each note event of a file from `write_midi`, to check it with."""
-    position, tick, events = 22, 0, []
-    while position < len(content):
-        delta = 0
-        while True:
-            byte, position = content[position], position + 1
-            delta = delta << 7 | byte & 0x7F
-            if not byte & 0x80:
-                break
-        tick += delta
-        if content[position] == 0xFF:
-            position += 3 + content[position + 2]
-            continue
-        events.append((tick, content[position], content[position + 1]))
-        position += 3
-    return events

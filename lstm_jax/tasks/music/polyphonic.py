@@ -39,6 +39,7 @@ from lstm_jax.tasks.task import (
 
 KEYS = 88
 SPLITS = ("train", "valid", "test")
+MATLAB = ("traindata", "validdata", "testdata")  # cell arrays of a .mat file
 EVAL_STEPS = 256  # frames that an evaluation reads at a time, the carry handed on: exact
 TOGETHER = 32  # pieces that the figures read together
 PRIMER = 8  # frames of a test piece that a generated one begins with
@@ -147,7 +148,7 @@ def load(task: Any) -> dict[str, list[np.ndarray]]:
     kind = Path(place.stem).suffix if place.suffix == ".gz" else place.suffix
     if kind not in kinds:
         raise UsageError(f"{name}: {kind or 'no'} file type, expected {', '.join(kinds)}")
-    rolls = kinds[kind](content, name)
+    rolls = kinds[kind](content, name) if task.file else from_cells(matfile.cells(content, MATLAB))
     for split in SPLITS:
         if not rolls.get(split):
             raise UsageError(f"{name}: no pieces in {split!r}; expected train, valid and test")
@@ -156,9 +157,12 @@ def load(task: Any) -> dict[str, list[np.ndarray]]:
 
 
 def from_mat(content: bytes, name: str) -> dict[str, list]:
-    """Cell arrays traindata, validdata, testdata."""
-    cells = matfile.read(content, name, tuple(f"{split}data" for split in SPLITS))
-    return {split: cells[f"{split}data"] for split in SPLITS}
+    """The cell arrays of MATLAB."""
+    return from_cells(matfile.read(content, name, MATLAB))
+
+
+def from_cells(cells: dict[str, list]) -> dict[str, list]:
+    return dict(zip(SPLITS, map(cells.get, MATLAB), strict=True))
 
 
 def from_npz(content: bytes, name: str) -> dict[str, list]:

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from benchmarks import peers
 from benchmarks.layers import Entry, Result
@@ -31,7 +32,7 @@ def write(found: list[Result], folder: Path, conditions: list[str], title: str) 
     write_csv(found, folder / "layers.csv")
     text = "\n".join([*conditions, "", *promises(found), *tables(found)]) + "\n"
     (folder / "layers.md").write_text(f"# {title}\n\n{text}")
-    plot(found, folder / "layers.png")
+    plot(found).savefig(folder / "layers.png", dpi=110)
     return text
 
 
@@ -145,7 +146,7 @@ def ratio(
     return here[ours] / min(theirs) if theirs and ours in here else 0.0
 
 
-def plot(found: list[Result], path: Path) -> None:
+def plot(found: list[Result]) -> Any:
     """Time over torch's (or our own on one device, without torch), a panel a mode."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -179,4 +180,4 @@ def plot(found: list[Result], path: Path) -> None:
         axes.set_xlabel("T,B,D,H")
         axes.set_ylabel(f"{mode}: median time over that of\n{base}")
         axes.legend(fontsize=7, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=110)
+    return figure

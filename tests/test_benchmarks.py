@@ -1,5 +1,6 @@
 """The benchmark: rows compute one function, ratios are what they say, wrong requests are told."""
 
+import drawn
 import jax
 import numpy as np
 import pytest
@@ -91,7 +92,12 @@ def test_promises_and_files(tmp_path):
     text = tables.write(found, tmp_path, ["- here"], "One layer")
     assert "| keras, one device | 5e+03 (5e+03–5e+03) |" in text
     assert (tmp_path / "layers.csv").read_text().count("\n") == 7
-    assert (tmp_path / "layers.png").stat().st_size > 1000
+    drawn.picture(tmp_path / "layers.png")
+    (panel,) = drawn.panels(tables.plot(found))
+    assert panel["legend"] == ["flax linen, one device", "keras, one device"]
+    assert panel["lines"]["keras, one device"][1].tolist() == [2.5, 2.5]
+    assert panel["ticks"][0] == [str(TINY), str(TINY._replace(T=8))]
+    assert panel["scales"][1] == "log"
 
 
 def test_what_is_not_there_is_left_out_with_a_line(monkeypatch):

@@ -1,5 +1,6 @@
 """Every verb through its real entry point, and what it says to those who mistype."""
 
+import csv
 import importlib
 import json
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import drawn
 import pytest
 
 from lstm_jax import cli
@@ -122,7 +124,10 @@ def test_predict_writes_forecasts(airline, tmp_path, capsys):
     assert call("predict", f"--workdir={airline}", "--horizon=6", f"--out={out}") == 0
     printed = [Path(line) for line in capsys.readouterr().out.split()]
     assert {path.suffix for path in printed} == {".csv", ".png"}
-    assert all(path.stat().st_size > 0 and path.parent == out for path in printed)
+    assert all(path.parent == out for path in printed)
+    rows = list(csv.DictReader((out / "forecast.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    drawn.picture(out / "forecast.png")
 
 
 def test_checkpoint_lists_steps_and_digests(adding, capsys):

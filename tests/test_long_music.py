@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import drawn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,8 +159,10 @@ def test_figures_read_in_parts_what_they_would_at_once(file, few, tmp_path):
         for piece, logits in zip(test, found, strict=True):
             np.testing.assert_array_equal(logits, np.cumsum(piece[:-1].astype(np.float32), 0))
     asked.clear()
-    for name, figure in task.figures(forward).items():
-        figure.savefig(tmp_path / f"{name}.png", dpi=40)
+    played, predicted, _ = drawn.panels(task.figures(forward)["piano_roll"])
+    heard = np.cumsum(pieces(LENGTHS["test"])[0][:-1].astype(np.float32), 0)
+    np.testing.assert_array_equal(played["images"][0], pieces(LENGTHS["test"])[0][1:].T)
+    np.testing.assert_allclose(predicted["images"][0], 1 / (1 + np.exp(-heard.T)), rtol=1e-5)
     assert set(asked) == {(SHORT, polyphonic.TOGETHER, 88)}
 
 
@@ -221,4 +224,4 @@ def test_a_task_of_the_size_of_nottingham_takes_less_than_2_gb(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     kilobytes = int(done.stdout.rpartition("peak ")[2])
     assert kilobytes * 1024 < 2 * GIGABYTE, f"{kilobytes / 1024:.0f} MB"
-    assert (tmp_path / "run" / "figures" / "nll_by_frame.png").is_file()
+    drawn.picture(tmp_path / "run" / "figures" / "nll_by_frame.png")

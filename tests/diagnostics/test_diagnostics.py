@@ -2,6 +2,7 @@
 
 import json
 
+import drawn
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from lstm_jax.cells import CELLS, lstm, rnn
 from lstm_jax.cells.gates import Constant, GateTable, Learned
 from lstm_jax.config import default_config
 from lstm_jax.config.fields import split
-from lstm_jax.diagnostics import observe
+from lstm_jax.diagnostics import figures, observe
 from lstm_jax.diagnostics.observe import by_distance, explodes, flow, lyapunov, relative, vanishes
 from lstm_jax.sweep.workers.worker import work
 from lstm_jax.training.check import load_config
@@ -194,7 +195,7 @@ def test_a_run_and_the_verb_leave_a_diagnosis(tmp_path, capsys):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["split"] == "diagnostics"]
     assert steps == [10, 20]
-    assert (tmp_path / "figures" / "diagnostics_layer_0.png").stat().st_size > 10_000
+    assert drawn.picture(tmp_path / "figures" / "diagnostics_layer_0.png").shape[0] > 500
     path = tmp_path / "diagnostics" / "step_00000020.npz"
     before = dict(np.load(path))
     path.unlink()
@@ -206,6 +207,25 @@ def test_a_run_and_the_verb_leave_a_diagnosis(tmp_path, capsys):
         np.testing.assert_allclose(after["layer_0/flow/c"], before["layer_0/flow/c"], rtol=1e-5)
     again = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in again][: len(lines)] == lines
+
+
+def test_a_layer_is_drawn_in_six_panels():
+    """With the numbers of the diagnosis, words for what they are, and both floors."""
+    found = observed("adding", **{"task.length": 12, "task.eval_size": 4})
+    own = {n.removeprefix("layer_0/"): v for n, v in found.items()}
+    ((name, figure),) = figures.draw(found).items()
+    assert name == "layer_0"
+    flow, heat, gates, scales, growth, singular, bar = drawn.panels(figure)
+    assert flow["legend"] == ["carry", "c", "h"] and flow["scales"][1] == "log"
+    np.testing.assert_array_equal(flow["lines"]["c"][1], own["flow/c"])
+    assert heat["images"][0].shape == (4, 12) and bar["labels"][1] == "log10 norm"
+    assert gates["legend"] == ["i", "f", "g", "o"]
+    np.testing.assert_array_equal(gates["lines"]["f"][1], own["mean/f"])
+    assert sum(scales["bars"]) == np.isfinite(own["timescale"]).sum()
+    np.testing.assert_array_equal(growth["lines"]["largest"][1], own["growth/max"])
+    assert growth["legend"] == ["mean", "largest"]
+    said = f"{np.mean(own['lyapunov']):.3g} nats/step"
+    assert singular["title"].endswith(said)
 
 
 def test_mistakes(capsys):

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import Any, cast
 
+import drawn
 import numpy as np
 import pytest
 import reports
@@ -15,7 +16,7 @@ from sweeps import study
 
 from lstm_jax import cli
 from lstm_jax.errors import UsageError
-from lstm_jax.report import build_report, text
+from lstm_jax.report import build_report, figures, text
 from lstm_jax.report.analysis import analyse
 from lstm_jax.report.collect import read_sweep
 from lstm_jax.report.figures import saturation
@@ -85,12 +86,33 @@ def planned_scores(plan, gates, rate):
     ]
 
 
+def test_the_figures_of_a_report_show_its_numbers(tmp_path):
+    """Effects with their intervals, a panel a variant, every rate that was tried."""
+    plan, workdir = reports.sweep(tmp_path)
+    sweep, found = read_sweep(plan, workdir), section(plan, workdir)
+    plots = {plot.name: drawn.panels(plot.figure) for plot in figures.plots(sweep, found)}
+    others = [row for row in found.rows if not row.is_baseline]
+    (effects,) = plots["effects"]
+    assert effects["ticks"][1] == [row.variant for row in others[::-1]]
+    assert effects["labels"][0].endswith("left of 0 is better")
+    for y, row in enumerate(others[::-1]):
+        assert [[row.difference], [y]] in effects["marks"]
+        assert [[row.difference_low, row.difference_high], [y, y]] in effects["marks"]
+    rates = sorted({trial["optimizer.learning_rate"] for trial in plan.trials})
+    for name in ("learning_curves", "sensitivity", "budget"):
+        assert [p["title"] for p in plots[name]] == [row.variant for row in others]
+    tried = {x for line in plots["sensitivity"][0]["marks"] for x in line[0]}
+    assert sorted(tried) == rates and plots["sensitivity"][0]["scales"][0] == "log"
+    (importance,) = plots["importance"]
+    assert importance["limits"][0][0] == 0 and "%" in importance["texts"][0]
+
+
 def test_the_files_of_a_report(built):
     workdir, page = built
     out = workdir / "report"
     names = ("effects", "learning_curves", "sensitivity", "budget", "importance")
     for name in names:
-        assert (out / "figures" / f"{name}.png").stat().st_size > 5000
+        drawn.picture(out / "figures" / f"{name}.png")
         assert (out / "figures" / f"{name}.svg").read_text().startswith("<?xml")
         assert f'id="{name}"' in page
     table = list(csv.DictReader((out / "table.csv").read_text().splitlines()))

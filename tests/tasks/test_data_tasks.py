@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import math
+import re
 import struct
 from pathlib import Path
 from types import SimpleNamespace
 
+import drawn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +19,7 @@ import pytest
 import requests
 import scipy.io
 from chorales import cells, rolls, write_mat
+from datafiles import RANDOM, write_idx, write_images, write_text, write_ts
 
 from lstm_jax.config import default_config
 from lstm_jax.data import files as data
@@ -26,8 +30,6 @@ from lstm_jax.tasks.music import matfile, midi, polyphonic
 from lstm_jax.training import train
 from lstm_jax.training.check import load_config
 from lstm_jax.training.program import build_task
-
-RANDOM = np.random.default_rng(0)
 
 
 def config(name: str, **fields):
@@ -53,37 +55,6 @@ def zeros(task):
     return forward
 
 
-# ---------------------------------------------------------------------------------------------
-# Small data sets of every format
-
-
-def write_idx(place, array: np.ndarray):
-    codes = {"uint8": 8, "int8": 9, "int32": 12}
-    head = struct.pack(">HBB", 0, codes[str(array.dtype)], array.ndim)
-    sizes = struct.pack(f">{array.ndim}I", *array.shape)
-    place.write_bytes(head + sizes + array.astype(array.dtype.newbyteorder(">")).tobytes())
-
-
-def write_images(folder, side: int = 28, train: int = 60, test: int = 10):
-    for part, size in (("train", train), ("t10k", test)):
-        images = RANDOM.integers(0, 256, (size, side, side)).astype(np.uint8)
-        write_idx(folder / f"{part}-images-idx3-ubyte", images)
-        labels = (np.arange(size) % 10).astype(np.uint8)
-        write_idx(folder / f"{part}-labels-idx1-ubyte", labels)
-    return str(folder)
-
-
-def write_ts(place, lengths=(3, 9, 4, 2, 7, 3, 3, 2), dimensions: int = 2, head: str = ""):
-    cases = []
-    for i, length in enumerate(lengths):
-        values = RANDOM.normal(size=(dimensions, length)).round(3)
-        columns = ":".join(",".join(map(str, column)) for column in values)
-        cases.append(f"{columns}:{'ab'[i % 2]}")
-    head = head or "@problemName toy\n@classLabel true a b\n@data"
-    place.write_text(head + "\n" + "\n".join(cases) + "\n")
-    return str(place)
-
-
 @pytest.fixture
 def mat(tmp_path):
     return write_mat(tmp_path / "rolls.mat")
@@ -102,9 +73,7 @@ def series(tmp_path):
 
 @pytest.fixture
 def text(tmp_path):
-    place = tmp_path / "text.txt"
-    place.write_text("the cat sat on the mat\nthe dog sat on the cat\n" * 40)
-    return str(place)
+    return write_text(tmp_path / "text.txt")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -167,16 +136,108 @@ def test_every_split_has_baselines_and_batches(task):
         assert len(shapes) == 1
 
 
-def test_figures_can_be_drawn(task, tmp_path):
-    for name, figure in task.figures(zeros(task)).items():
-        figure.savefig(tmp_path / f"{name}.png", dpi=30)
-        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+def figures_of(task):
+    """{name: what its axes show} for a model that says 0."""
+    return {n: drawn.panels(figure) for n, figure in task.figures(zeros(task)).items()}
 
 
-def test_predictions_are_written(task, tmp_path):
+def shows_one_class(panel, names, right):
+    """A confusion matrix of a model that takes the first class for everything."""
+    shares = np.zeros((len(names), len(names)))
+    shares[:, 0] = 1
+    np.testing.assert_array_equal(panel["images"][0], shares)
+    assert panel["labels"] == ("predicted", "true")
+    assert panel["title"] == f"test: {right:.2f} % right"
+
+
+def test_the_figures_of_images_show_what_is_taken_for_what(images):
+    task = build("mnist", folder=images, valid_size=20)
+    figures = figures_of(task)
+    assert list(figures) == ["confusion", "mistakes"]
+    shows_one_class(figures["confusion"][0], range(10), 10)
+    assert figures["confusion"][0]["texts"] == ["1"] * 10
+    wrong = [panel for panel in figures["mistakes"] if panel["images"]]
+    assert sorted(p["title"] for p in wrong) == [f"{n} > 0 (0.10)" for n in range(1, 10)]
+    shown = {p["images"][0].tobytes() for p in wrong}
+    assert shown == {x.reshape(28, 28).tobytes() for x in task.data["test_images"][1:]}
+
+
+def test_the_figures_of_series_show_classes_and_lengths(series):
+    figures = figures_of(build("vowels", **series))
+    assert list(figures) == ["confusion", "accuracy_by_length"]
+    shows_one_class(figures["confusion"][0], "ab", 50)
+    assert figures["confusion"][0]["texts"] == ["4", "4"]
+    (by_length,) = figures["accuracy_by_length"]
+    lengths, shares = by_length["lines"]["share right"]
+    assert lengths.tolist() == [2, 3, 4, 7, 9]
+    np.testing.assert_allclose(shares, [0, 2 / 3, 1, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(by_length["bars"], np.array([2, 3, 1, 1, 1]) / 3)
+    assert by_length["limits"][1] == (0, 1.05)
+
+
+@pytest.mark.parametrize("level", ["characters", "words"])
+def test_the_figures_of_text_show_the_surprise_of_a_model_that_knows_nothing(text, level):
+    task = build("language", file=text, level=level, steps=6, eval_steps=7)
+    figures, nats = figures_of(task), math.log(task.spec.out_features)
+    assert list(figures) == ["surprise", "loss_by_context"]
+    (bars,), (context,) = figures.values()
+    np.testing.assert_allclose(bars["bars"], nats, rtol=1e-5)
+    np.testing.assert_allclose(bars["limits"][1], [0, 1.18 * nats], rtol=1e-5)
+    np.testing.assert_allclose(context["lines"]["model"][1].astype(float), nats, rtol=1e-5)
+    assert context["legend"] == ["model", "unigram", "bigram"]
+    for name in context["legend"][1:]:
+        assert (context["lines"][name][1] < nats).all()
+
+
+def test_the_figures_of_music_show_what_was_played_beside_its_chances(mat):
+    task = build("polyphonic", file=mat)
+    figures = figures_of(task)
+    assert list(figures) == ["piano_roll", "nll_by_frame"]
+    played, predicted, _ = figures["piano_roll"]
+    first = polyphonic.load(SimpleNamespace(file=mat))["test"][0][1:]
+    np.testing.assert_array_equal(played["images"][0], first.T)
+    np.testing.assert_array_equal(predicted["images"][0], np.full(first.T.shape, 0.5))
+    assert played["title"] == "played: first test piece"
+    (by_frame,) = figures["nll_by_frame"]
+    np.testing.assert_allclose(by_frame["lines"]["model"][1], 88 * math.log(2), rtol=1e-5)
+    assert len(by_frame["legend"]) == 3 and by_frame["labels"][1] == "NLL (nats)"
+
+
+def predicted(task, out):
+    """{name: path} of what a model that says 0 predicts."""
     options = SimpleNamespace(prompt="", temperature=1.0, length=20, seed=3)
-    written = task.predict(zeros(task), tmp_path, options)
-    assert written and all(path.stat().st_size > 0 for path in written)
+    return {path.name: path for path in task.predict(zeros(task), out, options)}
+
+
+def test_predictions_of_classes_are_a_table_and_a_matrix(images, series, tmp_path):
+    for name, fields, size, classes in (
+        ("mnist", {"folder": images, "valid_size": 20}, 10, 10),
+        ("vowels", series, 8, 2),
+    ):
+        (tmp_path / name).mkdir()
+        written = predicted(build(name, **fields), tmp_path / name)
+        assert list(written) == ["predictions.csv", "confusion.png"]
+        rows = list(csv.DictReader(written["predictions.csv"].read_text().splitlines()))
+        assert [row["index"] for row in rows] == [str(n) for n in range(size)]
+        chances = [float(v) for row in rows for k, v in row.items() if k.startswith("p(")]
+        np.testing.assert_allclose(chances, [1 / classes] * (size * classes), atol=1e-6)
+        drawn.picture(written["confusion.png"])
+
+
+def test_predictions_of_text_are_as_long_as_asked(text, tmp_path):
+    for level in ("characters", "words"):
+        task = build("language", file=text, level=level, steps=6, eval_steps=7)
+        (written,) = predicted(task, tmp_path).values()
+        said = written.read_text()
+        tokens = said if level == "characters" else re.findall(r"\S+|\n", said)
+        assert len(tokens) == 20, said
+
+
+def test_predictions_of_music_are_what_is_heard_and_seen(mat, tmp_path):
+    written = predicted(build("polyphonic", file=mat), tmp_path)
+    assert list(written) == ["chorale.mid", "chorale.png"]
+    assert midi.read_midi(written["chorale.mid"].read_bytes())
+    drawn.picture(written["chorale.png"])
 
 
 def epoch(task, name: str = "inputs") -> np.ndarray:
@@ -739,6 +800,13 @@ def test_without_data_and_network_a_config_says_what_is_missing(name, tmp_path, 
         build_task(load_config(f"{CONFIGS / name}.py:smoke"))
 
 
+FIGURES = {
+    "jsb": ("piano_roll", "nll_by_frame"),
+    "mnist": ("confusion", "mistakes"),
+    "chars": ("surprise", "loss_by_context"),
+    "words": ("surprise", "loss_by_context"),
+    "vowels": ("confusion", "accuracy_by_length"),
+}
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mnist_rows", "words")]
 
 
@@ -755,4 +823,7 @@ def test_smoke_runs_to_the_end(name, tmp_path, mat, images, series, text):
     config.train.log_every = config.train.eval_every = 2
     summary = train.train(config, tmp_path / "run")
     assert summary["status"] == "completed" and summary["step"] == 2
-    assert list((tmp_path / "run" / "figures").glob("*.png"))
+    names = {path.stem for path in (tmp_path / "run" / "figures").glob("*.png")}
+    assert names == {*FIGURES[name.partition("_")[0]], "learning_curves"}
+    for path in (tmp_path / "run" / "figures").glob("*.png"):
+        drawn.picture(path)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import drawn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,7 @@ from lstm_jax.training import train
 from lstm_jax.training.journal import Journal
 from lstm_jax.training.program import next_chunk
 from lstm_jax.workdir.checkpoint import Checkpoints
+from lstm_jax.workdir.curves import learning_curves
 from lstm_jax.workdir.metrics import read_metrics
 
 
@@ -283,7 +285,10 @@ def test_a_run_leaves_what_it_should(tmp_path, capsys):
     on_disk = json.loads((tmp_path / "summary.json").read_text())
     assert set(on_disk["metrics"]) == {"train", "valid", "test"}
     assert on_disk["steps_per_second"] > 0 and on_disk["parameters"] == 4 * 4 * 7 + 5
-    assert (tmp_path / "figures" / "learning_curves.png").stat().st_size > 1000
+    assert drawn.picture(tmp_path / "figures" / "learning_curves.png").shape[:2] == (408, 672)
+    (curves,) = drawn.panels(learning_curves(tmp_path))
+    assert curves["lines"]["training"][0].tolist() == list(range(5, 41, 5))
+    assert curves["lines"]["validation"][0].tolist() == list(range(10, 41, 10))
     pairs = [(line["step"], line["split"]) for line in read_metrics(tmp_path)]
     wanted = [(s, "train") for s in range(5, 41, 5)] + [(s, "valid") for s in range(10, 41, 10)]
     assert sorted(pairs) == sorted([*wanted, (summary["best_step"], "test")])

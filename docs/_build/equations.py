@@ -14,7 +14,7 @@ import griffe
 from latex2mathml.converter import convert
 
 TOKEN = re.compile(r"\+=|<-|[^\W\d_]+(?:_\{[^}]*\}|_\w+)?'?|\d+(?:\.\d+)?|\S")
-FUNCTIONS = "tanh exp log max relu clip sign softplus LN Bernoulli".split()
+FUNCTIONS = {"tanh", "exp", "log", "max", "relu", "clip", "sign", "softplus", "LN", "Bernoulli"}
 SIGNS = {"*": r"\odot ", "<-": r"\leftarrow ", "~": r"\sim ", "+=": r"\mathrel{+}= "}
 EQUATION = re.compile(r"^[\w'{}, /]*?\w[\w'{}]*\s*(?:\+?=|<-|~)\s")
 
@@ -65,7 +65,8 @@ def rendered(docstring: str) -> str:
         drawn = [f'<div class="equation">{line(text)}</div>' for text in lines if text.strip()]
         return "\n".join(drawn) + "\n"
 
-    return re.sub(r"(?<=\n\n)(?: {4,}.*\n?)+", block, docstring)
+    drawn = re.sub(r"(?<=\n\n)(?: {4,}.*\n?)+", block, docstring)
+    return re.sub(r"\n(?=(?:`\w+`|Raises|Source): \S)", "\n\n", drawn)  # a paragraph each
 
 
 class Equations(griffe.Extension):

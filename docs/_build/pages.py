@@ -1,7 +1,7 @@
 """Pages of the site that lie elsewhere or are made from the code.
 
-README is the first page; notes/ and experiments/ are read where they are; `cells.md` is the catalogue
-and the map's table and drawing come from the imports, so none of them can be out of date.
+README is the first page; notes/ and experiments/ are read where they are; `cells.md` is the
+catalogue, and the map comes from the imports: none of them can be out of date.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
     uri = page.file.src_uri
     if uri == "map.md":
         markdown = markdown.replace("<!-- rooms -->", drawing() + "\n\n" + table())
-    if uri == "index.md":
+    if uri in ("index.md", "CONTRIBUTING.md"):
         return re.sub(r"\]\(docs/", "](", markdown)
     if uri.startswith(("notes/", "experiments/")):
         return re.sub(r"\]\(((?:\.\./)+)docs/", r"](\1", markdown)

@@ -8,7 +8,7 @@ APT := apt-get -o Acquire::Retries=3
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help airline test test-newest test-slow test-faults test-oracles test-parallel test-browser test-cluster \
-  lint bench bench-dispatch bench-sweep clean
+  lint docs bench bench-dispatch bench-sweep clean
 
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-browser  the report in a real browser (Debian, as root: installs chromium)"
 	@echo "make test-cluster  sweeps on a real SLURM (Debian, as root) and a real Ray, started here"
 	@echo "make lint          ruff, pyright and import-linter"
+	@echo "make docs          the site: site/index.html (own environment); links are checked"
 	@echo "make bench         our layers beside flax, haiku, equinox, keras and torch (own environment)"
 	@echo "make bench-dispatch  steps/s of the compiled loop against one dispatch a step"
 	@echo "make bench-sweep   64 trials as one sweep against a process a trial (half an hour)"
@@ -90,6 +91,10 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Material announces its successor at every start.
+docs: .venv-docs/.docs
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu .venv-docs/bin/mkdocs build --strict --quiet
+
 # One environment, filled in two steps: training needs less than testing does.
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(call make_venv,$(VENV))
@@ -112,6 +117,11 @@ $(VENV)/.cluster: $(VENV)/.dev
 	@.venv-oracles/bin/python $(PIP_INSTALL) --editable '.[dev,oracles]'
 	@touch $@
 
+.venv-docs/.docs: pyproject.toml constraints.txt
+	$(call make_venv,.venv-docs)
+	@.venv-docs/bin/python $(PIP_INSTALL) --editable '.[docs]'
+	@touch $@
+
 .venv-bench/.bench: pyproject.toml constraints.txt
 	$(call make_venv,.venv-bench)
 	@.venv-bench/bin/python $(PIP_INSTALL) --editable '.[bench]'
@@ -124,4 +134,4 @@ define make_venv
 endef
 
 clean:
-	rm -rf .venv .venv-newest .venv-oracles .venv-bench .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-newest .venv-oracles .venv-bench .venv-docs site .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -11,7 +11,7 @@ import reference
 
 from lstm_jax.cells import CELLS, transforms
 from lstm_jax.cells.activations import ACTIVATIONS, GATE_ACTIVATIONS
-from lstm_jax.cells.gates import GATES
+from lstm_jax.cells.gates import GATES, Constant, Coupled, GateTable
 from lstm_jax.core import Cell, Keys, noted
 from lstm_jax.engines import ENGINES
 
@@ -55,6 +55,26 @@ class Case(NamedTuple):
         return "-".join([self.cell, *options, *(n for n, _ in self.transforms)]) + (
             "-keyed" * self.keyed
         )
+
+
+def spelled(table: GateTable) -> dict[str, Any]:
+    """A row of the gate table as `reference.ROWS` would spell it."""
+
+    def words(gate: Any) -> Any:
+        if isinstance(gate, Coupled):
+            return (gate.to, gate.shift)
+        return gate.value if isinstance(gate, Constant) else gate.activation
+
+    blind = [k for k, gate in table.gates() if not getattr(gate, "recurrent", True)]
+    gates = {k: words(gate) for k, gate in table.gates()}
+    return gates | {"output": table.output, "update": table.update, "blind": "".join(blind)}
+
+
+# What the reference does not spell out it reads from the tables: a new row is one edit.
+for name, row in GATES.items():
+    reference.ROWS.setdefault(name, spelled(row))
+for name, activation in ACTIVATIONS.items():
+    reference.ACTIVATIONS.setdefault(name, lambda z, a=activation: np.asarray(a(z)))
 
 
 def _short(value: Any) -> str:

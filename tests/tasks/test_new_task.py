@@ -1,4 +1,4 @@
-"""A task in one file and one line: the file that docs/tasks.md shows is the file tested here."""
+"""A task in one file and one line: the file that docs/guides/task.md shows is the file tested here."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lstm_jax.config import fields as configs
 from lstm_jax.tasks import TASKS
 from lstm_jax.training.program import build_task
 
-PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "task.md"
 
 
 @pytest.fixture
 def peaks(tmp_path, monkeypatch):
     """The module on the page, with the page's line in the registry."""
     source = re.search(r"```python\n(\"\"\"Where is the peak.*?)```", PAGE.read_text(), re.DOTALL)
-    assert source, "docs/tasks.md shows no task"
+    assert source, "docs/guides/task.md shows no task"
     assert len(source[1].splitlines()) < 45
     place = tmp_path / "peaks.py"
     place.write_text(source[1])

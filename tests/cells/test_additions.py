@@ -1,0 +1,135 @@
+"""What somebody adds: the guides' own snippets, and how few files they touch."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import reference
+import registry
+
+import lstm_jax
+from lstm_jax.cells import CELLS, gates
+from lstm_jax.cells.activations import ACTIVATIONS, Activation
+from lstm_jax.cells.gates import GATES, Coupled, GateTable
+
+ROOT = Path(__file__).parents[2]
+GUIDES = ROOT / "docs" / "guides"
+SPELLED = (ROOT / "tests" / "reference.py").read_text()
+
+
+def snippets(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (GUIDES / page).read_text(), re.M | re.S)
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize("row", [r for r in GATES if f'    "{r}": {{' in SPELLED])
+def test_a_row_read_from_the_table_is_the_row_as_the_reference_spells_it(row):
+    assert registry.spelled(GATES[row]) == reference.STANDARD | reference.ROWS[row]
+
+
+def agrees(cell, expected, engine="deferred"):
+    """Values of the engine are those of the reference's loop."""
+    data = registry.data_of(cell)
+    out = lstm_jax.unroll(cell, *data[:1], data.xs, data.carry, engine=engine)
+    every = np.ones_like(data.mask)
+    args = (data.xs, data.carry._asdict(), every, ~every, False, reference.Noise())
+    carry, ys, _ = reference.unroll(expected, data.params, *args)
+    np.testing.assert_allclose(out[1], ys, rtol=1e-9, atol=1e-9)
+    for name, leaf in carry.items():
+        np.testing.assert_allclose(getattr(out[0], name), leaf, rtol=1e-9, atol=1e-9)
+
+
+def test_the_gate_of_the_guide(float64, monkeypatch):
+    (source,) = snippets("gate.md")
+    (name, table), = eval("{" + source + "}", vars(gates)).items()  # fmt: skip
+    assert isinstance(table, GateTable) and table.f == Coupled("o") and table.equation
+    monkeypatch.setitem(GATES, name, table)
+    monkeypatch.setitem(reference.ROWS, name, registry.spelled(table))
+    agrees(CELLS["lstm"](registry.H, gates=name), reference.lstm(registry.H, gates=name))
+
+
+def test_the_activation_of_the_guide_and_its_slope(float64):
+    (source,) = snippets("activation.md")
+    (activation,) = eval("{" + source + "}", {"jax": jax, "jnp": jax.numpy, "Activation": Activation}).values()  # noqa: E501  # fmt: skip
+    u = np.linspace(-5.0, 5.0, 101)
+    slope = (activation(u + 1e-6) - activation(u - 1e-6)) / 2e-6
+    np.testing.assert_allclose(activation.slope(activation(u)), slope, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [n for n, a in ACTIVATIONS.items() if a.slope])
+def test_every_slope_written_in_the_output_is_the_derivative(name, float64):
+    u = np.linspace(-4.9, 4.9, 51) + 1e-3  # off the corners
+    slope = jax.vmap(jax.grad(lambda v: ACTIVATIONS[name](v)))(u)
+    np.testing.assert_allclose(ACTIVATIONS[name].slope(ACTIVATIONS[name](u)), slope, atol=1e-12)
+
+
+def module(name, source, **known):
+    made = types.ModuleType(name)
+    vars(made).update(known)
+    exec(source, vars(made))
+    return made
+
+
+def test_the_cell_of_the_guide_is_its_reference(float64):
+    source, numpy, short = snippets("cell.md")
+    cell = module("cfn", source).cfn(registry.H)
+    agrees(cell, module("ref", numpy, **vars(reference)).cfn(registry.H))
+    assert cell.info.learned == ("f", "i", "n")
+    mine = module("short", short).cell
+    carry, ys = lstm_jax.unroll(mine, mine.init(jax.random.key(0), 3), np.ones((5, 2, 3)))
+    assert ys.shape == (5, 2, 8) and np.array_equal(carry.h, ys[-1])
+
+
+def test_a_cell_is_its_file_alone(tmp_path):
+    """The file as the guide shows it, in a copy of the package, and nothing else."""
+    shutil.copytree(
+        ROOT / "lstm_jax", tmp_path / "lstm_jax", ignore=shutil.ignore_patterns("__py*")
+    )
+    (tmp_path / "lstm_jax" / "cells" / "cfn.py").write_text(snippets("cell.md")[0])
+    ask = (
+        "import lstm_jax; from lstm_jax.model.catalogue import find; "
+        "print(lstm_jax.cells.cfn(4).info.name, find('cfn')[0].source)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ask], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert done.stdout.strip() == "cfn Laurent & von Brecht (2016), eq. 1-2", done.stderr
+
+
+def test_cells_are_what_the_folder_holds_and_no_transform():
+    assert list(CELLS)[:2] == ["lstm", "lstm_fgr"]
+    assert not {"from_step", "zoneout", "constructor"} & set(CELLS)
+    assert set(CELLS) == set(reference.CELLS)
+
+
+def test_the_transform_of_the_guide():
+    function, use = snippets("transform.md")
+    made = module("noise", function + use)
+    assert made.carry_noise(made.cell._replace(info=made.cell.info._replace(transforms=())))
+    quiet = lstm_jax.unroll(made.cell, made.params, made.xs)[1]
+    plain = lstm_jax.unroll(lstm_jax.cells.lstm(16), made.params, made.xs)[1]
+    np.testing.assert_array_equal(quiet, plain)
+    assert np.abs(made.ys - plain).max() > 0.01
+
+
+def test_the_launcher_of_the_guide(tmp_path, capsys):
+    (source,) = snippets("launcher.md")
+    launcher = module("launcher", source).Launcher({"workers": 2})
+    launcher.submit(tmp_path, [0, 3])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].endswith(f"lstm_jax.sweep.workers.worker {tmp_path} 0 3")
+    assert launcher.poll() == [] and launcher.cancel() is None

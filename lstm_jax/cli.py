@@ -7,7 +7,6 @@ docstring is its help, `FLAGS` what it takes, `run(arguments) -> exit code` what
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -53,7 +52,7 @@ usage: lstm-jax VERB [--config=FILE[:PRESET]] [--config.section.field=VALUE ...]
   lstm-jax evaluate --workdir=runs/relu
 
 `lstm-jax VERB --help` says more. Exit codes: 0 done, 2 you can fix it, 3 diverged,
-4 interrupted (the same command goes on), 1 a defect of ours.
+4 interrupted (the same command goes on), 1 a bug in lstm_jax.
 """
 
 
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name); the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        with signals.handled(signal.default_int_handler):  # a run that trains saves first
+        with signals.interrupting():  # a run that trains saves first
             return dispatch(argv)
     except UsageError as error:
         print(f"lstm-jax: {error}", file=sys.stderr)
@@ -92,7 +91,7 @@ def out_of_memory(error: Exception) -> int:
 
 def defect() -> int:
     traceback.print_exc()
-    print("lstm-jax: this is a defect of lstm_jax; please report it", file=sys.stderr)
+    print("lstm-jax: internal error: a bug in lstm_jax; please report it", file=sys.stderr)
     return DEFECT
 
 

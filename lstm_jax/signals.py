@@ -48,6 +48,28 @@ def asked(at_first: Callable[[], None] = lambda: None) -> Iterator[list[str]]:
         yield seen
 
 
+@contextlib.contextmanager
+def interrupting() -> Iterator[None]:
+    """Every signal raises KeyboardInterrupt, twice a second until it is heard.
+
+    Python swallows what is raised inside some callbacks, JAX's of the garbage collector among them.
+    """
+    timers: list[threading.Timer] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        timers.append(threading.Timer(0.5, os.kill, (os.getpid(), number)))
+        timers[-1].daemon = True
+        timers[-1].start()
+        raise KeyboardInterrupt
+
+    with handled(interrupt):
+        try:
+            yield
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+
 def leave(number: int, frame: Any) -> None:
     os.write(2, b"lstm-jax: interrupted before it began; the same command starts again\n")
     os._exit(INTERRUPTED)

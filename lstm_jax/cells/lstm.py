@@ -152,6 +152,7 @@ def lstm_fgr(
             "learned i, f and o back, without exp; choose gates='lstm' or cell 'lstm'"
         )
     see = lookup("peepholes", peepholes, PEEPHOLES)
+    of_h, join, inner = cell.recur, cell.merge, cell.update
 
     def init(key, in_features):
         k_cell, k_gates = jax.random.split(key)
@@ -164,14 +165,14 @@ def lstm_fgr(
 
     def recur(params, carry):
         gates = jnp.concatenate([carry.i, carry.f, carry.o], axis=-1)
-        return cell.recur(params, carry), dot(gates, params["gate_kernel"], dtype)
+        return of_h(params, carry), dot(gates, params["gate_kernel"], dtype)
 
     def merge(params, z, r):
         from_h, from_gates = r
-        return cell.merge(params, z, from_h) + spread(from_gates, feeds, learned)
+        return join(params, z, from_h) + spread(from_gates, feeds, learned)
 
     def update(params, carry, gate):
-        (c, h), y = cell.update(params, carry, gate)
+        (c, h), y = inner(params, carry, gate)
         i, f, o = gate("i", carry.c), gate("f", carry.c), gate("o", c)
         return FullGateCarry(c, h, i, f, o), y
 

@@ -27,7 +27,7 @@ def diagonal(cell: Cell) -> Cell:
 
     Source: Gers & Schmidhuber (2000), eq. 2-5.
     """
-    see = _seeing(cell)
+    see, inner = _seeing(cell), cell.update
 
     def init(key, in_features):
         row = 0.1 * jax.random.normal(jax.random.split(key, 3)[2], (len(see), cell.info.hidden))
@@ -35,7 +35,7 @@ def diagonal(cell: Cell) -> Cell:
 
     def update(params, carry, gate):
         rows = dict(zip(see, params["peephole_kernel"], strict=True))
-        return cell.update(params, carry, gate._replace(peepholes=rows))
+        return inner(params, carry, gate._replace(peepholes=rows))
 
     info = cell.info._replace(late=see, plain=False)
     return cell._replace(init=init, update=update, info=info)
@@ -51,6 +51,7 @@ def full(cell: Cell) -> Cell:
     Source: a textbook variant of Gers & Schmidhuber (2000).
     """
     see, learned, hidden = _seeing(cell), cell.info.learned, cell.info.hidden
+    of_h, join, dtype = cell.recur, cell.merge, cell.info.dtype
 
     def init(key, in_features):
         shape = (hidden, len(see) * hidden)
@@ -58,12 +59,11 @@ def full(cell: Cell) -> Cell:
         return cell.init(key, in_features) | {"peephole_kernel": drawn}
 
     def recur(params, carry):
-        seen = dot(carry.c, params["peephole_kernel"], cell.info.dtype)
-        return cell.recur(params, carry), seen
+        return of_h(params, carry), dot(carry.c, params["peephole_kernel"], dtype)
 
     def merge(params, z, r):
         from_h, seen = r
-        return cell.merge(params, z, from_h) + spread(seen, see, learned)
+        return join(params, z, from_h) + spread(seen, see, learned)
 
     info = cell.info._replace(plain=False)
     return cell._replace(init=init, recur=recur, merge=merge, info=info)

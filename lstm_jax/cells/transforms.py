@@ -100,8 +100,10 @@ def zoneout(cell: Cell, rate_c: Any = 0.0, rate_h: Any = 0.0) -> Cell:
         zone = {"c": hold(1, rate_c, size.get("c", 1)), "h": hold(2, rate_h, size["h"])}
         return note(cell.project(params, xs, keys), zone=zone)
 
+    inner = cell.update  # not the cell: `deferred` says why
+
     def update(params, carry, gate):
-        new, zone = cell.update(params, carry, gate)[0]._asdict(), gate.notes["zone"]
+        new, zone = inner(params, carry, gate)[0]._asdict(), gate.notes["zone"]
         kept = {k: _mix(zone[k], getattr(carry, k), v) for k, v in new.items()}
         return type(carry)(**kept), kept["h"]
 
@@ -145,9 +147,11 @@ def projection(cell: Cell, size: int) -> Cell:
         carry = cell.initial_carry(params, batch_shape)
         return carry._replace(h=carry.h[..., :size])
 
+    inner, dtype = cell.update, cell.info.dtype
+
     def update(params, carry, gate):
-        new, y = cell.update(params, carry, gate)
-        h = dot(y, params["projection_kernel"], cell.info.dtype)
+        new, y = inner(params, carry, gate)
+        h = dot(y, params["projection_kernel"], dtype)
         return new._replace(h=h), h
 
     info = _named(cell, "projection", pointwise=False)
@@ -193,8 +197,10 @@ def variational_dropout(cell: Cell, input_rate: Any = 0.0, hidden_rate: Any = 0.
     def project(params, xs, keys=None):
         return cell.project(params, xs * params.get("dropout_x", 1.0), keys)
 
+    of_h = cell.recur
+
     def recur(params, carry):
-        return cell.recur(params, carry._replace(h=carry.h * params.get("dropout_h", 1.0)))
+        return of_h(params, carry._replace(h=carry.h * params.get("dropout_h", 1.0)))
 
     info = _named(cell, "variational_dropout", linear=cell.info.linear)
     return cell._replace(prepare=prepare, project=project, recur=recur, info=info)
@@ -299,8 +305,10 @@ def activity_weighting(cell: Cell) -> Cell:
         weight = jnp.where(columns(chosen, u), activate(names, u) * u, 1.0)
         return weigh(u, jax.lax.stop_gradient(weight))
 
+    join = cell.merge
+
     def merge(params, z, r):
-        return tuple(map(active, wides(cell.merge(params, z, r)), opens, early))
+        return tuple(map(active, wides(join(params, z, r)), opens, early))
 
     return _around_gate(
         cell, "activity_weighting", lambda gate: gate._replace(active=late), merge=merge
@@ -310,10 +318,11 @@ def activity_weighting(cell: Cell) -> Cell:
 def _around_gate(cell: Cell, name: str, wrap: Callable[[Gates], Gates], **changed: Any) -> Cell:
     """The cell with `wrap` around the gates of every step, in one step or in all at once."""
 
-    def update(params, carry, gate):
-        return cell.update(params, carry, wrap(gate))
+    inner, linear = cell.update, cell.info.linear
 
-    linear = cell.info.linear
+    def update(params, carry, gate):
+        return inner(params, carry, wrap(gate))
+
     info = _named(cell, name, linear=linear and (lambda gate: linear(wrap(gate))))
     return cell._replace(update=update, info=info, **changed)
 
@@ -384,8 +393,10 @@ def recurrent_gradient_clipping(cell: Cell, limit: float) -> Cell:
     if limit <= 0:
         raise UsageError(f"recurrent gradient limit={limit}: expected a bound above 0")
 
+    inner = cell.update
+
     def update(params, carry, gate):
-        new, y = cell.update(params, carry, gate)
+        new, y = inner(params, carry, gate)
         return jax.tree.map(lambda leaf: clip_gradient(leaf, limit), new), y
 
     return cell._replace(update=update, info=_named(cell, "recurrent_gradient_clipping"))

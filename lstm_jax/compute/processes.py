@@ -324,7 +324,7 @@ def _leave(place: Place, error: BaseException) -> None:
     elif is_loss(error):
         message, code = f"{LOST}\n  {str(error).splitlines()[0]}", INTERRUPTED
     else:
-        message = "".join(traceback.format_exception(error)) + "this is a defect of lstm_jax"
+        message = "".join(traceback.format_exception(error)) + "internal error: a bug in lstm_jax"
     sys.stdout.flush()
     print(f"lstm-jax: {who}: {message}", file=sys.stderr, flush=True)
     if code == USAGE_ERROR and place.index == 0:

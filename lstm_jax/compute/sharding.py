@@ -162,7 +162,9 @@ def table(config: Any, why: str = "") -> str:
     over = f" of {processes} processes" if processes > 1 else ""
     reason = f": {why}" if why else ""
     if not parts:
-        return f"{'device':<10} {devices[0].platform}, {count} of {jax.device_count()}{reason}"
+        wide = ", parameters float64" if jnp.result_type(float) == jnp.float64 else ""
+        device = f"{devices[0].platform}, {count} of {jax.device_count()}"
+        return f"{'device':<10} {device}{wide}{reason}"
     precision = getattr(jax.config, "jax_default_matmul_precision", None) or "default"
     mode = config.parallel.mode
     shared = {

@@ -62,8 +62,10 @@ def probed(cell: Cell, steps: int, batch: int, seen: list | None = None) -> Cell
             seen.append(xs)
         return note(cell.project(params, xs, keys), probe=params["probes"])
 
+    inner = cell.update
+
     def update(params, carry, gate):
-        new, y = cell.update(params, carry, gate)
+        new, y = inner(params, carry, gate)
         probe = gate.notes["probe"]
         added = {name: value + probe[name] for name, value in new._asdict().items()}
         return new._replace(**added), y + probe["h"]

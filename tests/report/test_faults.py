@@ -290,7 +290,7 @@ def test_trivial_scores_carry_the_loss_that_reports_read():
 
 def test_airlines_trivial_losses_are_those_of_its_forecasts():
     """In the units of training: logarithms of the series, by the spread of their changes."""
-    from lstm_jax.overrides import read_config
+    from lstm_jax.config.overrides import read_config
 
     task = forecast.build(read_config("configs/airline.py"))
     scores = task.baselines["test"]

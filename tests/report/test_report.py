@@ -44,14 +44,11 @@ def built(tmp_path_factory):
     return workdir, build_report(workdir).read_text()
 
 
-def test_a_column_is_called_by_what_it_holds(built):
-    assert "shown from" not in built[1] and ">detectable<" in built[1]
-
-
 @pytest.mark.parametrize("select", ["setting", "tenth"])
 def test_a_study_that_tunes_nothing_says_so(select):
     words = {"choose": "valid/loss", "metric": "test/loss", "direction": "min"}
-    reading = SimpleNamespace(tuned=(), select=select, **words)
+    judged = {"block": (), "fresh": (), "scale": "linear"}
+    reading = SimpleNamespace(tuned=(), select=select, **words, **judged)
     said = text.method(cast("Any", SimpleNamespace(reading=reading)))
     assert "(nothing)" not in said and "no field is tuned" in said.lower()
 

@@ -1,4 +1,4 @@
-"""A task in one file and one line: the file that docs/guides/task.md shows is the file tested here."""
+"""The task of docs/guides/task.md, taken from the page, is registered and trains."""
 
 from __future__ import annotations
 

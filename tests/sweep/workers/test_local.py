@@ -64,7 +64,7 @@ def workers(workdir):
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"lstm_jax.sweep.worker" in words and str(workdir).encode() in words:
+        if b"lstm_jax.sweep.workers.worker" in words and str(workdir).encode() in words:
             found.append(int(path.parent.name))
     return found
 

@@ -21,7 +21,7 @@ INTERRUPTED = 4  # errors.INTERRUPTED, which is not imported yet
 
 
 @contextlib.contextmanager
-def handled(handler: Callable) -> Iterator[None]:
+def handled(handler: Any) -> Iterator[None]:
     """`handler` hears every signal that asks to stop; in a thread they are not ours."""
     numbers = [getattr(signal, name) for name in SIGNALS]
     ours = threading.current_thread() is threading.main_thread()

@@ -39,7 +39,7 @@ from lstm_jax.tasks.task import (
 
 KEYS = 88
 SPLITS = ("train", "valid", "test")
-MATLAB = ("traindata", "validdata", "testdata")  # cell arrays of a .mat file
+MATLAB = tuple(f"{split}data" for split in SPLITS)  # cell arrays of a .mat file
 EVAL_STEPS = 256  # frames that an evaluation reads at a time, the carry handed on: exact
 TOGETHER = 32  # pieces that the figures read together
 PRIMER = 8  # frames of a test piece that a generated one begins with
@@ -162,7 +162,7 @@ def from_mat(content: bytes, name: str) -> dict[str, list]:
 
 
 def from_cells(cells: dict[str, list]) -> dict[str, list]:
-    return dict(zip(SPLITS, map(cells.get, MATLAB), strict=True))
+    return {split: cells[f"{split}data"] for split in SPLITS}
 
 
 def from_npz(content: bytes, name: str) -> dict[str, list]:

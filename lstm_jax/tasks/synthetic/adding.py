@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
+from lstm_jax.option import Option
 from lstm_jax.tasks.task import (
     Spec,
     Task,
@@ -25,13 +25,10 @@ from lstm_jax.tasks.task import (
     weighed,
 )
 
-
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "adding"
-    task.length = 100  # T, steps of a sequence
-    task.eval_size = 1000  # examples in each of the fixed validation and test sets
-    return task
+OPTIONS = (
+    Option("length", 100, "T, steps of a sequence"),
+    Option("eval_size", 1000, "examples in each of the fixed validation and test sets"),
+)
 
 
 def example(key: Array, length: int) -> dict:

@@ -12,9 +12,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
+from lstm_jax.option import Option
 from lstm_jax.tasks.task import (
     Spec,
     Task,
@@ -27,16 +27,13 @@ from lstm_jax.tasks.task import (
     weighed,
 )
 
-
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "random_data"
-    task.length = 100  # T, steps of a sequence
-    task.features = 10  # D, features of a step
-    task.classes = 10  # labels drawn evenly
-    task.examples = 1024  # training examples
-    task.eval_size = 256  # examples in each of the validation and test sets
-    return task
+OPTIONS = (
+    Option("length", 100, "T, steps of a sequence"),
+    Option("features", 10, "D, features of a step"),
+    Option("classes", 10, "labels drawn evenly"),
+    Option("examples", 1024, "training examples"),
+    Option("eval_size", 256, "examples in each of the validation and test sets"),
+)
 
 
 def pool(seed: int, size: int, length: int, features: int, classes: int) -> dict:

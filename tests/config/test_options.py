@@ -130,3 +130,21 @@ def test_a_config_file_that_sets_no_option_is_refused(tmp_path, line, words):
         load_config(str(path))
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "value"),
+    [(t, f"task.{r.name}", -1) for t in TASKS for r in TASKS[t].OPTIONS if r.range.expected]
+    + [("adding", "task.eval_size", 0), ("random_data", "task.classes", 0)]
+    + [("language", "task.steps", 0), ("language", "task.eval_batch_size", 0)],
+)
+def test_sizes_of_a_task_are_refused_before_it_is_built(task, name, value):
+    config = apply_overrides(default_config(task), {name: value})
+    with pytest.raises(UsageError, match=f"{name}={value}: expected "):
+        validate(config)
+
+
+@pytest.mark.parametrize("task", [t for t in TASKS if "task.eval_size" in options(t)])
+def test_no_task_takes_fewer_examples_than_none(task):
+    with pytest.raises(UsageError, match=r"task\.eval_size=-1: expected "):
+        validate(apply_overrides(default_config(task), {"task.eval_size": -1}))

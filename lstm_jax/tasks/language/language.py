@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 
 from lstm_jax.errors import UsageError, lookup
-from lstm_jax.option import Option
+from lstm_jax.option import NOT_NEGATIVE, SIZE, Option
 from lstm_jax.tasks import pipeline
 from lstm_jax.tasks.classify import check_smoothing, smoothed
 from lstm_jax.tasks.language import ngrams
@@ -54,12 +54,14 @@ OPTIONS = (
     Option("valid_file", "", "the second of the three"),
     Option("test_file", "", "the third"),
     Option("unknown", "error", "tokens that training has not: error | replace (by <unk>)"),
-    Option("steps", 35, "T, tokens through which a training step backpropagates"),
-    Option("eval_batch_size", 1, "streams that an evaluation split is cut into; each starts cold"),
-    Option("eval_steps", 256, "tokens per evaluation batch and stream"),
-    Option("eval_size", 0, "tokens of each evaluation split used; 0: all"),
+    Option("steps", 35, "T, tokens through which a training step backpropagates", SIZE),
+    Option(
+        "eval_batch_size", 1, "streams that an evaluation split is cut into; each starts cold", SIZE
+    ),
+    Option("eval_steps", 256, "tokens per evaluation batch and stream", SIZE),
+    Option("eval_size", 0, "tokens of each evaluation split used; 0: all", NOT_NEGATIVE),
     Option("label_smoothing", 0.0, "share of the target spread over the vocabulary"),
-    Option("sample_length", 200, "tokens of the text sampled while training"),
+    Option("sample_length", 200, "tokens of the text sampled while training", NOT_NEGATIVE),
     Option(
         "pipeline",
         "device",
@@ -118,9 +120,6 @@ def check(task: Any) -> None:
     if task.level not in LEVELS:
         raise UsageError(f"task.level={task.level!r}, expected one of {', '.join(LEVELS)}")
     lookup("task.pipeline", task.pipeline, dict.fromkeys(PIPELINES))
-    for field in ("steps", "eval_batch_size", "eval_steps"):
-        if task[field] < 1:
-            raise UsageError(f"task.{field}={task[field]}: expected a positive whole number")
 
 
 def train_batch(text: Any, turn: Any, batch_size: int, row: int, steps: int) -> dict:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.errors import UsageError
-from lstm_jax.option import Option
+from lstm_jax.option import SIZE, Option
 from lstm_jax.tasks.task import (
     Spec,
     Task,
@@ -27,7 +27,7 @@ from lstm_jax.tasks.task import (
 
 OPTIONS = (
     Option("length", 100, "T, steps of a sequence"),
-    Option("eval_size", 1000, "examples in each of the fixed validation and test sets"),
+    Option("eval_size", 1000, "examples in each of the fixed validation and test sets", SIZE),
 )
 
 

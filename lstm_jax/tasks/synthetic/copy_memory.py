@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.errors import UsageError
-from lstm_jax.option import Option
+from lstm_jax.option import SIZE, Option
 from lstm_jax.tasks.task import (
     Spec,
     Task,
@@ -32,7 +32,7 @@ RECALLED = 10  # symbols to remember
 
 OPTIONS = (
     Option("length", 50, "T: steps between the symbols and their recall"),
-    Option("eval_size", 1000, "examples in each of the fixed validation and test sets"),
+    Option("eval_size", 1000, "examples in each of the fixed validation and test sets", SIZE),
 )
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.errors import UsageError
-from lstm_jax.option import Option
+from lstm_jax.option import SIZE, Option
 from lstm_jax.tasks.task import (
     Spec,
     Task,
@@ -29,7 +29,7 @@ from lstm_jax.tasks.task import (
 OPTIONS = (
     Option("length", 50, "T, steps of a sequence"),
     Option("every_step", True, "ask after every step; False: only after the last"),
-    Option("eval_size", 1000, "examples in each of the fixed validation and test sets"),
+    Option("eval_size", 1000, "examples in each of the fixed validation and test sets", SIZE),
 )
 
 

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lstm_jax.errors import UsageError
-from lstm_jax.option import Option
+from lstm_jax.option import SIZE, Option
 from lstm_jax.tasks.task import (
     Spec,
     Task,
@@ -28,11 +27,11 @@ from lstm_jax.tasks.task import (
 )
 
 OPTIONS = (
-    Option("length", 100, "T, steps of a sequence"),
-    Option("features", 10, "D, features of a step"),
-    Option("classes", 10, "labels drawn evenly"),
-    Option("examples", 1024, "training examples"),
-    Option("eval_size", 256, "examples in each of the validation and test sets"),
+    Option("length", 100, "T, steps of a sequence", SIZE),
+    Option("features", 10, "D, features of a step", SIZE),
+    Option("classes", 10, "labels drawn evenly", SIZE),
+    Option("examples", 1024, "training examples", SIZE),
+    Option("eval_size", 256, "examples in each of the validation and test sets", SIZE),
 )
 
 
@@ -62,9 +61,6 @@ def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
 def build(config: Any) -> Task:
     """Three pools from seeds 0, 1, 2; training examples in a new order each epoch."""
     task, batch_size = config.task, config.train.batch_size
-    for name in ("length", "features", "classes", "examples", "eval_size"):
-        if getattr(task, name) < 1:
-            raise UsageError(f"task.{name}={getattr(task, name)}: expected a positive whole number")
     sizes = {"train": task.examples, "valid": task.eval_size, "test": task.eval_size}
     shape = (task.length, task.features, task.classes)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.errors import UsageError
-from lstm_jax.option import Option
+from lstm_jax.option import SIZE, Option
 from lstm_jax.tasks.task import (
     Spec,
     Task,
@@ -34,7 +34,7 @@ STARTS = {2: (0.1, 0.5), 3: (0.1, 0.33, 0.66)}  # where each tenth of the sequen
 OPTIONS = (
     Option("length", 100, "T, steps of a sequence"),
     Option("places", 2, "2: task 6a, 4 classes; 3: task 6b, 8 classes"),
-    Option("eval_size", 1000, "examples in each of the fixed validation and test sets"),
+    Option("eval_size", 1000, "examples in each of the fixed validation and test sets", SIZE),
 )
 
 

@@ -242,7 +242,6 @@ def test_random_data_labels_repeat_from_epoch_to_epoch():
         ("parity", {"length": 0}, "task.length=0"),
         ("counting", {"letters": 4}, "task.letters=4"),
         ("counting", {"train_max": 9, "test_max": 3}, "train_max <= test_max"),
-        ("random_data", {"classes": 0}, "task.classes=0"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(name, fields, words):

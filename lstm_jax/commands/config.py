@@ -20,7 +20,7 @@ from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.compute import flops
 from lstm_jax.compute.sharding import configure_cpu_devices, table
 from lstm_jax.config.fields import config_hash, flatten, signature, split
-from lstm_jax.config.options import default_config, help_lines
+from lstm_jax.config.options import options
 from lstm_jax.data import files as data
 from lstm_jax.engines import choose
 from lstm_jax.errors import OK, UsageError
@@ -52,16 +52,16 @@ def run(arguments: Arguments) -> int:
 
 def print_config(config: Any, arguments: Arguments) -> None:
     """One field a line with what it means; a * marks those that differ from the defaults."""
-    task = config.task.name
-    defaults, texts, empty = flatten(default_config(task)), help_lines(task), effective(config)
+    rows, empty = options(config.task.name), effective(config)
     print(f"{arguments.config}\n")
     for name, value in flatten(config).items():
-        changed = value != defaults.get(name)
+        default = rows[name].default
+        changed = value != default
         if arguments.flags.changed and not changed:
             continue
-        was = [f"default {written(defaults.get(name, '')) or repr('')}"] if changed else []
+        was = [f"default {written(default) or repr('')}"] if changed else []
         now = [f"here {empty[name]}"] if name in empty else []
-        note = "; ".join([texts.get(name, "not explained"), *now, *was])
+        note = "; ".join([rows[name].help, *now, *was])
         flag = shlex.quote(f"--config.{name}={written(value)}")
         print(f"{'*' if changed else ' '} {flag:<42} # {note}")
 

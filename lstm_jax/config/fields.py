@@ -1,8 +1,9 @@
 """Configs as the program sees them: what is static, what is a number, and what they build.
 
 A config is a locked `ConfigDict` with the sections seed, task, cell, model, optimizer, train and
-parallel. Numbers that may differ between the trials of one compiled program are `NUMERIC`: `split`
-takes them out as arrays, `bind` puts arrays (or tracers) back, and every builder takes either.
+parallel. Numbers that may differ between the trials of one compiled program are options marked
+`numeric`: `split` takes them out as arrays, `bind` puts arrays (or tracers) back, and every builder
+takes either.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from lstm_jax.config.options import NUMERIC, PLACEMENT, default_config
+from lstm_jax.config.options import marked, options
 
 __all__ = [
     "bind",
@@ -46,8 +47,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def changed(config: Any) -> dict[str, Any]:
     """The fields that are not as `default_config` of the task has them, flat."""
-    defaults = flatten(default_config(config.task.name))
-    return {n: v for n, v in flatten(config).items() if n not in defaults or v != defaults[n]}
+    rows = options(config.task.name)
+    return {n: v for n, v in flatten(config).items() if n not in rows or v != rows[n].default}
 
 
 def histogram_period(train: Any) -> int:
@@ -62,7 +63,8 @@ def histogram_period(train: Any) -> int:
 def split(config: ConfigDict) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(static, hyper): what shapes the program, and the numbers that flow through it as arrays."""
     static = flatten(config)
-    active = [name for name in NUMERIC if name in static and (static[name] or name == "seed")]
+    numbers = marked("numeric", static["task.name"])
+    active = [name for name in numbers if static[name] or name == "seed"]
     hyper = {name: static.pop(name) for name in active}
     kinds = {"seed": np.uint32}
     return static, {k: np.asarray(v, kinds.get(k, np.float32)) for k, v in hyper.items()}
@@ -89,8 +91,9 @@ def signature(config: ConfigDict) -> str:
 
 
 def config_hash(config: ConfigDict) -> str:
-    """Equal for two configs exactly when all fields but those of `PLACEMENT` are."""
-    return _hash({k: v for k, v in flatten(config).items() if k not in PLACEMENT})
+    """Equal for two configs exactly when all fields but those of placement are."""
+    placement = marked("placement", config.task.name)
+    return _hash({k: v for k, v in flatten(config).items() if k not in placement})
 
 
 def to_json(config: ConfigDict) -> str:

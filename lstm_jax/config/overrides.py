@@ -19,7 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lstm_jax.config.fields import flatten
-from lstm_jax.config.options import task_fields
+from lstm_jax.config.options import default_config
 from lstm_jax.errors import UsageError
 
 
@@ -122,7 +122,7 @@ def check_name(name: Any) -> None:
 def _switch_task(config: ConfigDict, name: str) -> None:
     if name == config.task.name:
         return
-    fields = task_fields(name)
+    fields = default_config(name).task
     fields.data_dir = config.task.data_dir
     with config.unlocked():
         config.task = fields
@@ -131,7 +131,7 @@ def _switch_task(config: ConfigDict, name: str) -> None:
 def _set(config: ConfigDict, name: str, value: Any) -> None:
     flat = flatten(config)
     if name not in flat:
-        raise _unknown_field(name, config, flat)
+        raise unknown_field(name, config, flat)
     *sections, field = name.split(".")
     target = config
     for section in sections:
@@ -140,7 +140,8 @@ def _set(config: ConfigDict, name: str, value: Any) -> None:
         target[field] = coerce(name, flat[name], value)
 
 
-def _unknown_field(name: str, config: ConfigDict, flat: dict[str, Any]) -> UsageError:
+def unknown_field(name: str, config: ConfigDict, flat: Mapping[str, Any]) -> UsageError:
+    """The error for a field that is not in `flat`, with the nearest ones that are."""
     if name in config and isinstance(config[name], ConfigDict):
         return UsageError(
             f"config.{name} is a section; set one of its fields: "
@@ -154,7 +155,7 @@ def _unknown_field(name: str, config: ConfigDict, flat: dict[str, Any]) -> Usage
     return UsageError(f"unknown config field {name!r}{hint}")
 
 
-def _nearest_fields(name: str, flat: dict[str, Any]) -> list[str]:
+def _nearest_fields(name: str, flat: Mapping[str, Any]) -> list[str]:
     """Fields of the same section, then of any section by their own name, then by the whole name."""
     section, _, field = name.rpartition(".")
     close = difflib.get_close_matches

@@ -12,8 +12,9 @@ from lstm_jax.cells import CELLS, lstm, transforms
 from lstm_jax.cells.gates import ORDER, gate_table, gate_words
 from lstm_jax.cells.initializers import BIASES
 from lstm_jax.cells.slstm import slstm_table
-from lstm_jax.config.options import cell_fields
+from lstm_jax.config.options import OPTIONS
 from lstm_jax.errors import UsageError, lookup
+from lstm_jax.option import Option
 
 
 def build_cell(cell: Any) -> Any:
@@ -28,27 +29,22 @@ def build_cell(cell: Any) -> Any:
     options = cell_options(constructor)
     _check_meaning(cell, options)
     built = constructor(cell.hidden, **_constructor_arguments(cell, options))
-    for name, arguments in TRANSFORMS:
+    for name, arguments in TRANSFORMS.items():
         built = _transformed(built, name, arguments, cell)
     return built
 
 
-# Cell -> Cell, from the inside out: a function of transforms.py, and the field of each argument.
-# A transform is on when one of its fields is; a field without an argument is only a switch.
-TRANSFORMS = (
-    ("projection", {"projection": "size"}),
-    ("recurrent_dropout", {"recurrent_dropout": "rate"}),
-    (
-        "variational_dropout",
-        {"variational_input": "input_rate", "variational_hidden": "hidden_rate"},
-    ),
-    ("weight_drop", {"weight_drop": "rate"}),
-    ("gradient_weighting", {"gradient_weight": "weights"}),
-    ("activity_weighting", {"activity_weighting": ""}),
-    ("zoneout", {"zoneout_c": "rate_c", "zoneout_h": "rate_h"}),
-    ("recurrent_gradient_clipping", {"recurrent_gradient_clip": "limit"}),
-    ("learned_carry", {"learned_carry": ""}),
-)
+# {"zoneout": {"zoneout_c": "rate_c", ...}}: Cell -> Cell, from the inside out, and the argument
+# that each field becomes. A transform is on when one of its fields is; a field without an argument
+# is only a switch.
+TRANSFORMS = {
+    name: {
+        row.name: row.transform.partition(".")[2]
+        for row in OPTIONS["cell"]
+        if row.transform.partition(".")[0] == name
+    }
+    for name in transforms.TRANSFORMS
+}
 
 
 def _transformed(built: Any, name: str, arguments: dict[str, str], cell: Any) -> Any:
@@ -74,27 +70,15 @@ def cell_options(constructor: Callable) -> dict[str, inspect.Parameter]:
     return {**cell_options(lstm), **named} if passes_on else named
 
 
-# Which constructor option a field belongs to, where it is not the one of its own name.
-OPTION_OF = {
-    "input_gate_activation": "gate_activation",
-    "forget_gate_activation": "gate_activation",
-    "output_gate_activation": "gate_activation",
-    "forget_init": "forget_bias",
-    "t_max": "forget_bias",
-}
+EVERY_CELL = ("name", "hidden")  # the constructor and its one positional argument
 PER_GATE = {
-    "i": "input_gate_activation",
-    "f": "forget_gate_activation",
-    "o": "output_gate_activation",
-}
-EVERY_CELL = ("name", "hidden", "dtype")
+    row.gate: row.name for row in OPTIONS["cell"] if row.gate
+}  # {"i": the field of i alone}
 
 
-def _takes(options: dict[str, inspect.Parameter], field: str) -> bool:
-    option = options.get(OPTION_OF.get(field, field))
-    if option is None:
-        return False
-    return field not in PER_GATE.values() or "Mapping" in str(option.annotation)
+def _takes(options: dict[str, inspect.Parameter], row: Option) -> bool:
+    option = options.get(row.option_of or row.name)
+    return option is not None and (not row.gate or "Mapping" in str(option.annotation))
 
 
 def _check_meaning(cell: Any, options: dict[str, inspect.Parameter]) -> None:
@@ -104,15 +88,15 @@ def _check_meaning(cell: Any, options: dict[str, inspect.Parameter]) -> None:
             f"cell.gradient_weight_gates={','.join(cell.gradient_weight_gates)} needs a weight: "
             "set cell.gradient_weight above 0"
         )
-    general = {*EVERY_CELL, *(field for _, fields in TRANSFORMS for field in fields)}
-    for field, default in cell_fields().items():
-        value = getattr(cell, field)
-        is_set = isinstance(value, (str, int, float)) and value != default
-        if is_set and field not in general and not _takes(options, field):
-            takes = ", ".join(f for f in cell_fields() if _takes(options, f))
+    for row in OPTIONS["cell"]:
+        value = getattr(cell, row.name)
+        is_set = isinstance(value, (str, int, float)) and value != row.default
+        general = row.transform or row.name in EVERY_CELL
+        if is_set and not general and not _takes(options, row):
+            takes = ", ".join(r.name for r in OPTIONS["cell"] if _takes(options, r))
             raise UsageError(
-                f"cell.{field}={value!r} means nothing to cell {cell.name!r}, "
-                f"which takes: {takes}; leave it at {default!r} or choose another cell.name"
+                f"cell.{row.name}={value!r} means nothing to cell {cell.name!r}, "
+                f"which takes: {takes}; leave it at {row.default!r} or choose another cell.name"
             )
 
 
@@ -167,8 +151,8 @@ def _dtype(cell: Any) -> Any:
 def chosen(cell: Any) -> dict[str, str]:
     """{field: what the cell takes where the field is ""}; no entry where it has no such option."""
     options = cell_options(CELLS[cell.name])
-    empty = [str(name) for name, value in cell.items() if value == "" and _takes(options, name)]
-    defaults: dict[str, Any] = {n: options[OPTION_OF.get(n, n)].default for n in empty}
+    empty = [r for r in OPTIONS["cell"] if cell[r.name] == "" and _takes(options, r)]
+    defaults: dict[str, Any] = {r.name: options[r.option_of or r.name].default for r in empty}
     opened = _opened(cell, options)
     return defaults | {name: text for name, text in opened.items() if name in defaults}
 

@@ -1,4 +1,4 @@
-"""Tasks by name. Each module has `fields() -> ConfigDict` and `build(config) -> Task`."""
+"""Tasks by name. Each module has its rows `OPTIONS` and `build(config) -> Task`."""
 
 from __future__ import annotations
 

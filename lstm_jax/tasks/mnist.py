@@ -14,10 +14,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from lstm_jax.data import files
 from lstm_jax.errors import UsageError
+from lstm_jax.option import NOT_NEGATIVE, Option
 from lstm_jax.tasks import classify, readers
 from lstm_jax.tasks.task import Spec, Split, Task, sequential, shuffled
 
@@ -27,20 +27,18 @@ NAMES = [str(digit) for digit in range(10)]
 SIDE = 28
 
 
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "mnist"
-    task.order = "rows"  # rows: 28 steps of 28 pixels | pixels: 784 steps of one
-    task.permutation = "none"  # of the pixels: none | random | janet (the one in JANET's code)
-    task.permutation_seed = 0  # of `random`
-    task.readout = "last"  # last | mean
-    task.valid_size = 5000  # taken from the end of the training images
-    task.train_size = 0  # training images used; 0: all that are left
-    task.eval_size = 0  # images of each evaluation split used; 0: all
-    task.label_smoothing = 0.0  # share of the target spread over all classes
-    task.class_weights = "none"  # none | balanced
-    task.folder = ""  # four IDX files of your own, named as MNIST's, packed or not
-    return task
+OPTIONS = (
+    Option("order", "rows", "rows: 28 steps of 28 pixels | pixels: 784 steps of one"),
+    Option("permutation", "none", "of the pixels: none | random | janet (the one in JANET's code)"),
+    Option("permutation_seed", 0, "of `random`", NOT_NEGATIVE),
+    Option("readout", "last", "last | mean"),
+    Option("valid_size", 5000, "taken from the end of the training images"),
+    Option("train_size", 0, "training images used; 0: all that are left", NOT_NEGATIVE),
+    Option("eval_size", 0, "images of each evaluation split used; 0: all", NOT_NEGATIVE),
+    Option("label_smoothing", 0.0, "share of the target spread over all classes"),
+    Option("class_weights", "none", "none | balanced"),
+    Option("folder", "", "four IDX files of your own, named as MNIST's, packed or not"),
+)
 
 
 def build(config: Any) -> Task:

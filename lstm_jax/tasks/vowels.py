@@ -13,25 +13,24 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from lstm_jax.data import files
 from lstm_jax.errors import UsageError
+from lstm_jax.option import Option
 from lstm_jax.tasks import classify, packing, readers
 from lstm_jax.tasks.task import Spec, Task, sequential, shuffled, time_major
 
-
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "vowels"
-    task.train_file = ""  # a .ts file of your own; "": Japanese Vowels
-    task.test_file = ""  # the test file that goes with it
-    task.valid_every = 5  # each fifth training example is for validation
-    task.readout = "last"  # last | mean
-    task.packing = "auto"  # several series in one row: on | off | auto, if padding wastes a third
-    task.label_smoothing = 0.0  # share of the target spread over all classes
-    task.class_weights = "none"  # none | balanced
-    return task
+OPTIONS = (
+    Option("train_file", "", 'a .ts file of your own; "": Japanese Vowels'),
+    Option("test_file", "", "the test file that goes with it"),
+    Option("valid_every", 5, "each fifth training example is for validation"),
+    Option("readout", "last", "last | mean"),
+    Option(
+        "packing", "auto", "several series in one row: on | off | auto, if padding wastes a third"
+    ),
+    Option("label_smoothing", 0.0, "share of the target spread over all classes"),
+    Option("class_weights", "none", "none | balanced"),
+)
 
 
 def build(config: Any) -> Task:

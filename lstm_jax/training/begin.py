@@ -1,7 +1,7 @@
 """How a run begins: afresh, where it stopped, past its end, or with another run's weights.
 
-What is in the workdir decides. A run that goes on may change what `MIDWAY` names; each change is a
-line of incidents.jsonl. Everything here reads; the journal writes.
+What is in the workdir decides. A run that goes on may change the options marked `midway`; each
+change is a line of incidents.jsonl. Everything here reads; the journal writes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lstm_jax.config.fields import config_hash, flatten
-from lstm_jax.config.options import MIDWAY, PLACEMENT
+from lstm_jax.config.options import marked
 from lstm_jax.errors import UsageError
 from lstm_jax.training import saved as runs
 from lstm_jax.workdir import seal
@@ -41,13 +41,13 @@ AS_IT_WAS = Begin({}, False, {})
 def changes(config: ConfigDict, workdir: Path) -> dict[str, tuple]:
     """{field: (there, here)} where the run in `workdir` has another config.
 
-    On which devices it is computed may differ: see `PLACEMENT`.
+    On which devices it is computed may differ: the options marked `placement`.
     """
     path = workdir / "config.json"
     if not path.exists():
         return {}
     theirs, ours = flatten(runs.read_json(path, "")), json.loads(json.dumps(flatten(config)))
-    names = sorted({*theirs, *ours} - {*PLACEMENT})
+    names = sorted({*theirs, *ours}.difference(marked("placement", config.task.name)))
     pairs = {n: (theirs.get(n, NOTHING), ours.get(n, NOTHING)) for n in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
@@ -55,20 +55,20 @@ def changes(config: ConfigDict, workdir: Path) -> dict[str, tuple]:
 def check_same(config: ConfigDict, workdir: Path) -> None:
     """Raises UsageError when `workdir` holds a run of another config: what differs, what to do."""
     if found := changes(config, workdir):
-        raise refusal(found, workdir)
+        raise refusal(config, found, workdir)
 
 
 def check_goes_on(config: ConfigDict, workdir: Path, named: bool, reopen: bool) -> None:
     """Raises UsageError unless a run in `workdir` may go on under this config.
 
-    More steps always may. What else `MIDWAY` names may where the user `named` the workdir: the
+    More steps always may. What else is marked `midway` may where the user `named` the workdir: the
     default one may hold a run that nobody thought of.
     """
-    found = changes(config, workdir)
+    found, may = changes(config, workdir), marked("midway", config.task.name)
     before, after = found.get("train.num_steps", (0, 0))
     shortened = before > after and not reopen
-    if shortened or not set(found) <= set(MIDWAY if named else ["train.num_steps"]):
-        raise refusal(found, workdir)
+    if shortened or not set(found) <= set(may if named else ["train.num_steps"]):
+        raise refusal(config, found, workdir)
     if found and not (reopen or after) and is_finished(workdir):
         raise UsageError(
             f"{workdir} completed at step {runs.summary(workdir)['step']}, so {_listed(found)} "
@@ -76,14 +76,15 @@ def check_goes_on(config: ConfigDict, workdir: Path, named: bool, reopen: bool) 
         )
 
 
-def refusal(found: dict[str, tuple], workdir: Path) -> UsageError:
+def refusal(config: ConfigDict, found: dict[str, tuple], workdir: Path) -> UsageError:
     """What differs, and which command does what may have been meant."""
     lines = [f"{workdir} holds a run of another config:"]
     lines += [f"  {name}: {there} there, {here} here" for name, (there, here) in found.items()]
     lines += [f"to go on with that run as it is: lstm-jax train --workdir={workdir}"]
     before, after = found.get("train.num_steps", (0, 0))
-    midway = {n: pair for n, pair in found.items() if n in MIDWAY and n != "train.num_steps"}
-    if set(found) <= set(MIDWAY) and midway and before <= after:
+    may = marked("midway", config.task.name)
+    midway = {n: pair for n, pair in found.items() if n in may and n != "train.num_steps"}
+    if set(found) <= set(may) and midway and before <= after:
         lines += [f"to go on with that run under {_listed(midway)}: add --workdir={workdir}"]
     elif before <= after and not _reshapes(found):
         lines += [f"to start from its weights: another --workdir=DIR and --init_from={workdir}"]

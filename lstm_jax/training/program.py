@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from lstm_jax.compute import memory
 from lstm_jax.compute import sharding as parallel
 from lstm_jax.config.fields import flatten, split, with_field
+from lstm_jax.config.options import OPTIONS
 from lstm_jax.core import Array
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.model.model import build_model
@@ -26,15 +27,6 @@ from lstm_jax.workdir.console import Progress
 # two thirds of the time that a small model compiles for.
 COMPILE = {"full": {}, "quick": {"xla_backend_optimization_level": 0}}
 STREAMS = {"parameters": 0, "data": 1, "noise": 2}
-# Fields of `train` that say after how many steps something is due; 0: never.
-PERIODS = (
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "histogram_every",
-    "diagnose_every",
-    "keep_every",
-)
 
 
 class Program(NamedTuple):
@@ -118,7 +110,7 @@ def next_chunk(train: Any, step: int) -> int:
 
     No chunk is longer than the first: the shortest period.
     """
-    periods = [train[name] for name in PERIODS if train[name]]
+    periods = [train[row.name] for row in OPTIONS["train"] if row.period and train[row.name]]
     return min(train.num_steps - step, *(every - step % every for every in periods))
 
 

@@ -12,7 +12,7 @@ from lstm_jax.cells import CELLS
 from lstm_jax.cells.activations import ACTIVATIONS
 from lstm_jax.cells.initializers import KERNELS
 from lstm_jax.config import fields as configs
-from lstm_jax.config.options import NUMERIC, cell_fields, default_config, help_lines
+from lstm_jax.config.options import OPTIONS, default_config, marked, options
 from lstm_jax.errors import UsageError
 from lstm_jax.model.cell import build_cell, chosen
 from lstm_jax.tasks import TASKS
@@ -31,7 +31,7 @@ def make(**overrides):
 
 
 def make_cell(**fields):
-    cell = cell_fields()
+    cell = default_config().cell
     cell.hidden = 4
     cell.update(fields)
     return cell
@@ -44,9 +44,9 @@ def test_every_field_has_a_type_that_the_command_line_can_set():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_field_says_what_it_means(task):
-    texts = help_lines(task)
-    assert set(texts) == set(configs.flatten(default_config(task)))
-    assert all(len(text) > 1 for text in texts.values())
+    rows = options(task)
+    assert set(rows) == set(configs.flatten(default_config(task)))
+    assert all(len(row.help) > 1 for row in rows.values())
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_split_takes_out_the_numbers_that_are_not_zero():
     assert hyper["seed"].dtype == np.uint32
     assert static["optimizer.clip_norm"] == 0.0
     assert not set(static) & set(hyper)
-    assert set(hyper) <= set(NUMERIC)
+    assert set(hyper) <= set(marked("numeric"))
 
 
 def test_bind_puts_arrays_back_and_leaves_the_rest():
@@ -167,7 +167,7 @@ def behaviour(fields):
 
 
 def test_every_cell_field_is_changed_below():
-    assert {name for change in CELL_CHANGES for name in change} == set(cell_fields())
+    assert {name for change in CELL_CHANGES for name in change} == set(default_config().cell)
 
 
 @pytest.mark.parametrize("change", CELL_CHANGES, ids=str)
@@ -201,7 +201,7 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("name", [n for n in NUMERIC if n.startswith("cell.")])
+@pytest.mark.parametrize("name", [n for n in marked("numeric") if n.startswith("cell.")])
 def test_numbers_of_a_cell_may_be_traced(name):
     """One program serves all values: a vmap over them equals one at a time."""
     field = name.removeprefix("cell.")
@@ -285,7 +285,7 @@ def test_no_activation_of_the_head_is_the_identity():
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in cell_fields() if name.endswith("_activation") or name.endswith("_init")],
+    [r.name for r in OPTIONS["cell"] if r.name.endswith(("_activation", "_init"))],
 )
 def test_a_word_that_other_fields_hold_is_blamed_on_the_right_one(name):
     """cell.name and cell.gates hold 'lstm', two other fields 'none' and so on."""

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from lstm_jax.config import fields as configs
+from lstm_jax.config import default_config
 from lstm_jax.tasks import TASKS
 from lstm_jax.training.program import build_task
 
@@ -34,7 +34,7 @@ def peaks(tmp_path, monkeypatch):
 
 
 def test_the_task_on_the_page_has_batches_a_loss_and_baselines(peaks):
-    config = configs.default_config("peaks")
+    config = default_config("peaks")
     task = build_task(config)
     batch = jax.jit(task.batch)(task.data, jax.random.key(0), 3)
     assert batch["inputs"].shape == (20, config.train.batch_size, 1)
@@ -47,7 +47,7 @@ def test_the_task_on_the_page_has_batches_a_loss_and_baselines(peaks):
 def test_the_task_on_the_page_trains(peaks, tmp_path):
     from lstm_jax.training import train
 
-    config = configs.default_config("peaks")
+    config = default_config("peaks")
     config.task.length, config.task.eval_size = 5, 64
     config.cell.hidden = 16
     config.optimizer.learning_rate = 0.02

@@ -21,6 +21,7 @@ import pytest
 
 from lstm_jax import signals
 from lstm_jax.compute import memory
+from lstm_jax.config import default_config
 from lstm_jax.config import fields as configs
 from lstm_jax.errors import UsageError
 from lstm_jax.training import nonfinite, program, train, watch
@@ -33,7 +34,7 @@ from lstm_jax.workdir.metrics import read_metrics
 
 def small(**changes: Any):
     """A config that trains in a blink; `changes` are fields of `train`."""
-    config = configs.default_config("adding")
+    config = default_config("adding")
     config.task.update({"length": 6, "eval_size": 10})
     config.cell.update({"hidden": 4, "kernel_init": "uniform", "recurrent_init": "uniform"})
     config.train.update({"num_steps": 40, "batch_size": 4, "log_every": 5})

@@ -12,7 +12,7 @@ import jax
 from lstm_jax.compute import memory
 from lstm_jax.compute.memory import gpu_memory
 from lstm_jax.config.fields import flatten, split
-from lstm_jax.config.options import NUMERIC
+from lstm_jax.config.options import marked
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import Plan, pack_folder
@@ -128,14 +128,10 @@ def print_plan(study: Any, plan: Plan, measured: bool) -> None:
 
 def compiled_for(plan: Plan, number: int) -> str:
     """The static fields that set this pack apart; numbers are arguments of its program."""
-    base, numeric = plan.base, _numeric(plan)
+    base, numeric = plan.base, marked("numeric", plan.base["task.name"])
     flat = flatten(plan.config(plan.packs[number][0]))
     names = [n for n in plan.varied if n not in numeric and flat.get(n) != base.get(n)]
     return ", ".join(f"{n}={flat[n]}" for n in names) or "the base config's program"
-
-
-def _numeric(plan: Plan) -> set[str]:
-    return set(NUMERIC)
 
 
 def print_cost(plan: Plan, number: int) -> float:

@@ -12,11 +12,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from lstm_jax.data import files as data_files
 from lstm_jax.data.datasets import DATASETS
 from lstm_jax.errors import UsageError, unknown
+from lstm_jax.option import Option
 from lstm_jax.tasks.forecast import figures, windows
 from lstm_jax.tasks.forecast.figures import Frame
 from lstm_jax.tasks.forecast.series import Series, check_missing, check_varied, read_series
@@ -35,26 +35,26 @@ from lstm_jax.tasks.task import (
 AIRLINE = Path(__file__).parent / "airline.csv"
 
 
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "forecast"
-    task.csv = ""  # a CSV file with a header; "": the embedded airline passengers
-    task.target = ""  # column to forecast; "": the last
-    task.features = ""  # further input columns, separated by commas
-    task.date = ""  # date column, or year,month,day,hour; "": the first, where it holds dates
-    task.missing = "error"  # error | zero | forward | linear | mask (with time since seen)
-    task.look_back = 12  # T: past rows in a window
-    task.horizon = 1  # H: rows ahead; metrics are those of the last of them
-    task.log = True  # the logarithm of the target
-    task.difference = True  # changes against the row before
-    task.seasonal_difference = False  # changes against the same row one period before
-    task.seasonal_input = False  # a second input: what the target did a season before the forecast
-    task.period = 12  # rows in a season
-    task.standardize = True  # z-score, fitted on the training part
-    task.objective = "squared"  # squared | absolute error, after the transforms
-    task.test_part = 1 / 3  # of all rows, the last
-    task.valid_part = 1 / 8  # of the rows before the test part, the last
-    return task
+OPTIONS = (
+    Option("csv", "", 'a CSV file with a header; "": the embedded airline passengers'),
+    Option("target", "", 'column to forecast; "": the last'),
+    Option("features", "", "further input columns, separated by commas"),
+    Option("date", "", 'date column, or year,month,day,hour; "": the first, where it holds dates'),
+    Option("missing", "error", "error | zero | forward | linear | mask (with time since seen)"),
+    Option("look_back", 12, "T: past rows in a window"),
+    Option("horizon", 1, "H: rows ahead; metrics are those of the last of them"),
+    Option("log", True, "the logarithm of the target"),
+    Option("difference", True, "changes against the row before"),
+    Option("seasonal_difference", False, "changes against the same row one period before"),
+    Option(
+        "seasonal_input", False, "a second input: what the target did a season before the forecast"
+    ),
+    Option("period", 12, "rows in a season"),
+    Option("standardize", True, "z-score, fitted on the training part"),
+    Option("objective", "squared", "squared | absolute error, after the transforms"),
+    Option("test_part", 1 / 3, "of all rows, the last"),
+    Option("valid_part", 1 / 8, "of the rows before the test part, the last"),
+)
 
 
 def load(task: Any, csv: str = "") -> Series:

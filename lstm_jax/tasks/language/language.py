@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError, lookup
+from lstm_jax.option import NOT_NEGATIVE, SIZE, Option
 from lstm_jax.tasks import pipeline
 from lstm_jax.tasks.classify import check_smoothing, smoothed
 from lstm_jax.tasks.language import ngrams
@@ -43,25 +43,32 @@ LEVELS = ("characters", "words")
 PIPELINES = ("device", "grain")
 
 
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "language"
-    task.level = "characters"  # characters | words; words end at blanks, each line in an <eos>
-    task.file = ""  # one text of your own, split by position
-    task.valid_fraction = 0.05  # of that text, the part before the test part
-    task.test_fraction = 0.05  # of that text, the end
-    task.train_file = ""  # or three texts of your own; nothing at all: the dataset of the level
-    task.valid_file = ""  # the second of the three
-    task.test_file = ""  # the third
-    task.unknown = "error"  # tokens that training has not: error | replace (by <unk>)
-    task.steps = 35  # T, tokens through which a training step backpropagates
-    task.eval_batch_size = 1  # streams that an evaluation split is cut into; each starts cold
-    task.eval_steps = 256  # tokens per evaluation batch and stream
-    task.eval_size = 0  # tokens of each evaluation split used; 0: all
-    task.label_smoothing = 0.0  # share of the target spread over the vocabulary
-    task.sample_length = 200  # tokens of the text sampled while training
-    task.pipeline = "device"  # where the training text lies: device | grain (host, read ahead)
-    return task
+OPTIONS = (
+    Option("level", "characters", "characters | words; words end at blanks, each line in an <eos>"),
+    Option("file", "", "one text of your own, split by position"),
+    Option("valid_fraction", 0.05, "of that text, the part before the test part"),
+    Option("test_fraction", 0.05, "of that text, the end"),
+    Option(
+        "train_file", "", "or three texts of your own; nothing at all: the dataset of the level"
+    ),
+    Option("valid_file", "", "the second of the three"),
+    Option("test_file", "", "the third"),
+    Option("unknown", "error", "tokens that training has not: error | replace (by <unk>)"),
+    Option("steps", 35, "T, tokens through which a training step backpropagates", SIZE),
+    Option(
+        "eval_batch_size", 1, "streams that an evaluation split is cut into; each starts cold", SIZE
+    ),
+    Option("eval_steps", 256, "tokens per evaluation batch and stream", SIZE),
+    Option("eval_size", 0, "tokens of each evaluation split used; 0: all", NOT_NEGATIVE),
+    Option("label_smoothing", 0.0, "share of the target spread over the vocabulary"),
+    Option("sample_length", 200, "tokens of the text sampled while training", NOT_NEGATIVE),
+    Option(
+        "pipeline",
+        "device",
+        "where the training text lies: device | grain (host, read ahead)",
+        placement=True,
+    ),
+)
 
 
 def build(config: Any) -> Task:
@@ -113,9 +120,6 @@ def check(task: Any) -> None:
     if task.level not in LEVELS:
         raise UsageError(f"task.level={task.level!r}, expected one of {', '.join(LEVELS)}")
     lookup("task.pipeline", task.pipeline, dict.fromkeys(PIPELINES))
-    for field in ("steps", "eval_batch_size", "eval_steps"):
-        if task[field] < 1:
-            raise UsageError(f"task.{field}={task[field]}: expected a positive whole number")
 
 
 def train_batch(text: Any, turn: Any, batch_size: int, row: int, steps: int) -> dict:

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from lstm_jax.data import files
 from lstm_jax.errors import UsageError
+from lstm_jax.option import Option
 from lstm_jax.tasks import packing, readers
 from lstm_jax.tasks.music import matfile
 from lstm_jax.tasks.music.midi import LOWEST, write_midi
@@ -45,14 +45,14 @@ TOGETHER = 32  # pieces that the figures read together
 PRIMER = 8  # frames of a test piece that a generated one begins with
 
 
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "polyphonic"
-    task.file = ""  # a .mat, .npz or .json of your own; "": JSB Chorales
-    task.packing = "auto"  # several pieces in one row: on | off | auto, if padding wastes a third
-    task.steps = 256  # frames backpropagated through; longer rows in parts, 0: whole pieces
-    task.transpose = 0  # training pieces moved by up to this many semitones either way; 0: not
-    return task
+OPTIONS = (
+    Option("file", "", 'a .mat, .npz or .json of your own; "": JSB Chorales'),
+    Option(
+        "packing", "auto", "several pieces in one row: on | off | auto, if padding wastes a third"
+    ),
+    Option("steps", 256, "frames backpropagated through; longer rows in parts, 0: whole pieces"),
+    Option("transpose", 0, "training pieces moved by up to this many semitones either way; 0: not"),
+)
 
 
 def build(config: Any) -> Task:

@@ -12,18 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
+from lstm_jax.option import SIZE, Option
 from lstm_jax.tasks.task import Spec, Task, average, generated, ratio, target_weights, weighed
 
-
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "adding"
-    task.length = 100  # T, steps of a sequence
-    task.eval_size = 1000  # examples in each of the fixed validation and test sets
-    return task
+OPTIONS = (
+    Option("length", 100, "T, steps of a sequence"),
+    Option("eval_size", 1000, "examples in each of the fixed validation and test sets", SIZE),
+)
 
 
 def example(key: Array, length: int) -> dict:

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
+from lstm_jax.option import SIZE, Option
 from lstm_jax.tasks.task import (
     Spec,
     Task,
@@ -30,12 +30,10 @@ SYMBOLS = 8  # 1..8; 0 is the blank, 9 the delimiter
 RECALLED = 10  # symbols to remember
 
 
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "copy_memory"
-    task.length = 50  # T: steps between the symbols and their recall
-    task.eval_size = 1000  # examples in each of the fixed validation and test sets
-    return task
+OPTIONS = (
+    Option("length", 50, "T: steps between the symbols and their recall"),
+    Option("eval_size", 1000, "examples in each of the fixed validation and test sets", SIZE),
+)
 
 
 def example(key: Array, length: int) -> dict:

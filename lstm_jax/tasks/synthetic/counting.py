@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
+from lstm_jax.option import Option
 from lstm_jax.tasks.task import (
     Mean,
     Spec,
@@ -33,14 +33,11 @@ from lstm_jax.tasks.task import (
     weighed,
 )
 
-
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "counting"
-    task.letters = 2  # 2: a^n b^n, 3: a^n b^n c^n
-    task.train_max = 49  # largest n in training and validation
-    task.test_max = 500  # largest n in the test
-    return task
+OPTIONS = (
+    Option("letters", 2, "2: a^n b^n, 3: a^n b^n c^n"),
+    Option("train_max", 49, "largest n in training and validation"),
+    Option("test_max", 500, "largest n in the test"),
+)
 
 
 def word(n: Array, letters: int, longest: int) -> dict:

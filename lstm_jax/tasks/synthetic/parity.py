@@ -13,19 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
+from lstm_jax.option import SIZE, Option
 from lstm_jax.tasks.task import Spec, Task, average, generated, ratio, target_weights, weighed
 
-
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "parity"
-    task.length = 50  # T, steps of a sequence
-    task.every_step = True  # ask after every step; False: only after the last
-    task.eval_size = 1000  # examples in each of the fixed validation and test sets
-    return task
+OPTIONS = (
+    Option("length", 50, "T, steps of a sequence"),
+    Option("every_step", True, "ask after every step; False: only after the last"),
+    Option("eval_size", 1000, "examples in each of the fixed validation and test sets", SIZE),
+)
 
 
 def example(key: Array, length: int, every_step: bool) -> dict:

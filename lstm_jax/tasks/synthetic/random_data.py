@@ -12,21 +12,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
-from lstm_jax.errors import UsageError
+from lstm_jax.option import SIZE, Option
 from lstm_jax.tasks.task import Spec, Task, label_loss, sequential, shuffled
 
-
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "random_data"
-    task.length = 100  # T, steps of a sequence
-    task.features = 10  # D, features of a step
-    task.classes = 10  # labels drawn evenly
-    task.examples = 1024  # training examples
-    task.eval_size = 256  # examples in each of the validation and test sets
-    return task
+OPTIONS = (
+    Option("length", 100, "T, steps of a sequence", SIZE),
+    Option("features", 10, "D, features of a step", SIZE),
+    Option("classes", 10, "labels drawn evenly", SIZE),
+    Option("examples", 1024, "training examples", SIZE),
+    Option("eval_size", 256, "examples in each of the validation and test sets", SIZE),
+)
 
 
 def pool(seed: int, size: int, length: int, features: int, classes: int) -> dict:
@@ -46,9 +42,6 @@ def take(pool: dict, indices: Array) -> dict:
 def build(config: Any) -> Task:
     """Three pools from seeds 0, 1, 2; training examples in a new order each epoch."""
     task, batch_size = config.task, config.train.batch_size
-    for name in ("length", "features", "classes", "examples", "eval_size"):
-        if getattr(task, name) < 1:
-            raise UsageError(f"task.{name}={getattr(task, name)}: expected a positive whole number")
     sizes = {"train": task.examples, "valid": task.eval_size, "test": task.eval_size}
     shape = (task.length, task.features, task.classes)
 

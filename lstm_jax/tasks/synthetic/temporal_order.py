@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from ml_collections import ConfigDict
 
 from lstm_jax.errors import UsageError
+from lstm_jax.option import SIZE, Option
 from lstm_jax.tasks.task import Spec, Task, generated, label_loss
 
 DISTRACTORS = 4  # a b c d = 0..3
@@ -22,13 +22,11 @@ X, START, END = 4, 6, 7  # Y = X + 1
 STARTS = {2: (0.1, 0.5), 3: (0.1, 0.33, 0.66)}  # where each tenth of the sequence begins
 
 
-def fields() -> ConfigDict:
-    task = ConfigDict()
-    task.name = "temporal_order"
-    task.length = 100  # T, steps of a sequence
-    task.places = 2  # 2: task 6a, 4 classes; 3: task 6b, 8 classes
-    task.eval_size = 1000  # examples in each of the fixed validation and test sets
-    return task
+OPTIONS = (
+    Option("length", 100, "T, steps of a sequence"),
+    Option("places", 2, "2: task 6a, 4 classes; 3: task 6b, 8 classes"),
+    Option("eval_size", 1000, "examples in each of the fixed validation and test sets", SIZE),
+)
 
 
 def example(key: Array, length: int, places: int) -> dict:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from lstm_jax.config import default_config
 from lstm_jax.errors import UsageError
 from lstm_jax.tasks.forecast import forecast, windows
 from lstm_jax.tasks.forecast.figures import Frame, recursive
@@ -20,8 +21,7 @@ from lstm_jax.tasks.forecast.series import following, read_series
 
 
 def config_of(**fields) -> ConfigDict:
-    config = ConfigDict({"task": forecast.fields(), "train": {"batch_size": 16}})
-    config.task.data_dir = ""
+    config = ConfigDict({"task": default_config("forecast").task, "train": {"batch_size": 16}})
     config.task.update(fields)
     return config
 

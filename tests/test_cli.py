@@ -290,12 +290,12 @@ def test_a_damaged_config_is_named(adding, tmp_path, capsys):
     assert "config.json is damaged" in capsys.readouterr().err
 
 
-def test_a_defect_of_ours_is_1_with_a_traceback(monkeypatch, capsys):
+def test_a_bug_of_lstm_jax_is_1_with_a_traceback(monkeypatch, capsys):
     monkeypatch.setattr(cli, "dispatch", lambda argv: 1 / 0)
     assert call("train") == 1
     err = capsys.readouterr().err
     assert "ZeroDivisionError" in err
-    assert "defect" in err
+    assert "a bug in lstm_jax" in err
 
 
 def test_workdirs_are_named_after_the_config():

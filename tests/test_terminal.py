@@ -106,7 +106,7 @@ def test_a_sweep_shows_its_packs_to_who_launches_and_to_who_watches(columns, tmp
         assert terminal.screen.wrapped <= 5, screen  # the closing lines and their long paths
         assert any(PACK.search(flat(seen)) for seen in terminal.seen), "\n".join(terminal.seen)
         assert any(re.search(r"  loss \d.*  best ", flat(seen)) for seen in terminal.seen)
-        assert re.search(r"pack 0: compiled the training steps in \d+\.\d s", flat(screen)), screen
+        assert re.search(r"pack 0: compiled the training steps in +\d+\.\d s", flat(screen)), screen
         assert "6 completed" in flat(screen)
 
 

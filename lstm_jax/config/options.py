@@ -52,7 +52,7 @@ OPTIONS = {
         Option("output_activation", "", "of c on its way to h"),
         Option("activation", "", "of a cell without gates (rnn, indrnn)"),
         Option("reset", "", "of a gru: after | before the recurrent matmul"),
-        Option("peepholes", "none", "none | diagonal | learned | full"),
+        Option("peepholes", "none", "none | diagonal | diagonal_remaining | full"),
         Option("layer_norm", "none", "none | branch | recirculated"),
         Option("cell_clip", 0.0, "c stays within +- this; 0: off", NOT_NEGATIVE),
         Option("forget_bias", 1.0, "where the forget gate's bias starts", numeric=True),

@@ -55,7 +55,7 @@ usage: lstm-jax VERB [--config=FILE[:PRESET]] [--config.section.field=VALUE ...]
   lstm-jax evaluate --workdir=runs/relu
 
 `lstm-jax VERB --help` says more. Exit codes: 0 done, 2 you can fix it, 3 diverged,
-4 interrupted (the same command goes on), 1 a defect of ours.
+4 interrupted (the same command goes on), 1 a bug in lstm_jax.
 """
 
 

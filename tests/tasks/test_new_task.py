@@ -1,4 +1,4 @@
-"""A task in one file and one line: the file that docs/guides/task.md shows is the file tested here."""
+"""A task in one file and one line, as docs/guides/task.md shows it: the page is tested here."""
 
 from __future__ import annotations
 

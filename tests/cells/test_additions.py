@@ -91,7 +91,7 @@ def test_the_cell_of_the_guide_is_its_reference(float64):
     agrees(cell, module("ref", numpy, **vars(reference)).cfn(registry.H))
     assert cell.info.learned == ("f", "i", "n")
     mine = module("short", short).cell
-    carry, ys = lstm_jax.unroll(mine, mine.init(jax.random.key(0), 3), np.ones((5, 2, 3)))
+    carry, ys = lstm_jax.unroll(mine, mine.init(jax.random.key(0), 3), jax.numpy.ones((5, 2, 3)))
     assert ys.shape == (5, 2, 8) and np.array_equal(carry.h, ys[-1])
 
 

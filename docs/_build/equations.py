@@ -45,7 +45,8 @@ def _latex(token: str, after: str) -> str:
 
 def line(text: str) -> str:
     """HTML of one line: equations, and words beside them."""
-    return " ".join(_piece(piece) for piece in re.split(r"\s{2,}|: ", text.strip()))
+    text = re.sub(r"\s+<-\s+", " <- ", text.strip())
+    return " ".join(_piece(piece) for piece in re.split(r"\s{2,}|: ", text))
 
 
 def _piece(piece: str) -> str:

@@ -53,7 +53,8 @@ def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
 
 def with_equations(catalogue: str) -> str:
     """The catalogue with its third column drawn."""
-    return "\n".join(map(_row, catalogue.splitlines())) + "\n"
+    wide = ["---", "hide: [toc]", "---"]
+    return "\n".join([*wide, *map(_row, catalogue.splitlines())]) + "\n"
 
 
 def _row(text: str) -> str:

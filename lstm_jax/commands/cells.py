@@ -1,8 +1,8 @@
-"""the cells, gate-table rows, options and transforms: equations, size, price, source.
+"""the cells, gate-table rows, options and transforms: equations, size, cost, source.
 
 lstm-jax cells                 all of them
-lstm-jax cells slstm           the whole story of one
-lstm-jax cells --markdown      the table of docs/cells.md
+lstm-jax cells slstm           everything about one
+lstm-jax cells --markdown      the same as a page of Markdown
 """
 
 from __future__ import annotations

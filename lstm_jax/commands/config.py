@@ -4,7 +4,7 @@ lstm-jax config --config=configs/airline.py
 lstm-jax config --config=configs/airline.py:classic --config.cell.gates=cifg
 lstm-jax config --config=configs/airline.py --changed      only what differs from the defaults
 
-A * marks what differs. What follows the # may be pasted too: the shell takes it for a comment.
+A * marks what differs. Lines may be pasted whole: to the shell, what follows the # is a comment.
 """
 
 from __future__ import annotations

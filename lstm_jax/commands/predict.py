@@ -1,4 +1,4 @@
-"""what a run's best model says: forecasts, classes, generated text or music, as its task has it.
+"""predictions of a run's best model: forecasts, classes, generated text or music, by task.
 
 lstm-jax predict --workdir=runs/airline --horizon=24
 lstm-jax predict --workdir=runs/airline --csv=other.csv --out=/tmp/forecast

@@ -1,15 +1,15 @@
 """many trials: those that differ only in numbers train together in one compiled program.
 
   lstm-jax sweep plan   --study=experiments/airline_lr           trials, packs, memory, time
-  lstm-jax sweep launch --study=experiments/airline_lr           run it, or go on with it
-  lstm-jax sweep status --workdir=sweeps/airline_lr              how far it is; results.csv
+  lstm-jax sweep launch --study=experiments/airline_lr           run it, or resume it
+  lstm-jax sweep status --workdir=sweeps/airline_lr              its progress; results.csv
   lstm-jax sweep watch  --workdir=sweeps/airline_lr              what a launch shows, live
-  lstm-jax sweep resume --workdir=sweeps/airline_lr              go on after an interruption
+  lstm-jax sweep resume --workdir=sweeps/airline_lr              resume after an interruption
   lstm-jax sweep retry  --workdir=sweeps/airline_lr              run failed packs again
   lstm-jax sweep cancel --workdir=sweeps/airline_lr              save and stop, wherever it runs
 
 --config.section.field=VALUE sets a field of every trial (plan and launch). Exit codes: 0 all trials
-have ended, 2 something failed that you can fix, 4 interrupted (resume goes on).
+have ended, 2 something failed that you can fix, 4 interrupted (resume continues).
 """
 
 from __future__ import annotations

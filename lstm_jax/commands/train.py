@@ -4,7 +4,7 @@
   lstm-jax train --config=configs/airline.py:smoke --workdir=/tmp/try
   lstm-jax train --config=configs/adding.py --config.cell.gates=cifg --config.seed=3
 
-  lstm-jax train --reproduce=runs/airline       the same run afresh: the same digests?
+  lstm-jax train --reproduce=runs/airline       trains it again from scratch, compares digests
 
   lstm-jax train --workdir=runs/airline                 goes on with that run
   lstm-jax train --workdir=runs/airline --extend=500    ... for 500 steps past its end
@@ -13,8 +13,8 @@
 
 The same command again resumes exactly; a finished run says so and does nothing. Fields of the
 config are set with --config.section.field=VALUE; `lstm-jax config --config=FILE` lists them.
-A larger train.num_steps goes on past the end, too. The learning rate is always that of a run of
-train.num_steps steps: a cosine that had come to its end is stretched, and the rate rises again.
+A larger train.num_steps goes past the end too. A schedule always spans train.num_steps steps, so a
+cosine that had decayed is stretched and the learning rate rises again.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from lstm_jax.training.reproduce import reproduce, say
 FLAGS = (
     Flag("config", "", "config file, with a preset after a colon: configs/airline.py:smoke"),
     Flag("workdir", "", "where the run lives (default: runs/<name of the config>)", path=True),
-    Flag("extend", 0, "so many more steps after the end of a run that has finished"),
+    Flag("extend", 0, "steps to train past the end of a finished run"),
     Flag("init_from", "", "a run whose best weights a new run starts from", path=True),
     Flag("init_optimizer", False, "with --init_from: its newest weights and its optimizer's state"),
     Flag(
         "reproduce",
         "",
-        "a run to train once more in --workdir (default: its own name -again)",
+        "a run to train again from scratch in --workdir (default: RUN-again)",
         path=True,
     ),
 )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -54,7 +55,7 @@ def agrees(cell, expected, engine="deferred"):
 
 def test_the_gate_of_the_guide(float64, monkeypatch):
     (source,) = snippets("gate.md")
-    (name, table), = eval("{" + source + "}", vars(gates)).items()  # fmt: skip
+    (name, table), = eval("{" + source + "}", dict(vars(gates))).items()  # fmt: skip
     assert isinstance(table, GateTable) and table.f == Coupled("o") and table.equation
     monkeypatch.setitem(GATES, name, table)
     monkeypatch.setitem(reference.ROWS, name, registry.spelled(table))
@@ -72,8 +73,9 @@ def test_the_activation_of_the_guide_and_its_slope(float64):
 @pytest.mark.parametrize("name", [n for n, a in ACTIVATIONS.items() if a.slope])
 def test_every_slope_written_in_the_output_is_the_derivative(name, float64):
     u = np.linspace(-4.9, 4.9, 51) + 1e-3  # off the corners
-    slope = jax.vmap(jax.grad(lambda v: ACTIVATIONS[name](v)))(u)
-    np.testing.assert_allclose(ACTIVATIONS[name].slope(ACTIVATIONS[name](u)), slope, atol=1e-12)
+    activation: Any = ACTIVATIONS[name]
+    slope = jax.vmap(jax.grad(activation))(u)
+    np.testing.assert_allclose(activation.slope(activation(u)), slope, atol=1e-12)
 
 
 def module(name, source, **known):
@@ -89,7 +91,7 @@ def test_the_cell_of_the_guide_is_its_reference(float64):
     agrees(cell, module("ref", numpy, **vars(reference)).cfn(registry.H))
     assert cell.info.learned == ("f", "i", "n")
     mine = module("short", short).cell
-    carry, ys = lstm_jax.unroll(mine, mine.init(jax.random.key(0), 3), np.ones((5, 2, 3)))
+    carry, ys = lstm_jax.unroll(mine, mine.init(jax.random.key(0), 3), jax.numpy.ones((5, 2, 3)))
     assert ys.shape == (5, 2, 8) and np.array_equal(carry.h, ys[-1])
 
 

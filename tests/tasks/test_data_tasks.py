@@ -236,7 +236,7 @@ def test_predictions_of_text_are_as_long_as_asked(text, tmp_path):
 def test_predictions_of_music_are_what_is_heard_and_seen(mat, tmp_path):
     written = predicted(build("polyphonic", file=mat), tmp_path)
     assert list(written) == ["chorale.mid", "chorale.png"]
-    assert midi.read_midi(written["chorale.mid"].read_bytes())
+    assert read_midi(written["chorale.mid"].read_bytes())
     drawn.picture(written["chorale.png"])
 
 

@@ -135,3 +135,6 @@ def mgu(
         "mgu", hidden, ("h",), gates, (("f",), ("n",)), ("n",), pointwise=False, dtype=dtype
     )
     return Cell(init, hidden_carry(hidden), project, recur, merge, update, info=info)
+
+
+CELLS = {"gru": gru, "mgu": mgu}

@@ -85,3 +85,6 @@ def _linear(info: Info, forget_bias: Any, kernel_init: str) -> Cell:
         return Hidden(h), h
 
     return Cell(init, hidden_carry(hidden), project, recur, merge, update, info=info)
+
+
+CELLS = {"minlstm": minlstm, "mingru": mingru}

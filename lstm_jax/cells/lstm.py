@@ -194,3 +194,6 @@ def check_clip(cell_clip: float) -> None:
     """Raises UsageError for a clip that holds nothing."""
     if not cell_clip >= 0:
         raise UsageError(f"cell_clip={cell_clip}: expected a bound above 0, or 0 for none")
+
+
+CELLS = {"lstm": lstm, "lstm_fgr": lstm_fgr}

@@ -80,3 +80,6 @@ def indrnn(
         return params["recurrent_kernel"] * carry.h
 
     return cell._replace(init=init, recur=recur, info=cell.info._replace(name="indrnn"))
+
+
+CELLS = {"rnn": rnn, "indrnn": indrnn}

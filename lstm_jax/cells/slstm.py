@@ -147,3 +147,6 @@ def check_logarithms(table: GateTable) -> None:
                 f"stable; choose exp or sigmoid for both (known: {', '.join(LOG_GATES)})"
             )
     check_apart(table, "exp gating")
+
+
+CELLS = {"slstm": slstm}

@@ -230,16 +230,6 @@ def test_a_carry_that_nobody_reads_reaches_no_gradient(engine, reverse):
         assert np.array_equal(last.h[1], carry.h[1], equal_nan=True)  # held, as it was given
 
 
-def test_padding_reaches_no_exponent():
-    cell = lstm_jax.cells.lstm(4)
-    params = cell.init(jax.random.key(0), D)
-    xs = np.random.default_rng(0).normal(size=(T, B, D)).astype(np.float32)
-    exponents = jax.jit(lambda xs: observe.lyapunov(cell, params, xs, jnp.asarray(HOLES)))
-    wanted = exponents(np.where(HOLES[..., None], xs, 0))
-    for fill in FILLS:
-        same(exponents(np.where(HOLES[..., None], xs, np.float32(fill))), wanted)
-
-
 def test_jacobians_are_taken_where_a_carry_goes_on():
     counts = np.array([1, 1, 0, 1, 1, 1, 0, 0], bool)
     resets = np.array([1, 0, 0, 0, 1, 0, 0, 0], bool)

@@ -48,7 +48,7 @@ def mutation(dice: random.Random, flat: dict) -> tuple[str, str, str]:
 def prepared(monkeypatch):
     """`train` up to the moment when it would create something, without compiling."""
 
-    def traced(program, run_chunk, progress):
+    def traced(program, run_chunk, run_short, progress):
         def chunk(num_steps, *like):
             memory.check_arrays(like, 1, program.config)
             jax.eval_shape(partial(run_chunk, num_steps=num_steps), *like)

@@ -3,7 +3,7 @@
 The parallel axis is `data`: every device holds all parameters and a share of each batch. What is
 summed over examples (gradients, totals and counts of metrics) is summed over devices once a step,
 so that means are means over the global batch. The devices may belong to several processes, on
-several hosts: see `distributed`. Two ways to say it, chosen by `parallel.mode`:
+several hosts: see `compute.processes`. Two ways to say it, chosen by `parallel.mode`:
 
     jit         the batch is laid out over a mesh and the compiler places the sums (the default)
     shard_map   each device runs its share, the sums are written out as `psum`

@@ -1,6 +1,6 @@
 """Trials -> packs, and the manifest that says so for good.
 
-Trials whose configs differ only in numbers (equal `config.signature`) share a program and train
+Trials whose configs differ only in numbers (equal `fields.signature`) share a program and train
 together as a pack. The manifest, WORKDIR/sweep.json, is written once and never changed: workers
 need nothing else, neither the study's code nor its launcher.
 """

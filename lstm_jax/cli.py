@@ -7,10 +7,12 @@ docstring is its help, `FLAGS` what it takes, `run(arguments) -> exit code` what
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from lstm_jax import signals
 from lstm_jax.commands.arguments import parse
@@ -79,6 +81,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return out_of_memory(error) if is_out_of_memory(error) else defect()
 
 
+def program() -> NoReturn:
+    """`main`, then the end of the process.
+
+    Interrupted, without the interpreter's own end: XLA may still compile in a thread of its own,
+    which would crash there.
+    """
+    code = main()
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def out_of_memory(error: Exception) -> int:
     what = str(error).splitlines()[0] if str(error) else "no memory left"
     print(
@@ -131,9 +147,5 @@ def command_help(verb: str, command: ModuleType) -> str:
     return f"lstm-jax {verb}: {text}\n\n" + "\n".join(lines) + "\n"
 
 
-# ---------------------------------------------------------------------------------------------
-# Parsing: --config and its fields are read here, in any order; absl reads the rest.
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -219,7 +219,7 @@ def test_a_layer_is_drawn_in_six_panels():
     assert flow["legend"] == ["carry", "c", "h"] and flow["scales"][1] == "log"
     np.testing.assert_array_equal(flow["lines"]["c"][1], own["flow/c"])
     assert heat["images"][0].shape == (4, 12) and bar["labels"][1] == "log10 norm"
-    assert gates["legend"] == ["i", "f", "g", "o"]
+    assert gates["legend"] == ["f", "i", "o"]  # g, the candidate, is no gate
     np.testing.assert_array_equal(gates["lines"]["f"][1], own["mean/f"])
     assert sum(scales["bars"]) == np.isfinite(own["timescale"]).sum()
     np.testing.assert_array_equal(growth["lines"]["largest"][1], own["growth/max"])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -263,15 +261,3 @@ def test_importing_the_package_does_not_wait_for_flax():
     code = "import sys, lstm_jax; print('flax' in sys.modules, lstm_jax.Recurrent.__name__)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout == "False Recurrent\n", found.stderr
-
-
-def test_the_snippets_of_the_readme_run():
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    library = text.partition("## As a library")[2].partition("\n## ")[0]
-    first, second = re.findall(r"```python\n(.*?)```", library, flags=re.DOTALL)
-    names: dict[str, Any] = {"xs": jnp.ones((7, 4, 10)), "lengths": jnp.array([7, 3, 0, 1])}
-    exec(first, names)
-    assert names["ys"].shape == (7, 4, 64)
-    names["xs"] = jnp.ones((4, 7, 10))
-    exec(second, names)
-    assert (names["ys"].shape, names["last"].shape) == ((4, 7, 128), (4, 128))

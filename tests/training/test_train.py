@@ -285,7 +285,8 @@ def test_a_run_leaves_what_it_should(tmp_path, capsys):
     on_disk = json.loads((tmp_path / "summary.json").read_text())
     assert set(on_disk["metrics"]) == {"train", "valid", "test"}
     assert on_disk["steps_per_second"] > 0 and on_disk["parameters"] == 4 * 4 * 7 + 5
-    assert drawn.picture(tmp_path / "figures" / "learning_curves.png").shape[:2] == (408, 672)
+    height, width = drawn.picture(tmp_path / "figures" / "learning_curves.png").shape[:2]
+    assert height > 500 and width > 1.5 * height
     (curves,) = drawn.panels(learning_curves(tmp_path))
     assert curves["lines"]["training"][0].tolist() == list(range(5, 41, 5))
     assert curves["lines"]["validation"][0].tolist() == list(range(10, 41, 10))

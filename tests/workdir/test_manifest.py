@@ -20,7 +20,9 @@ from lstm_jax.workdir.files import write_json
 
 
 def config() -> ConfigDict:
-    return ConfigDict({"seed": 3, "cell": {"name": "lstm", "hidden": 64}})
+    return ConfigDict(
+        {"seed": 3, "task": {"name": "adding"}, "cell": {"name": "lstm", "hidden": 64}}
+    )
 
 
 def test_json_is_valid_whatever_goes_in(tmp_path):

@@ -18,6 +18,19 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 else:
     PROGRAMS = ""
 
+import jax
+import pytest
+
+# Before the package, whose public functions it checks, and after the environment.
+import typed  # noqa: F401
+
+
+@pytest.fixture
+def strict_types():
+    """An error where an operation mixes types: nothing widens, or narrows, unasked."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
 
 def pytest_unconfigure() -> None:
     if PROGRAMS:

@@ -16,6 +16,8 @@ from lstm_jax.core import Keys
 from lstm_jax.engines import deferred
 from lstm_jax.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("strict_types")
+
 reference, B, T, QUICK = registry.reference, registry.B, registry.T, registry.QUICK
 
 SPLIT = 2  # where law 2 cuts

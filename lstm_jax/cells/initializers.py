@@ -84,7 +84,7 @@ def constant(value: Any = 1.0) -> Bias:
 
 
 def _constant(value: Any, key: Array, learned: Sequence[str], hidden: int) -> dict[str, Array]:
-    return {"f": jnp.full((hidden,), value, jnp.float32)} if "f" in learned else {}
+    return {"f": jnp.full((hidden,), value, jnp.result_type(float))} if "f" in learned else {}
 
 
 def chrono(t_max: float) -> Bias:

@@ -9,34 +9,39 @@ segment in time, so every segment is reversed on its own.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from lstm_jax.core import Array, Cell, Keys, Params
 from lstm_jax.engines import meshes, pick
 from lstm_jax.engines.masking import Step, known, select, stepping
 from lstm_jax.errors import UsageError
 
+if TYPE_CHECKING or "jaxtyping" in sys.modules:  # tests check what the annotations say
+    from jaxtyping import Bool, Float, Int, Num, Shaped
+
 
 def unroll(
     cell: Cell,
     params: Params,
-    xs: Array,
+    xs: Num[ArrayLike, "T B D"],
     carry: Any = None,
     *,
-    lengths: Array | None = None,
-    mask: Array | None = None,
-    resets: Array | None = None,
+    lengths: Int[ArrayLike, " B"] | None = None,
+    mask: Bool[ArrayLike, "T B"] | None = None,
+    resets: Bool[ArrayLike, "T B"] | None = None,
     reverse: bool = False,
     key: Array | Keys | None = None,
     engine: str = "auto",
-) -> tuple[Any, Array]:
+) -> tuple[Any, Float[Array, "T B H"]]:
     """Run `cell` over a time-major sequence.
 
         c_t, h_t = step(params, (c_{t-1}, h_{t-1}), x_t)      t = 1 .. T
@@ -61,12 +66,26 @@ def unroll(
     Raises:
       UsageError: shapes or types that do not fit, an engine that cannot serve this cell.
     """
+    return _run(cell, params, xs, carry, (lengths, mask, resets), reverse, key, engine)
+
+
+def _run(
+    cell: Cell,
+    params: Params,
+    xs: ArrayLike,
+    carry: Any,
+    marks: tuple,
+    reverse: bool,
+    key: Array | Keys | None,
+    engine: str,
+) -> tuple[Any, Any]:
+    """`unroll`, of a cell that may say anything at a step."""
     xs = jnp.asarray(xs)
     params = check_params(cell, params, xs)
     steps, batch = xs.shape[0], xs.shape[1]
     fresh = cell.initial_carry(params, (batch,))
     carry = fresh if carry is None else check_carry(carry, fresh)
-    valid, restart, unread = _marks(steps, batch, lengths, mask, resets, reverse)
+    valid, restart, unread = _marks(steps, batch, *marks, reverse)
     keys, start = make_keys(key, batch), carry
     if unread is not None:  # whatever stands in it must not reach a gradient: 0 * NaN is NaN
         carry = select(unread, fresh, start)
@@ -79,7 +98,18 @@ def unroll(
     return last if valid is None else select(jnp.any(valid, axis=0), last, start), ys
 
 
-def trace(cell: Cell, params: Params, xs: Array, carry: Any = None, **options: Any) -> Any:
+def trace(
+    cell: Cell,
+    params: Params,
+    xs: Num[ArrayLike, "T B D"],
+    carry: Any = None,
+    *,
+    lengths: Int[ArrayLike, " B"] | None = None,
+    mask: Bool[ArrayLike, "T B"] | None = None,
+    resets: Bool[ArrayLike, "T B"] | None = None,
+    reverse: bool = False,
+    key: Array | Keys | None = None,
+) -> dict[str, Shaped[Array, "T B _"]]:
     """Every gate and every carry entry over time, {name: [T, B, H]}, from the same scan.
 
     Takes the options of `unroll`, but no engine. `c` and `h` are those after the step; gates of
@@ -95,7 +125,8 @@ def trace(cell: Cell, params: Params, xs: Array, carry: Any = None, **options: A
         return new, {**spread, **new._asdict()}
 
     traced = cell._replace(update=update)
-    return unroll(traced, params, xs, carry, engine="scan", **options)[1]
+    marks = (lengths, mask, resets)
+    return _run(traced, params, xs, carry, marks, reverse, key, "scan")[1]
 
 
 def make_keys(key: Array | Keys | None, batch: int) -> Keys | None:
@@ -160,11 +191,17 @@ def check_inputs(params: Params, xs: Array) -> None:
             f"xs has shape {xs.shape}, D = {xs.shape[2]}; expected D = {kernel.shape[0]}, which "
             f"the parameters were made for. Use cell.init(key, {xs.shape[2]}) for these inputs"
         )
-    if kernel is not None and jnp.promote_types(xs.dtype, kernel.dtype) != kernel.dtype:
+    if kernel is not None and _joint(xs.dtype, kernel.dtype) != kernel.dtype:
         raise UsageError(
             f"xs has dtype {xs.dtype}, wider than the parameters' {kernel.dtype}; expected inputs "
             f"no wider than those: pass xs.astype({kernel.dtype})"
         )
+
+
+def _joint(*types: Any) -> Any:
+    """The type that JAX gives a mix of these, also where the user forbids mixing."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*types)
 
 
 def check_params(cell: Cell, params: Any, xs: Array) -> Params:
@@ -222,7 +259,7 @@ def _check_leaves(cell: Cell, given: dict[str, Any], expected: dict[str, Any]) -
     types = {str(jnp.result_type(given[k])): k for k in reversed(expected) if k in real}
     if len(types) > 1 and len({v.dtype for k, v in expected.items() if k in real}) == 1:
         mixed = " and ".join(f"{dtype} ({key})" for dtype, key in sorted(types.items()))
-        widest = str(jnp.result_type(*types))
+        widest = str(_joint(*types))
         raise UsageError(
             f"params mix {mixed}; expected one dtype: "
             f"jax.tree.map(lambda leaf: leaf.astype({widest!r}), params)"

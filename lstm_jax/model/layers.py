@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from lstm_jax.cells.activations import ACTIVATIONS, activation_name
 from lstm_jax.core import Array, Cell, Keys
 from lstm_jax.engines.unroll import unroll
 from lstm_jax.errors import lookup
 from lstm_jax.ops import off
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:  # tests check what the annotations say
+    from jaxtyping import Float, Num
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
     "concat": lambda a, b: jnp.concatenate([a, b], axis=-1),
@@ -86,8 +91,12 @@ class Recurrent(nnx.Module):
             self.backward = nnx.data(_params(cell.init(keys[1], in_features)))
 
     def __call__(
-        self, xs: Array, carry: Any = None, valid: Valid = EVERY_STEP, keys: Keys | None = None
-    ) -> tuple[Any, Array, Array]:
+        self,
+        xs: Num[ArrayLike, "T B D"],
+        carry: Any = None,
+        valid: Valid = EVERY_STEP,
+        keys: Keys | None = None,
+    ) -> tuple[Any, Float[Array, "T B F"], Float[Array, "_ F"]]:
         if self.time_major:
             return self._both_ways(xs, carry, valid, keys)
         xs = jnp.swapaxes(xs, 0, 1)

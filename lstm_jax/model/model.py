@@ -119,7 +119,8 @@ class SequenceModel(nnx.Module):
         if self.readout == "last":
             return last
         steps = valid.steps(*ys.shape[:2])[..., None]
-        return jnp.sum(jnp.where(steps, ys, 0), axis=0) / jnp.maximum(jnp.sum(steps, axis=0), 1)
+        counted = jnp.maximum(jnp.sum(steps, axis=0), 1).astype(ys.dtype)
+        return jnp.sum(jnp.where(steps, ys, 0), axis=0) / counted
 
 
 def build_model(config: Any, spec: Any, around: Callable[[Cell], Cell] = lambda c: c) -> Model:

@@ -15,6 +15,8 @@ from lstm_jax.cells import CELLS, gru, lstm, lstm_fgr, minlstm, slstm
 from lstm_jax.cells.gates import Constant, GateTable, Learned
 from lstm_jax.ops import count
 
+pytestmark = pytest.mark.usefixtures("strict_types")
+
 D, H = 3, 4
 QUICK = registry.QUICK
 

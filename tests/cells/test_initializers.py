@@ -114,3 +114,9 @@ def test_refusals(make, message):
 
 def test_the_tables_name_what_the_config_names():
     assert set(BIASES) == {"constant", "chrono", "linspace", "power_law"}
+
+
+def test_a_forget_bias_in_float64_keeps_all_its_digits():
+    with jax.enable_x64(True):
+        bias = lstm(4, forget_bias=0.1).init(jax.random.key(0), 3)["bias"]
+    assert bias.dtype == np.float64 and bias[4:8].tolist() == [0.1] * 4

@@ -21,6 +21,8 @@ from lstm_jax.cells.initializers import BIASES
 from lstm_jax.core import Carry, Hidden, Keys, noted
 from lstm_jax.engines.unroll import make_keys
 
+pytestmark = pytest.mark.usefixtures("strict_types")
+
 D, H, T, B = registry.D, registry.H, registry.T, registry.B
 QUICK = registry.QUICK
 KEY = jax.random.key(0)

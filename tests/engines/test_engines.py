@@ -15,6 +15,8 @@ from lstm_jax.engines import ENGINES, choose, deferred, pick
 from lstm_jax.engines.masking import even_size
 from lstm_jax.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("strict_types")
+
 T, B, D, H = 12, 3, 4, 5
 
 

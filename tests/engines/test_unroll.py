@@ -13,6 +13,8 @@ from lstm_jax import Carry, Hidden, Keys, UsageError, unroll
 from lstm_jax.cells import gru, lstm, lstm_fgr, minlstm, transforms
 from lstm_jax.engines import choose
 
+pytestmark = pytest.mark.usefixtures("strict_types")
+
 T, B, D, H = 6, 3, 3, 4
 CELL = lstm(H)
 LOOSE: Any = unroll  # also of arrays that are not JAX's
@@ -145,7 +147,8 @@ def test_whole_numbers_of_numpy_are_units(xs):
 
 def test_numpy_and_whole_number_inputs(params):
     for dtype in (np.float64, np.float32, np.int32, jnp.bfloat16):
-        carry, ys = LOOSE(CELL, params, np.ones((T, B, D), dtype))
+        with jax.numpy_dtype_promotion("standard"):  # the product widens the inputs
+            carry, ys = LOOSE(CELL, params, np.ones((T, B, D), dtype))
         assert ys.dtype == carry.c.dtype == jnp.float32
 
 

@@ -20,6 +20,8 @@ from lstm_jax.model import model as modules
 from lstm_jax.model.layers import dropout
 from lstm_jax.tasks.task import Spec
 
+pytestmark = pytest.mark.usefixtures("strict_types")
+
 T, B, D, OUT = 7, 4, 3, 2
 KEY = jax.random.key(0)
 
@@ -195,7 +197,7 @@ def test_dropout_keeps_the_mean_and_drops_the_rate():
 
 def test_trials_of_a_pack_equal_single_models():
     model, _, hyper = make(**NOISY)
-    hypers = {name: jnp.stack([value, value / 2]) for name, value in hyper.items()}
+    hypers = {n: jnp.stack([v, (v / 2).astype(v.dtype)]) for n, v in hyper.items()}
     params = jax.vmap(lambda hyper: model.init(KEY, hyper))(hypers)
 
     def run(params, hyper):

@@ -74,7 +74,7 @@ def _run(
     params: Params,
     xs: ArrayLike,
     carry: Any,
-    marks: tuple,
+    marks: tuple[Any, Any, Any],
     reverse: bool,
     key: Array | Keys | None,
     engine: str,
@@ -343,4 +343,4 @@ def check_lengths(lengths: Any, steps: int, batch: int) -> Array:
             raise UsageError(
                 f"lengths holds {outside[0]}; expected 0..T = 0..{steps}, zero being legal"
             )
-    return jnp.asarray(lengths)
+    return jnp.asarray(lengths, int)

@@ -60,8 +60,13 @@ def held_to_its_shapes(cell: Cell) -> Cell:
 
     @shaped
     def update(
-        params: dict, carry: PyTree[Float[Array, "*S ?H"], " C"], gate: Any
-    ) -> tuple[PyTree[Float[Array, "*S ?H"], " C"], Float[Array, "*S Y"]]:
+        params: dict,
+        carry: PyTree[Float[Array, "*S ?H"], "C"],  # pyright: ignore[reportUndefinedVariable]
+        gate: Any,
+    ) -> tuple[
+        PyTree[Float[Array, "*S ?H"], "C"],  # pyright: ignore[reportUndefinedVariable]
+        Float[Array, "*S Y"],
+    ]:
         return cell.update(params, carry, gate)
 
     checked = cell._replace(init=init, initial_carry=initial_carry, project=project)

@@ -122,7 +122,7 @@ def strictness(changes: dict[str, Any], tmp_path: Path) -> str:
     with Journal(config(changes), tmp_path) as run:
         try:
             with run.strict("a sum"):
-                jnp.ones(2) + np.ones(2, np.float32)
+                jnp.add(jnp.ones(2), np.ones(2, np.float32))
         except Exception as error:
             return type(error).__name__
     return "moved"

@@ -61,10 +61,10 @@ def held_to_its_shapes(cell: Cell) -> Cell:
     @shaped
     def update(
         params: dict,
-        carry: PyTree[Float[Array, "*S ?H"], "C"],  # pyright: ignore[reportUndefinedVariable]
+        carry: PyTree[Float[Array, "*S ?H"], " C"],  # pyright: ignore[reportUndefinedVariable]
         gate: Any,
     ) -> tuple[
-        PyTree[Float[Array, "*S ?H"], "C"],  # pyright: ignore[reportUndefinedVariable]
+        PyTree[Float[Array, "*S ?H"], " C"],  # pyright: ignore[reportUndefinedVariable]
         Float[Array, "*S Y"],
     ]:
         return cell.update(params, carry, gate)

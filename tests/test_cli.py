@@ -70,7 +70,7 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
     assert "\n\n  --" in out
 
 
-def test_version(capsys):
+def test_version_prints_three_numbers(capsys):
     assert call("--version") == 0
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)
 
@@ -263,7 +263,7 @@ def test_a_mistake_is_one_message_and_creates_nothing(argv, words, tmp_path, mon
         (["predict", "--workdir=.", "--csv=no.csv"], ["no.csv"]),
     ],
 )
-def test_other_mistakes(argv, words, tmp_path, monkeypatch, capsys):
+def test_a_mistake_ends_with_code_2_and_says_what_to_do(argv, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert call(*argv) == 2
     message = capsys.readouterr().err

@@ -92,7 +92,7 @@ FLAX = {
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", FLAX)
-def test_flax(name, precision):
+def test_a_layer_equals_that_of_flax(name, precision):
     case, convert, cell = FLAX[name]
     wide = precision == "float64"
     with jax.enable_x64(wide):
@@ -209,7 +209,7 @@ def float64():
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("peepholes", [False, True])
-def test_onnx_lstm(direction, peepholes, float64):
+def test_lstm_equals_that_of_onnx(direction, peepholes, float64):
     ways = DIRECTIONS[direction]
     arrays = onnx_arrays(4, len(ways), True, peepholes)
     cell = lstm(H, peepholes="diagonal" if peepholes else "none")
@@ -219,7 +219,7 @@ def test_onnx_lstm(direction, peepholes, float64):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("reset", ["before", "after"])
-def test_onnx_gru(direction, reset, float64):
+def test_gru_equals_that_of_onnx(direction, reset, float64):
     ways = DIRECTIONS[direction]
     arrays = onnx_arrays(3, len(ways), False)
     linear = reset == "after"
@@ -230,7 +230,7 @@ def test_onnx_gru(direction, reset, float64):
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 @pytest.mark.parametrize("activation", ["tanh", "identity"])
-def test_onnx_rnn(direction, activation, float64):
+def test_rnn_equals_that_of_onnx(direction, activation, float64):
     arrays = onnx_arrays(1, 1, False)
     affine = {"activations": ["Affine"], "activation_alpha": [1.0], "activation_beta": [0.0]}
     given: dict[str, Any] = {"activations": ["Tanh"]} if activation == "tanh" else affine

@@ -83,21 +83,21 @@ def test_every_cell_has_a_golden_structure():
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_structure(name):
+def test_every_cell_has_the_parameters_of_its_golden(name):
     structure, total = STRUCTURES[name]
     assert shapes(CELLS[name](H)) == structure
     assert count(registry.shapes_of(CELLS[name](128), 128)) == total
 
 
 @pytest.mark.parametrize(("name", "options", "expected"), OPTIONS)
-def test_structure_of_options(name, options, expected):
+def test_options_change_the_parameters_as_the_golden_says(name, options, expected):
     found = shapes(CELLS[name](H, **options))
     assert found == found | expected
     assert "recurrent_bias" not in found
 
 
 @pytest.mark.parametrize("name", CARRIES)
-def test_fresh_carry(name):
+def test_a_fresh_carry_has_the_entries_that_its_info_names(name):
     cell = CELLS[name](H)
     carry = cell.initial_carry({"kernel": jnp.ones((D, H))}, (2,))
     assert " ".join(carry._fields) == CARRIES[name] == " ".join(cell.info.carry)

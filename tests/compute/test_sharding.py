@@ -142,7 +142,7 @@ def test_another_placement_is_the_same_run(tmp_path):
         ({"parallel__remat": 5, "model__engine": "scan"}, "model.engine is 'scan'"),
     ],
 )
-def test_refused(changes, words):
+def test_placements_that_cannot_be_are_refused(changes, words):
     with pytest.raises(UsageError, match=words):
         build_program(small(**changes))
 

@@ -152,7 +152,7 @@ def test_numpy_and_whole_number_inputs(params):
         assert ys.dtype == carry.c.dtype == jnp.float32
 
 
-def test_bfloat16_throughout():
+def test_bfloat16_parameters_give_bfloat16_outputs():
     narrow = made(CELL, jnp.bfloat16)
     carry, ys = unroll(CELL, narrow, jnp.ones((T, B, D), jnp.bfloat16))
     assert ys.dtype == carry.c.dtype == jnp.bfloat16

@@ -229,7 +229,7 @@ REFUSED: dict[str, tuple[dict, Spec, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name):
+def test_models_that_cannot_be_are_refused_by_name(name):
     changes, spec, words = REFUSED[name]
     with pytest.raises(UsageError, match=words):
         make(spec, **changes)

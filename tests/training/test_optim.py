@@ -151,6 +151,6 @@ def test_a_zero_leaves_no_trace():
 
 
 @pytest.mark.parametrize("field, value", [("name", "adamm"), ("schedule", "cosin")])
-def test_unknown_names(field, value):
+def test_an_unknown_optimizer_or_schedule_is_refused_by_name(field, value):
     with pytest.raises(UsageError, match="did you mean '(adam|cosine)'"):
         optim.build_optimizer(options(**{field: value}), NUM_STEPS)

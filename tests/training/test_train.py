@@ -456,6 +456,6 @@ def test_one_and_two_devices_and_both_modes_agree():
         ({"parallel__data": 3}, "batch_size=4 cannot be shared by 3 devices; nearest .*: 3, 6"),
     ],
 )
-def test_refused(changes, words):
+def test_devices_that_cannot_share_a_batch_are_refused(changes, words):
     with pytest.raises(UsageError, match=words):
         train.build_program(small(**changes))

@@ -324,7 +324,7 @@ LOSSES = {1: 5.0, 2: 1.0, 3: 4.0, 4: 2.0, 5: 3.0, 6: 9.0}
         ({"keep_last": 0}, {1, 2, 3, 4, 5, 6}),
     ],
 )
-def test_retention(tmp_path, policy, kept):
+def test_the_newest_the_best_and_every_nth_are_kept(tmp_path, policy, kept):
     saved = Checkpoints(tmp_path, **policy)
     for step, loss in LOSSES.items():
         if step == 4:  # a resumed run knows what was saved before it

@@ -17,7 +17,8 @@ CARD = """\
 # {title}
 
 A recurrent model of the task `{task}`, trained by lstm_jax: {layers}, {parameters:,} parameters.
-They are the best by `{metric}` on the validation split, from step {step}. Exported {date} as {format}.
+They are the best by `{metric}` on the validation split, from step {step}.
+Exported {date} as {format}.
 
 ## Files
 
@@ -63,7 +64,7 @@ def card(
 ) -> str:
     """The card of the run `loaded` from `workdir`; `files` {name: what it is}."""
     config, summary = loaded.config, saved.summary(workdir)
-    both = f", {(config.model.bidirectional and 'both directions') or 'one direction'}"
+    ways = ", both directions" if config.model.bidirectional else ""
     return CARD.format(
         title=f"{config.cell.name} on {config.task.name}",
         task=config.task.name,

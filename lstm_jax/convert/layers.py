@@ -173,7 +173,7 @@ def read(
         raise UsageError(
             f"{len(lines)} of the arrays are not those of {name}:\n" + "\n".join(lines)
         )
-    plains = {place: _to_plain(row, own, options) for place, own in places.items()}
+    plains = {place: to_plain(row, own, options) for place, own in places.items()}
     return _stack(row, plains, options)
 
 
@@ -279,7 +279,7 @@ def _hidden(row: Convention, own: Mapping[str, Any]) -> int:
     return wide if "{gate}" in row.recurrent else wide // len(row.gates)
 
 
-def _to_plain(row: Convention, own: Mapping[str, Any], options: Mapping[str, Any]) -> Plain:
+def to_plain(row: Convention, own: Mapping[str, Any], options: Mapping[str, Any]) -> Plain:
     """Their arrays in our order."""
     xp, hidden, ours = numpy_of(*own.values()), _hidden(row, own), OURS[row.kind]
     kernel, recurrent = (_gathered(xp, row, own, f) for f in (row.kernel, row.recurrent))
@@ -446,7 +446,7 @@ def write(
             name, row = chosen(library, p.kind, layer)
             check(library, name, row, p)
             place = _place(library, name, n, way, len(part.ways), alone)
-            own = _from_plain(row, p)
+            own = from_plain(row, p)
             found |= {prefix + _full(library, place, leaf): array for leaf, array in own.items()}
     return _joined(found) if library == "onnx" else found
 
@@ -524,7 +524,7 @@ def _place(library: str, name: str, n: int, way: int, ways: int, alone: bool) ->
     return "" if alone else at
 
 
-def _from_plain(row: Convention, p: Plain) -> dict[str, Any]:
+def from_plain(row: Convention, p: Plain) -> dict[str, Any]:
     """Our arrays in their order."""
     xp, ours = numpy_of(p.kernel, p.bias), OURS[row.kind]
     bias, two = p.bias, xp.zeros_like(p.bias)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -48,17 +50,18 @@ def export(workdir: Path, loaded: Run, form: str, out: Path) -> tuple[Exported, 
             f"--out={out} is a folder; expected a file, {out / 'model'}{chosen.suffix}"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    done = chosen.write(loaded, out)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+        done = chosen.write(loaded, Path(folder) / out.name)
+        for name in done.files:
+            os.replace(Path(folder) / name, out.with_name(name))
     path = out.with_name(out.name + ".md")
     write_text(path, card(workdir, loaded, form, done.files, done.usage, done.checked))
     return done, path
 
 
-def agreed(largest: float, what: str, *written: Path) -> str:
-    """The line of the card, or UsageError and no file."""
+def agreed(largest: float, what: str) -> str:
+    """The line of the card, or UsageError."""
     if not largest <= TOLERANCE:
-        for path in written:
-            path.unlink(missing_ok=True)
         raise UsageError(
             f"{what} differs from the model by {largest:.3g}, more than {TOLERANCE}: nothing was "
             "kept. If the model's outputs are large this is rounding; please report it otherwise"
@@ -75,10 +78,10 @@ def _weights(library: str) -> Callable[[Run, Path], Exported]:
         stored = files.load(out)[0]
         if library == runs.OWN:
             same = all(np.array_equal(stored[name], array) for name, array in named.items())
-            checked = [agreed(0.0 if same else np.inf, "read back, every array", out)]
+            checked = [agreed(0.0 if same else np.inf, "read back, every array")]
             return Exported({out.name: "all parameters, our names"}, _own(out), checked)
         largest = runs.largest_difference(library, cell, loaded.params, stored)
-        checked = [agreed(largest, "read back, the recurrent layers on random inputs", out)]
+        checked = [agreed(largest, "read back, the recurrent layers on random inputs")]
         lines = usage(library, runs.layers_of(cell, loaded.params), out.name)
         return Exported({out.name: f"all parameters, named as in {library}"}, lines, checked)
 

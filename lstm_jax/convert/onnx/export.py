@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 from onnx import helper
@@ -31,6 +30,7 @@ from lstm_jax.convert.onnx.graph import IR, OPSET, Graph, value
 from lstm_jax.convert.onnx.jaxprs import inline
 from lstm_jax.convert.onnx.recurrent import Marks
 from lstm_jax.convert.plain import Inexpressible
+from lstm_jax.convert.samples import MARKS, cut, difference, feeds, sample, sizes
 from lstm_jax.errors import UsageError
 from lstm_jax.training.saved import Run
 from lstm_jax.workdir.files import write_bytes
@@ -77,15 +77,15 @@ def write(loaded: Run, out: Path) -> Exported:
             "nearest is a run with cell.dtype=float32, whose parameters have the same type"
         )
     batch = sample(loaded)
-    marks = tuple(name for name in ("lengths", "mask", "resets") if name in batch)
+    marks = tuple(name for name in MARKS if name in batch)
     graph, words = model(loaded, Wanted(marks, False))
     write_bytes(out, graph.SerializeToString())
     files, checked = {out.name: f"the sequence model; {words}"}, []
     largest = compare(loaded, session(out), batch)
-    checked.append(agreed(largest, f"onnxruntime on {_sizes(batch)}", out))
+    checked.append(agreed(largest, f"onnxruntime on {sizes(batch)}"))
     shorter = cut(batch)
     largest = compare(loaded, session(out), shorter)
-    checked.append(agreed(largest, f"onnxruntime on {_sizes(shorter)}", out))
+    checked.append(agreed(largest, f"onnxruntime on {sizes(shorter)}"))
     inputs = "ids [T, B] int32" if loaded.program.task.spec.ids else "[T, B, D]"
     more = "".join(f", {name}" for name in marks)
     usage = USAGE.format(file=out.name, inputs=inputs, more=more)
@@ -95,7 +95,7 @@ def write(loaded: Run, out: Path) -> Exported:
     graph, _ = model(loaded, Wanted((), True))
     write_bytes(step, graph.SerializeToString())
     largest = stream(loaded, session(step), batch)
-    checked.append(agreed(largest, f"step by step, {len(batch['inputs'])} steps", step, out))
+    checked.append(agreed(largest, f"step by step, {len(batch['inputs'])} steps"))
     files[step.name] = "the step model"
     names = [name for names in carries(loaded) for name in names]
     return Exported(files, usage + STREAM.format(step=step.name, names=names), checked)
@@ -353,43 +353,12 @@ def _model(
 # ---------------------------------------------------------------- the check
 
 
-def sample(loaded: Run) -> dict[str, np.ndarray]:
-    """The first batch of the validation split."""
-    _, batch_of = loaded.program.task.splits["valid"]
-    batch = jax.jit(batch_of)(loaded.data, jnp.int32(0))
-    return {k: np.asarray(v) for k, v in batch.items()}
-
-
-def cut(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same with fewer examples, and fewer steps where no length is known."""
-    size = max(1, batch["inputs"].shape[1] // 2)
-    steps = batch["inputs"].shape[0] if "lengths" in batch else max(1, len(batch["inputs"]) - 1)
-    return {
-        k: v[:size] if k == "lengths" else v[:steps, :size]
-        for k, v in batch.items()
-        if k in ("inputs", "lengths", "mask", "resets")
-    }
-
-
-def feeds(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-    """A task's batch as the file takes it."""
-    kinds = {"lengths": np.int32, "mask": np.bool_, "resets": np.bool_}
-    inputs = np.asarray(batch["inputs"])
-    own = {"inputs": inputs.astype(np.int32 if inputs.dtype.kind in "iu" else np.float32)}
-    return own | {k: np.asarray(batch[k], kind) for k, kind in kinds.items() if k in batch}
-
-
 def compare(loaded: Run, session: Any, batch: dict[str, Any]) -> float:
     """The largest difference of outputs and carries, relative where they are above 1."""
     outputs, carry = jax.jit(loaded.program.model.apply)(loaded.params, loaded.hyper, batch)
     found = session.run(None, feeds(batch))
     expected = [outputs, *(jax.tree.leaves(carry) if len(found) > 1 else [])]
     return max(difference(a, b) for a, b in zip(found, expected, strict=True))
-
-
-def difference(found: Any, expected: Any) -> float:
-    expected = np.asarray(expected)
-    return float(np.max(np.abs(found - expected) / np.maximum(np.abs(expected), 1), initial=0.0))
 
 
 def stream(loaded: Run, session: Any, batch: dict[str, Any]) -> float:
@@ -404,7 +373,3 @@ def stream(loaded: Run, session: Any, batch: dict[str, Any]) -> float:
         if spec.readout == "every":
             largest = max(largest, difference(out, whole[n]))
     return largest if spec.readout == "every" else difference(out, whole)
-
-
-def _sizes(batch: dict[str, Any]) -> str:
-    return f"T={batch['inputs'].shape[0]}, B={batch['inputs'].shape[1]}"

@@ -22,6 +22,7 @@ from jax import export
 
 from lstm_jax.convert.export import Exported, agreed
 from lstm_jax.convert.samples import MARKS, cut, difference, feeds, sample, sizes
+from lstm_jax.errors import UsageError
 from lstm_jax.model.model import build_model
 from lstm_jax.training.saved import Run
 from lstm_jax.workdir.files import write_bytes
@@ -67,6 +68,21 @@ def write(loaded: Run, out: Path) -> Exported:
     checked.append(agreed(largest, "reloaded, on from a carry"))
     files[stream.name] = "the same, on from a carry"
     return Exported(files, usage + STREAM.format(stream=stream.name), checked)
+
+
+def forward(path: Path, loaded: Run) -> Callable:
+    """(batch, carry or None) -> (outputs, carry), by the file and the one beside it."""
+    first, stream = load(path), path.with_name(f"{path.stem}-stream{path.suffix}")
+    onward = load(stream) if stream.is_file() else None
+
+    def run(batch: dict[str, Any], carry: Any) -> tuple[Any, Any]:
+        if not carry:
+            return first.call(feeds(batch))
+        if onward is None:
+            raise UsageError(f"{path} starts afresh at every batch: {stream} is gone")
+        return onward.call(feeds(batch), carry)
+
+    return run
 
 
 def load(path: Path) -> Any:

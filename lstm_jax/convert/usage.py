@@ -52,19 +52,28 @@ ys = nnx.RNN(cell)(xs)  # xs [B, T, D]
 import haiku as hk
 import safetensors.numpy
 
-state = safetensors.numpy.load_file("{file}")
-core = hk.without_apply_rng(hk.transform(lambda xs: hk.dynamic_unroll({call}, xs, START)[0]))
-# {{module: {{name: array}}}}, as core.init names them, from rnn/linear/w, rnn/linear/b, ...
+
+def unrolled(xs):  # [T, B, D]
+    core = {call}
+    return hk.dynamic_unroll(core, xs, core.initial_state(xs.shape[1]))[0]
+
+
+params = {{}}
+for name, array in safetensors.numpy.load_file("{file}").items():
+    module, leaf = name.rsplit("/", 1)  # one layer: rnn/layer_0/... of several
+    params.setdefault(module, {{}})[leaf] = array
+ys = hk.without_apply_rng(hk.transform(unrolled)).apply(params, xs)
 """,
     "equinox": """\
 import equinox as eqx
+import jax
 import safetensors.numpy
 
 cell = {call}
 state = safetensors.numpy.load_file("{file}")
 names = [name for name in ("weight_ih", "weight_hh", "bias", "bias_n") if f"rnn.{{name}}" in state]
-where = lambda cell: [getattr(cell, name) for name in names]
-cell = eqx.tree_at(where, cell, [state[f"rnn.{{name}}"] for name in names])
+arrays = [state[f"rnn.{{name}}"] for name in names]  # one layer: rnn.layer_0.... of several
+cell = eqx.tree_at(lambda c: [getattr(c, name) for name in names], cell, arrays)
 """,
 }
 NPZ = ("safetensors.numpy.load_file(", "numpy.load(")
@@ -137,7 +146,7 @@ CALLS = {
     "keras": _keras,
     "linen": _flax("nn.RNN(nn.{name}({hidden}{options}))"),
     "nnx": _flax("nnx.{name}({features}, {hidden}{options}, rngs=nnx.Rngs(0))"),
-    "haiku": lambda name, p, count, both: f"hk.{name}({p.hidden})",
+    "haiku": lambda name, p, count, both: f'hk.{name}({p.hidden}, name="rnn")',
     "equinox": lambda name, p, count, both: (
         f"eqx.nn.{name}({p.kernel.shape[0]}, {p.hidden}, key=jax.random.key(0))"
     ),

@@ -90,7 +90,7 @@ def load(path: Path) -> Any:
     return export.deserialize(bytearray(path.read_bytes()))
 
 
-def functions(loaded: Run) -> tuple[Callable, Callable]:
+def functions(loaded: Run) -> tuple[Any, Any]:
     """(batch -> (outputs, carry), (batch, carry) -> the same), jitted, with nothing of ours."""
     config = loaded.config.copy_and_resolve_references()
     with config.unlocked():
@@ -134,7 +134,7 @@ def _abstract(batch: Any, *carry: Any) -> tuple[Any, ...]:
     return steps, *(jax.tree.map(partial(shape, "b"), tree) for tree in carry)
 
 
-def export_to(path: Path, function: Callable, shapes: tuple) -> None:
+def export_to(path: Path, function: Any, shapes: tuple) -> None:
     """Write the function for all platforms."""
     done = export.export(function, platforms=PLATFORMS)(*shapes)
     write_bytes(path, bytes(done.serialize()))

@@ -15,7 +15,7 @@ from lstm_jax import convert
 from lstm_jax.cells import gru, lstm, rnn, transforms
 from lstm_jax.convert import files
 from lstm_jax.convert.conventions import OUTER
-from lstm_jax.convert.usage import usage
+from lstm_jax.convert.usage import READ, usage
 
 T, B, D, H = 5, 3, 2, 4
 CELLS = {
@@ -29,13 +29,15 @@ CELLS = {
     "reset before": gru(H, reset="before"),
     "cifg": lstm(H, gates="cifg"),
 }
-HAS_NOT = {"equinox": ("rnn", "squashed"), "haiku": ("gru", "rnn", "squashed"), "nnx": ("gru",)}
-HAS_NOT = {library: (*HAS_NOT.get(library, ()), "projected", "reset before") for library in OUTER}
-HAS_NOT["torch"] = ("squashed", "reset before")
-HAS_NOT["keras"] = ("projected",)
-HAS_NOT["haiku"] = ("gru", "rnn", "squashed", "projected")
+HAS_NOT = {
+    "torch": ("squashed", "reset before"),
+    "keras": ("projected",),
+    "linen": ("projected", "reset before"),
+    "nnx": ("projected", "reset before"),
+    "haiku": ("gru", "rnn", "squashed", "projected"),
+    "equinox": ("rnn", "squashed", "projected", "reset before"),
+}
 ONE = [(lib, name) for lib in OUTER for name in CELLS if name not in HAS_NOT[lib]]
-ONE = [pair for pair in ONE if pair not in (("equinox", "rnn"), ("equinox", "squashed"))]
 
 
 def drawn(cell, features, seed):
@@ -58,6 +60,9 @@ def run(library, layers, tmp_path):
 
         scope["xs"] = torch.tensor(xs)
     exec(usage(library, layers, str(path)), scope)
+    if layers[0].cell is CELLS["lstm"]:
+        exec(READ[library], scope | {"convert": convert}, scope)
+        np.testing.assert_allclose(convert.apply(scope["layers"], xs)[1], expected, atol=1e-6)
     if library == "equinox":
         return scanned(scope["cell"], xs), expected
     ys = scope["ys"].detach().numpy() if library == "torch" else np.asarray(scope["ys"])

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 
 from lstm_jax.compute.memory import check_memory
-from lstm_jax.config.fields import split
 from lstm_jax.diagnostics import observe
 from lstm_jax.sweep.define import names
 from lstm_jax.sweep.pack.program import Compiled, at, pack_program
@@ -105,7 +104,7 @@ class Pack:
         params, data = self.compiled.fetch(state.params), self.program.task.data
         for i, trial in enumerate(self.trials):
             if not trial.ended:
-                found = self._look(at(params, i), split(trial.config)[1], data)
+                found = self._look(at(params, i), trial.config.hyper, data)
                 observe.write(found, trial.writer, self.step, figures=False)
 
     def histograms(self, state: Any) -> None:
@@ -250,7 +249,7 @@ class Pack:
         return 0
 
     def compile(self, trials: list[Trial]) -> None:
-        hypers = [split(trial.config)[1] for trial in trials]
+        hypers = [trial.config.hyper for trial in trials]
         self.compiled = Compiled(self.program, hypers)
 
     # ------------------------------------------------------------ the end

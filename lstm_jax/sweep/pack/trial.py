@@ -27,7 +27,7 @@ STATUS = "status.json"
 OVER = ("completed", "diverged", "pruned")  # a trial that trains no more, and has its summary
 
 
-class Trial:
+class TrialRun:
     """A trial of a pack that is being trained: `number` in the sweep, its files, how far it is."""
 
     def __init__(self, number: int, config: Resolved, folder: Path, attempt: int, pack: int):

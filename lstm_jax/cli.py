@@ -37,6 +37,8 @@ VERBS = {
     "sweep": ("lstm_jax.commands.sweep", "many trials at once, here or on a cluster"),
     "report": ("lstm_jax.commands.report", "a sweep's statistics, words and figures as one page"),
     "diagnose": ("lstm_jax.commands.diagnose", "gradients, gates and memory of a run or a sweep"),
+    "export": ("lstm_jax.commands.export", "a run's model for ONNX, torch, keras, StableHLO, ..."),
+    "import": ("lstm_jax.commands.import_weights", "a run from a file of weights"),
     "checkpoint": ("lstm_jax.commands.checkpoint", "a run's checkpoints, each verified"),
     "data": ("lstm_jax.commands.data", "the data files: list, fetch, check"),
     "cells": ("lstm_jax.commands.cells", "what a cell can be made of: equations, size, source"),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from lstm_jax import signals
+from lstm_jax import plugins, signals
 from lstm_jax.commands.arguments import parse
 from lstm_jax.compute import compile_cache
 from lstm_jax.errors import (
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nlstm-jax: interrupted; the same command goes on, or starts again", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        return out_of_memory(error) if is_out_of_memory(error) else defect()
+        return out_of_memory(error) if is_out_of_memory(error) else failed(error)
 
 
 def program() -> NoReturn:
@@ -105,8 +105,20 @@ def out_of_memory(error: Exception) -> int:
     return USAGE_ERROR
 
 
+def failed(error: Exception) -> int:
+    """An error on its way through the user's own part is the part's; any other is ours."""
+    place = plugins.told(error)
+    if not place:
+        return defect()
+    print(f"lstm-jax: {place}\nit is in a part of your own; mend it there", file=sys.stderr)
+    return USAGE_ERROR
+
+
 def defect() -> int:
     traceback.print_exc()
+    if files := plugins.used():
+        names = ", ".join(files)
+        print(f"parts of your own take part, {names}: lstm-jax check FILE.py:NAME", file=sys.stderr)
     print("lstm-jax: internal error: a bug in lstm_jax; please report it", file=sys.stderr)
     return DEFECT
 
@@ -129,6 +141,7 @@ def dispatch(argv: list[str]) -> int:
     if any(word in ("--help", "-h", "-help") for word in argv[1:]):
         print(command_help(verb, command), end="")
         return OK
+    plugins.forget()
     arguments = parse(verb, command.FLAGS, argv[1:])
     compile_cache.keep_programs()
     return command.run(arguments)

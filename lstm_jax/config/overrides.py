@@ -8,9 +8,7 @@ Everything wrong is a UsageError that names the field, what it holds and what wa
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lstm_jax import plugins
 from lstm_jax.config.fields import flatten
 from lstm_jax.config.options import default_config
 from lstm_jax.errors import UsageError
@@ -42,7 +41,8 @@ def read_config(spec: str) -> ConfigDict:
     takes_arg = bool(inspect.signature(get_config).parameters)
     if arg and not takes_arg:
         raise UsageError(f"{path} takes no argument, given {arg!r}: leave out ':{arg}'")
-    config = _run(Path(path), get_config, *([arg] if takes_arg else []))
+    with plugins.importing(Path(path).parent, *_checkout(Path(path))):
+        config = plugins.run(Path(path), get_config, *([arg] if takes_arg else []))
     if not isinstance(config, ConfigDict):
         raise UsageError(f"{path}: get_config() returned {type(config).__name__}, no ConfigDict")
     return config
@@ -56,25 +56,15 @@ def load_module(path: Path) -> ModuleType:
     """
     if not path.is_file():
         raise UsageError(f"no config file {str(path)!r}{_nearest_file(path)}")
-    spec = importlib.util.spec_from_file_location(f"lstm_jax_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is no Python file; a config is a .py file with get_config()")
-    module = importlib.util.module_from_spec(spec)
-    _run(path, spec.loader.exec_module, module)
-    return module
+    plugins.look_in(path.parent)
+    with plugins.importing(path.parent, *_checkout(path)):
+        return plugins.run_file(path, f"lstm_jax_config_{path.stem}")
 
 
-def _run(path: Path, function: Callable, *arguments: Any) -> Any:
-    """The user's code; what it raises is a UsageError with the line of `path` that it came from."""
-    try:
-        return function(*arguments)
-    except UsageError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
-        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
-        raise UsageError(f"{path}:{line}: {type(error).__name__}: {error}") from error
+def _checkout(path: Path) -> list[Path]:
+    """The folder that holds `configs`, where `path` lies in a checkout."""
+    parents = path.resolve().parents
+    return [p for p in parents if (p / "configs").is_dir() and (p / "lstm_jax").is_dir()][:1]
 
 
 def _nearest_file(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from lstm_jax import plugins
 from lstm_jax.compute import sharding
 from lstm_jax.config.fields import flatten, split
 from lstm_jax.config.options import default_config
@@ -39,6 +40,7 @@ def saved_config(workdir: Path) -> ConfigDict:
       UsageError: there is no run, or its config is none that this version reads.
     """
     saved = flatten(read_json(workdir / "config.json", _no_run(workdir)))
+    plugins.use(workdir)
     if "task.name" not in saved:
         raise UsageError(f"{workdir / 'config.json'} has no task.name; it is no config of a run")
     return apply_overrides(default_config(saved["task.name"]), saved)

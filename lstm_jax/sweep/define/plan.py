@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from lstm_jax import plugins
 from lstm_jax.config.fields import config_hash, flatten, signature
 from lstm_jax.config.options import default_config
 from lstm_jax.config.overrides import apply_overrides
@@ -96,6 +97,8 @@ def write_plan(plan: Plan, workdir: Path) -> Plan:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        names = [name for flat in (plan.base, *plan.trials) for name in flat.values()]
+        plugins.keep(workdir, names)
         create_json(workdir / MANIFEST, {"version": VERSION, **plan._asdict()})
     except OSError as error:
         raise UsageError(f"could not write {workdir / MANIFEST}: {error.strerror}") from error
@@ -129,6 +132,7 @@ def read_plan(workdir: Path) -> Plan:
       UsageError: there is none, or it is damaged or of another version.
     """
     path = workdir / MANIFEST
+    plugins.use(workdir)
     try:
         found = json.loads(path.read_text())
         version = found.pop("version")

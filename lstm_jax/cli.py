@@ -39,6 +39,8 @@ VERBS = {
     "diagnose": ("lstm_jax.commands.diagnose", "gradients, gates and memory of a run or a sweep"),
     "checkpoint": ("lstm_jax.commands.checkpoint", "a run's checkpoints, each verified"),
     "data": ("lstm_jax.commands.data", "the data files: list, fetch, check"),
+    "new": ("lstm_jax.commands.new", "a file to start from: a cell, gate table, task or study"),
+    "check": ("lstm_jax.commands.check", "hold a cell, gate table or task of your own to the laws"),
     "cells": ("lstm_jax.commands.cells", "what a cell can be made of: equations, size, source"),
 }
 
@@ -49,7 +51,7 @@ usage: lstm-jax VERB [--config=FILE[:PRESET]] [--config.section.field=VALUE ...]
 {verbs}
 
   lstm-jax train --config=configs/airline.py
-  lstm-jax train --config=configs/airline.py:smoke            the same in seconds
+  lstm-jax train --config=airline:smoke                       the same in seconds
   lstm-jax train --config=configs/adding.py --config.cell.gate_activation=relu --workdir=runs/relu
   lstm-jax evaluate --workdir=runs/relu
 

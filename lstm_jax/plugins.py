@@ -319,13 +319,14 @@ def use(workdir: Path) -> None:
         now = Path(kept.file)
         first = kept.sha256[now.name]
         if now.is_file() and _sha(now.read_bytes()) != first:
-            _say(_changed(where, kept, folder))
+            say(_changed(where, kept, folder))
 
 
 def forget() -> None:
     """References mean nothing yet, as at the start of a process."""
     _places.clear()
     _kept.clear()
+    _said.clear()
 
 
 @contextlib.contextmanager
@@ -346,7 +347,8 @@ def _changed(where: str, kept: Kept, folder: Path) -> str:
     return f"{what}, and what is installed now is what runs; as it was: {folder / kept.copy}"
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Tell the user, once, how something that may be meant in several ways was understood."""
     if line not in _said:
         _said.add(line)
         print(f"note: {line}", file=sys.stderr)

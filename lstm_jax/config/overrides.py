@@ -32,9 +32,36 @@ def split_spec(spec: str, is_there: Callable[[Path], bool] = Path.is_file) -> tu
     return words[0], ":".join(words[1:])
 
 
+LIBRARY = Path(__file__).parents[1]
+
+
+def library_folder(name: str) -> Path:
+    """`configs` or `experiments`: the wheel carries them inside, a checkout has them beside it."""
+    inside = LIBRARY / name
+    return inside if inside.is_dir() else LIBRARY.parent / name
+
+
+def config_path(given: str) -> Path:
+    """The file that a --config means: itself, NAME.py, or the library's own; says which of those.
+
+    "airline" is airline.py here, configs/airline.py here, or the library's configs/airline.py.
+    """
+    path, own = Path(given), library_folder("configs")
+    if path.is_file():
+        return path
+    bare = not path.suffix and path.parent == Path()
+    shipped = own / path.name if path.parent in (Path(), Path("configs")) else own / path
+    tried = [path.with_suffix(".py"), Path("configs", f"{path}.py"), shipped.with_suffix(".py")]
+    found = next((p for p in (tried if bare else [shipped]) if p.is_file()), None)
+    if found:
+        plugins.say(f"--config={given} is {found}")
+    return found or path
+
+
 def read_config(spec: str) -> ConfigDict:
     """What `get_config(arg)` of the file `path.py[:arg]` returns."""
-    path, arg = split_spec(spec)
+    given, arg = split_spec(spec)
+    path = str(config_path(given))
     get_config = getattr(load_module(Path(path)), "get_config", None)
     if get_config is None:
         raise UsageError(f"{path} has no get_config(); every config file defines one")
@@ -68,11 +95,14 @@ def _checkout(path: Path) -> list[Path]:
 
 
 def _nearest_file(path: Path) -> str:
-    folder = path.parent if path.parent.is_dir() else Path("configs")
-    names = sorted(str(p) for p in folder.glob("*.py") if p.stem != "__init__")
+    here = path.parent if path.suffix and path.parent.is_dir() else Path("configs")
+    own = [f"configs/{file.name}" for file in library_folder("configs").glob("*.py")]
+    names = sorted({*(str(p) for p in here.glob("*.py") if p.stem != "__init__"), *own})
+    short = {Path(name).stem: name for name in names}
     near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)
+    near = near or [short[n] for n in difflib.get_close_matches(path.stem, short, n=1, cutoff=0.6)]
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"{hint} there are: {', '.join(names)}" if names else "; run from the repository's root"
+    return f"{hint} there are: {', '.join(names)}"
 
 
 # ---------------------------------------------------------------------------------------------

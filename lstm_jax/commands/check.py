@@ -1,11 +1,12 @@
 """hold a cell, a gate table, an activation or a task of your own to what it has to keep.
 
-  lstm-jax check mine.py:leaky                                the seven laws of a cell
-  lstm-jax check mine.py:leaky --reference=mine.py:reference  ... beside its step in NumPy
-  lstm-jax check mine.py:lazy                                 a gate table, in the LSTM
-  lstm-jax check mine.py:swish                                an activation, as its candidate's
-  lstm-jax check mine.py:marked                               a task: batches, loss, splits
+  lstm-jax check leaky.py:leaky                                 the seven laws of a cell
+  lstm-jax check leaky.py:leaky --reference=leaky.py:reference  ... beside its step in NumPy
+  lstm-jax check lazy.py:lazy                                   a gate table, in the LSTM
+  lstm-jax check lazy.py:swish                                  an activation, as its candidate's
+  lstm-jax check marked.py:marked                               a task: batches, loss, splits
 
+`lstm-jax new` writes such files.
 A reference is `reference(params, carry, x) -> (carry, y)` in NumPy, for one example. What is
 broken is shown at the smallest sizes that break it. Exit codes: 0 all is kept, 2 something is not.
 """

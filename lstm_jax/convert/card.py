@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.config.fields import changed, config_hash
+from lstm_jax.config.fields import changed, resolve
 from lstm_jax.ops import count
 from lstm_jax.training import saved
 from lstm_jax.workdir import seal
@@ -79,7 +79,7 @@ def card(
         checked=_items(checked),
         metrics=metrics(summary),
         config=_items(f"`{name}` = `{value!r}`" for name, value in changed(config).items()),
-        hash=config_hash(config),
+        hash=resolve(config).hash,
         seed=config.seed,
         data=seal.digest(loaded.program.task.data),
         made=_items(_made(saved.recorded(workdir))),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.compute import sharding
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.convert import files, runs
 from lstm_jax.errors import UsageError
 from lstm_jax.training.program import build_program
@@ -55,7 +55,7 @@ def make(config: Any, path: Path, workdir: Path, library: str, rename: str, part
     arrays, notes = files.load(path)
     arrays = renamed(arrays, rename)
     sharding.configure_cpu_devices(1)
-    program, hyper = build_program(config), split(config)[1]
+    program, hyper = build_program(config), resolve(config).hyper
     cell = runs.cell_of(config, hyper)
     state = program.jit(partial(init_state, program))(hyper)
     known = library or notes.get("library", "")

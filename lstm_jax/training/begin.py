@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lstm_jax import plugins
 from lstm_jax.config.fields import Resolved, flatten, replaced
 from lstm_jax.config.options import marked
 from lstm_jax.errors import UsageError
@@ -159,7 +160,8 @@ def source_of(workdir: Path, init_from: str, optimizer: bool) -> dict[str, Any]:
     asked: dict[str, Any] = {}
     if init_from:
         path = runs.workdir_of(init_from, "train --init_from")
-        runs.saved_config(path)
+        with plugins.apart():
+            runs.saved_config(path)
         asked = {"run": str(path.resolve()), "optimizer": optimizer}
     if not (workdir / "config.json").exists():
         return asked

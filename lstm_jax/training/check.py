@@ -16,7 +16,7 @@ from lstm_jax.config.overrides import apply_overrides, read_config, unknown_fiel
 from lstm_jax.engines import ENGINES
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.model.cell import build_cell
-from lstm_jax.model.layers import ENCODERS, MERGES
+from lstm_jax.model.layers import MERGES, encoder_of
 from lstm_jax.option import Option
 from lstm_jax.training.nonfinite import POLICIES
 from lstm_jax.training.optim import build_optimizer
@@ -86,6 +86,6 @@ def _check_names(config: ConfigDict) -> None:
     lookup("engine", config.model.engine, dict.fromkeys(["auto", *ENGINES]))
     build_cell(config.cell)
     build_optimizer(config.optimizer, config.train.num_steps)
-    lookup("encoder", config.model.encoder, ENCODERS)
+    encoder_of(config.model.encoder)
     lookup("merge", config.model.merge, MERGES)
     activation_name("head activation", config.model.head_activation)

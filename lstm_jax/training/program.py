@@ -19,7 +19,8 @@ from lstm_jax.core import Array
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.model.model import build_model
 from lstm_jax.ops import count
-from lstm_jax.tasks import TASKS
+from lstm_jax.tasks import task_of
+from lstm_jax.tasks.task import Task
 from lstm_jax.training import watch
 from lstm_jax.workdir.console import Progress
 
@@ -151,6 +152,12 @@ def ahead_of_time(
 def build_task(config: Any) -> Any:
     """The `Task` that `config.task.name` names."""
     try:
-        return lookup("task", config.task.name, TASKS).build(config)
+        task = task_of(config.task.name).build(config)
     except UsageError as error:
         raise UsageError(with_field(str(error), resolve(config).flat)) from error
+    if not isinstance(task, Task):
+        raise UsageError(
+            f"{config.task.name} returned a {type(task).__name__}, expected a lstm_jax.tasks.task."
+            "Task; see docs/guides/task.md, or write one to start from: lstm-jax new task NAME"
+        )
+    return task

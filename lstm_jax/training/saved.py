@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lstm_jax import plugins
 from lstm_jax.compute import sharding
 from lstm_jax.config.fields import Resolved, flatten, replaced, resolve
 from lstm_jax.config.options import default_config
@@ -38,6 +39,7 @@ def saved_config(workdir: Path) -> Resolved:
       UsageError: there is no run, or its config is none that this version reads.
     """
     saved = flatten(read_json(workdir / "config.json", _no_run(workdir)))
+    plugins.use(workdir)
     if "task.name" not in saved:
         raise UsageError(f"{workdir / 'config.json'} has no task.name; it is no config of a run")
     return resolve(apply_overrides(default_config(saved["task.name"]), saved))

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from lstm_jax import plugins
 from lstm_jax.config.fields import resolve
 from lstm_jax.config.fields import to_json as config_to_json
 from lstm_jax.workdir.files import write_json, write_text
@@ -32,7 +33,8 @@ _MAX_DIFF = 200_000  # characters of `git diff` kept in the manifest; its hash i
 
 
 def write_config(workdir: str | Path, config: Any) -> None:
-    """config.json, the resolved config with its sections."""
+    """config.json, the resolved config with its sections, and the files of the parts it names."""
+    plugins.keep(Path(workdir), resolve(config).flat.values())
     write_text(Path(workdir) / "config.json", config_to_json(config))
 
 

@@ -1,6 +1,7 @@
 """What a config is made of: numbers and structure, and the cells it builds."""
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,8 @@ def test_signature_is_that_of_the_program(change, same):
     assert configs.resolve(make()).hash != configs.resolve(make(**change)).hash
 
 
+OWN = Path(__file__).parents[1] / "own" / "mine.py"
+
 # Changes of one field, each with the rest that gives it a meaning.
 CELL_CHANGES = [
     {"name": "gru"},
@@ -152,6 +155,7 @@ CELL_CHANGES = [
     {"activity_weighting": True},
     {"recurrent_gradient_clip": 1e-3},
     {"learned_carry": True},
+    {"transforms": (f"{OWN}:halved",)},
     {"zoneout_c": 0.5},
     {"zoneout_h": 0.5},
 ]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lstm_jax import plugins
 from lstm_jax.config.fields import Resolved, flatten, resolve
 from lstm_jax.config.options import default_config
 from lstm_jax.config.overrides import apply_overrides
@@ -94,6 +95,8 @@ def write_plan(plan: Plan, workdir: Path) -> Plan:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        names = [name for flat in (plan.base, *plan.trials) for name in flat.values()]
+        plugins.keep(workdir, names)
         create_json(workdir / MANIFEST, {"version": VERSION, **plan._asdict()})
     except OSError as error:
         raise UsageError(f"could not write {workdir / MANIFEST}: {error.strerror}") from error
@@ -127,6 +130,7 @@ def read_plan(workdir: Path) -> Plan:
       UsageError: there is none, or it is damaged or of another version.
     """
     path = workdir / MANIFEST
+    plugins.use(workdir)
     try:
         found = json.loads(path.read_text())
         version = found.pop("version")

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from lstm_jax.config.fields import replaced
 from lstm_jax.convert.export import Exported, agreed
 from lstm_jax.convert.samples import MARKS, cut, difference, feeds, sample, sizes
 from lstm_jax.errors import UsageError
@@ -92,10 +93,8 @@ def load(path: Path) -> Any:
 
 def functions(loaded: Run) -> tuple[Any, Any]:
     """(batch -> (outputs, carry), (batch, carry) -> the same), jitted, with nothing of ours."""
-    config = loaded.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.model.engine = "scan"  # on every platform, for any T
-        config.parallel.remat = 0
+    # On every platform, for any T.
+    config = replaced(loaded.config, {"model.engine": "scan", "parallel.remat": 0})
     apply = build_model(config, loaded.program.task.spec).apply
     params, hyper = jax.tree.map(np.asarray, (loaded.params, loaded.hyper))
     tree = jax.eval_shape(lambda: loaded.program.model.initial_carry(params, hyper, 1))

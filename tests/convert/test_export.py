@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from lstm_jax import cli
-from lstm_jax.config.fields import split
+from lstm_jax.cells import lstm
+from lstm_jax.config.fields import resolve
 from lstm_jax.config.options import default_config
 from lstm_jax.config.overrides import apply_overrides
 from lstm_jax.convert import export, files, imports, runs, stablehlo
@@ -29,8 +30,8 @@ SMALL = {"cell.hidden": 4, "train.batch_size": 4, "parallel.data": 1, "train.com
 def untrained(task, **fields):
     """A run at step 0, without a workdir; `_` for `.` in the names of fields."""
     overrides = SMALL | {name.replace("__", "."): value for name, value in fields.items()}
-    config = apply_overrides(default_config(task), overrides)
-    program, hyper = build_program(config), split(config)[1]
+    config = resolve(apply_overrides(default_config(task), overrides))
+    program, hyper = build_program(config), config.hyper
     params = program.jit(program.model.init)(jax.random.key(1), hyper)
     return Run(config, program, hyper, params, 0, jax.device_put(program.task.data))
 
@@ -117,13 +118,20 @@ def test_a_sequence_in_two_parts_is_the_whole(tmp_path):
     np.testing.assert_allclose(last, carry, atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def two_layers():
+    loaded = untrained(
+        "adding", task__length=5, task__eval_size=2, model__layers=2, model__head_hidden=5
+    )
+    return runs.cell_of(loaded.config, loaded.hyper), jax.device_get(loaded.params)
+
+
 LIBRARIES = ["torch", "keras", "linen", "nnx", "haiku", "equinox", "lstm_jax"]
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_model_under_other_names_and_back(library):
-    loaded = MODELS["100 steps, residual, dense head"]()
-    cell, params = runs.cell_of(loaded.config, loaded.hyper), jax.device_get(loaded.params)
+def test_a_model_under_other_names_and_back(library, two_layers):
+    cell, params = two_layers
     named = runs.to_names(library, cell, params)
     zeros = jax.tree.map(np.zeros_like, params)
     again, lacking = runs.from_names(library, cell, zeros, named)
@@ -132,9 +140,8 @@ def test_a_model_under_other_names_and_back(library):
     assert runs.guess(cell, zeros, named) == library or library in ("linen", "keras")
 
 
-def test_what_does_not_fit_is_listed_and_may_be_renamed_or_left():
-    loaded = MODELS["100 steps, residual, dense head"]()
-    cell, params = runs.cell_of(loaded.config, loaded.hyper), jax.device_get(loaded.params)
+def test_what_does_not_fit_is_listed_and_may_be_renamed_or_left(two_layers):
+    cell, params = two_layers
     named = runs.to_names("torch", cell, params)
     theirs = {
         name.replace("rnn.", "lstm.").replace("head.linear", "fc"): array
@@ -152,6 +159,18 @@ def test_what_does_not_fit_is_listed_and_may_be_renamed_or_left():
     del named["head.linear.weight"]
     _, lacking = runs.from_names("torch", cell, params, named, partial_state=True)
     assert lacking == ["head.linear.weight"]
+
+
+def test_a_cell_without_all_gates_goes_out_but_not_in_again(two_layers):
+    _, params = two_layers
+    cell = lstm(4, gates="cifg")
+    params = jax.tree.map(lambda a: a, params)
+    for n, size in enumerate((2, 4)):
+        params[f"layer_{n}"] = {"forward": jax.device_get(cell.init(jax.random.key(n), size))}
+    named = runs.to_names("torch", cell, params)
+    assert named["rnn.weight_hh_l0"].shape == (16, 4)
+    with pytest.raises(UsageError, match=r"every gate learned.*cell\.gates=lstm"):
+        runs.from_names("torch", cell, params, named)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])

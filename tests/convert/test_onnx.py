@@ -42,7 +42,7 @@ def session(layer, marks) -> Any:
     """One layer: xs and its marks -> ys of each direction, then the last carry."""
     graph = Graph()
     start = [graph.constant(a) for a in recurrent.fresh(layer.cell, layer.forward)]
-    said = recurrent.add(graph, layer, "xs", start, marks)
+    said = recurrent.add(graph, layer, "xs", D, start, marks)
     inputs = [value("xs", np.float32, ("t", "b", D))]
     inputs += [value("lengths", np.int32, ("b",))] * bool(marks.lengths)
     inputs += [value(n, np.bool_, ("t", "b")) for n in (marks.valid, marks.resets) if n]

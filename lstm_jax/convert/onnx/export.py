@@ -148,18 +148,20 @@ def model(loaded: Run, wanted: Wanted) -> tuple[onnx.ModelProto, str]:
     inputs, xs = _inputs(graph, spec, wanted)
     steps = _steps(graph, xs, wanted)
     xs = encoded = _encoder(graph, config.model, spec, params.get("encoder", {}), xs, steps)
+    features = width = _encoded(config.model, spec)
     starts, outputs, outs, lasts = [], [], [], []
     for n, (layer, names) in enumerate(zip(layers, carries(loaded), strict=True)):
         start = recurrent.fresh(layer.cell, layer.forward)
         kept = names or [f"layer_{n}_forward_{k}" for k in layer.cell.info.carry]
         starts += [graph.initializer(k, a) for k, a in zip(kept, start, strict=True)] * bool(names)
         given = kept if names else [graph.constant(a) for a in start]
-        said = recurrent.add(graph, layer, xs, given, steps.marks)
+        said = recurrent.add(graph, layer, xs, width, given, steps.marks)
         outputs += [(f"{k}_next", c) for k, c in zip(names, said.carry, strict=False)]
         ys, last = _joined(graph, config.model.merge, said.ys, steps)
-        if config.model.residual and _adds(config.model, layer):
+        out = _width(config.model, layer)
+        if config.model.residual and out == width:
             ys, last = graph.add("Add", ys, xs), graph.add("Add", last, _at(graph, xs, steps.last))
-        outs, lasts = [*outs, ys], [*lasts, last]
+        outs, lasts, width = [*outs, ys], [*lasts, last], out + features * config.model.skip
         xs = graph.add("Concat", encoded, ys, axis=-1) if config.model.skip else ys
     read = _readout(graph, config.model, spec, outs, lasts, steps)
     result = _head(graph, config.model, params, read)
@@ -313,11 +315,17 @@ def _activated(graph: Graph, name: str, xs: str) -> str:
     return inline(graph, function, [xs], [jax.ShapeDtypeStruct((1,), np.float32)], {})[0]
 
 
-def _adds(config: Any, layer: Layer) -> bool:
-    """Whether a layer's input has its output's width."""
-    p, ways = layer.forward, len(layer.ways) if config.merge == "concat" else 1
-    wide = p["projection_kernel"].shape[1] if "projection_kernel" in p else layer.cell.info.hidden
-    return ways * wide == p["kernel"].shape[0]
+def _encoded(config: Any, spec: Any) -> int:
+    """Features of what the encoder makes."""
+    wide = {"embedding": config.embedding, "conv": config.conv_features[-1]}
+    return wide.get(config.encoder, spec.in_features)
+
+
+def _width(config: Any, layer: Layer) -> int:
+    """Features of what a layer says: those of its h."""
+    start = recurrent.fresh(layer.cell, layer.forward)
+    h = start[layer.cell.info.carry.index("h")].shape[-1]
+    return h * (len(layer.ways) if config.merge == "concat" else 1)
 
 
 def _model(

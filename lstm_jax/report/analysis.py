@@ -21,6 +21,7 @@ from lstm_jax.report.names import label_variants, listed, number, percent, short
 from lstm_jax.report.samples import (
     Gap,
     aim,
+    at_edges,
     bounds,
     choose,
     compare,
@@ -287,18 +288,11 @@ def opposite(sweep: Sweep, row: Row, base: Row | None) -> bool:
 
 def edges(sweep: Sweep, section: Section, variant: str) -> list[str]:
     """The tuned values that were the last ones tried: beyond them it might do better."""
-    judges = section.chosen[variant]
-    if sweep.reading.select != "setting" or not judges:
-        return []
-    found = []
-    for i, name in enumerate(sweep.reading.tuned):
-        tried = {t.setting[i] for t in section.trials[variant]}
-        tried = sorted(v for v in tried if isinstance(v, int | float))
-        value = judges[0].setting[i]
-        if len(tried) > 1 and value in (tried[0], tried[-1]):
-            end = "smallest" if value == tried[0] else "largest"
-            found.append(f"{end} {short(name)} tried")
-    return found
+    found = at_edges(sweep.reading, section.trials[variant], section.chosen[variant])
+    return [
+        f"{'largest' if edge.is_largest else 'smallest'} {short(edge.field)} tried"
+        for edge in found
+    ]
 
 
 def remarks(sweep: Sweep, section: Section) -> list[str]:

@@ -40,7 +40,9 @@ class Reading(NamedTuple):
     solved: float  # share of the trivial score that counts as solved
     block: Any  # fields whose values pair trials; {variant: fields} where not all are paired
     confirm: int  # fresh seeds that are to judge
+    budget: int  # trials that may be added to those of the launch, beside those
     fresh: tuple  # seeds that judge and choose nothing
+    early: tuple  # those of them whose spread said how many more there are to be
     trim: float  # share that is left out at either end
 
 
@@ -119,7 +121,9 @@ def how(plan: Plan) -> Reading:
         solved=given.get("solved", 0.0),
         block=given.get("block", ()),
         confirm=given.get("confirm", 0),
+        budget=given.get("budget", plan.launched),
         fresh=tuple(given.get("fresh", ())),
+        early=tuple(next((m.fresh for m in plan.grown if m.fresh), ())),
         trim=TRIM,
         tuned=names.tuned(plan),
         by=names.sections(plan),
@@ -239,6 +243,7 @@ def facts(plan: Plan, workdir: Path) -> dict[str, str]:
     walls = [s["wall_seconds"] for s in summaries if s.get("wall_seconds")]
     rows = {
         "command": plan.command,
+        "added since": "; ".join(f"{len(m.trials)} {m.kind}" for m in plan.grown if m.trials),
         "commit": commit,
         "device": hardware,
         "versions": ", ".join(f"{k} {versions[k]}" for k in ("jax", "lstm-jax") if k in versions),

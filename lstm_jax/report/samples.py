@@ -70,7 +70,31 @@ def judging(sweep: Sweep, trials: list[Trial], chosen: list[Trial]) -> list[Tria
     """The trials that judge: the fresh seeds at the chosen setting where the sweep has any."""
     if not chosen or not any(t.is_fresh for t in sweep.trials):
         return chosen
-    return [t for t in trials if t.is_fresh and t.setting == chosen[0].setting]
+    judges = [t for t in trials if t.is_fresh and t.setting == chosen[0].setting]
+    order = {seed: i for i, seed in enumerate(sweep.reading.fresh)}
+    return sorted(judges, key=lambda t: order[t.seed])
+
+
+class Edge(NamedTuple):
+    """A tuned field whose chosen value is the last one that was tried."""
+
+    field: str
+    tried: list[int | float]  # ascending
+    is_largest: bool
+
+
+def at_edges(reading: Reading, trials: list[Trial], chosen: list[Trial]) -> list[Edge]:
+    """The edges of the grid that a variant's chosen setting stands at."""
+    if reading.select != "setting" or not chosen:
+        return []
+    found = []
+    for i, name in enumerate(reading.tuned):
+        values = {t.setting[i] for t in trials}
+        tried = sorted(v for v in values if isinstance(v, int | float))
+        value = chosen[0].setting[i]
+        if len(tried) > 1 and value in (tried[0], tried[-1]):
+            found.append(Edge(name, tried, value == tried[-1]))
+    return found
 
 
 def setting(sweep: Sweep, chosen: list[Trial]) -> str:
@@ -194,7 +218,14 @@ def compare(
         return statistics.by_counts(x, y), ""
     if reading.scale == "rank":
         return statistics.by_ranks(x, y), ""
-    return (statistics.by_pairs if fields else statistics.by_means)(x, y, reading.trim), ""
+    test = statistics.by_pairs if fields else statistics.by_means
+    return test(x, y, reading.trim, (early(reading, ours), early(reading, theirs))), ""
+
+
+def early(reading: Reading, trials: list[Trial]) -> int:
+    """How many of the first trials said how many more there were to be; all where none did."""
+    count = sum(t.seed in reading.early for t in trials)
+    return count if count > 1 else len(trials)
 
 
 def seed_differences(

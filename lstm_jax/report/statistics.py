@@ -16,6 +16,7 @@ seed does can be said (96 %); how many failed is counted beside it.
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ import numpy as np
 ALPHA, TRIM = 0.05, 0.2
 BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
 NOTHING = float("nan")
+ALL = (sys.maxsize, sys.maxsize)
 Sample = np.ndarray
 Interval = Callable[[Any], tuple[Any, Any]]
 
@@ -85,14 +87,27 @@ def _yuen(x: Sample, y: Sample, trim: Any) -> Mean:
     return Mean(np.asarray(estimate), np.nan_to_num(error), found.df)
 
 
-def by_means(x: Sample, y: Sample, trim: float = TRIM) -> Comparison:
+def by_means(x: Sample, y: Sample, trim: float = TRIM, early: tuple[int, int] = ALL) -> Comparison:
     """Independent samples [..., n] and [..., m], at least two values each."""
-    return _by_t(difference_of(x, y, trim))
+    whole, first = (difference_of(x[..., :n], y[..., :m], trim) for n, m in (ALL, early))
+    return _by_t(_no_surer(whole, first))
 
 
-def by_pairs(x: Sample, y: Sample, trim: float = TRIM) -> Comparison:
+def by_pairs(x: Sample, y: Sample, trim: float = TRIM, early: tuple[int, int] = ALL) -> Comparison:
     """Samples [..., n] whose i-th values share a block: a test of their differences."""
-    return _by_t(mean_of(np.subtract(x, y), trim))
+    found = np.subtract(x, y)
+    return _by_t(_no_surer(mean_of(found, trim), mean_of(found[..., : early[0]], trim)))
+
+
+def _no_surer(whole: Mean, first: Mean) -> Mean:
+    """No more degrees of freedom than the `early` values had, which said how many were to follow.
+
+    A sample that grew until its interval was narrow ends where its spread is underestimated: with
+    its own degrees of freedom a 95 % interval covers 93 %, with those of the first ten seeds 95 %.
+    Stein (1945), A two-sample test for a linear hypothesis whose power is independent of the
+    variance.
+    """
+    return whole._replace(freedom=np.fmin(whole.freedom, first.freedom))
 
 
 def _by_t(mean: Mean) -> Comparison:

@@ -10,6 +10,7 @@ from lstm_jax.report.analysis import Row, Section
 from lstm_jax.report.collect import Sweep
 from lstm_jax.report.names import number, percent, plain, span
 from lstm_jax.report.questions import Extra
+from lstm_jax.report.register import departures
 from lstm_jax.report.samples import units
 from lstm_jax.report.statistics import BETTER, EQUIVALENT, UNDECIDED, WORSE
 
@@ -185,8 +186,7 @@ def remarks(sweep: Sweep) -> list[str]:
             "Every variant ran at one setting: what it would do at a learning rate of its own is "
             "not known."
         )
-    found += _seeds(sweep)
-    return found
+    return found + _seeds(sweep) + departures(sweep.plan)
 
 
 def _seeds(sweep: Sweep) -> list[str]:

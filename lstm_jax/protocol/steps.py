@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from lstm_jax.config.overrides import apply_overrides
 from lstm_jax.errors import UsageError
-from lstm_jax.report.analysis import Section, draft, questions
+from lstm_jax.report.analysis import Section, questions, sections_of
 from lstm_jax.report.collect import Sweep, Trial
 from lstm_jax.report.names import number, short
 from lstm_jax.report.samples import Edge, at_edges, block_of, choose, compare
@@ -37,12 +37,6 @@ class Step(NamedTuple):
     trials: list[dict[str, Any]]
     fresh: list[int]  # the seeds that judge, all of them
     said: list[str]
-
-
-def sections_of(sweep: Sweep) -> list[Section]:
-    """The sweep's sections without verdicts."""
-    titles = dict.fromkeys(trial.section for trial in sweep.trials)
-    return [draft(sweep, values) for values in titles]
 
 
 def chosen_by_tuning(sweep: Sweep, section: Section) -> dict[str, list[Trial]]:

@@ -45,7 +45,14 @@ def outcome(plan, trial):
 
 
 def write(
-    folder, valid=None, test=None, status="completed", curve=(3.0, 2.0), summary=True, trivial=4.0
+    folder,
+    valid=None,
+    test=None,
+    status="completed",
+    curve=(3.0, 2.0),
+    summary=True,
+    trivial=4.0,
+    of_valid=None,
 ):
     """The files of one trial."""
     folder.mkdir(parents=True)
@@ -54,6 +61,8 @@ def write(
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     metrics = {k: v for k, v in (("valid", valid), ("test", test)) if v is not None}
     baselines = {"test": {"always <0>": {"loss": trivial}}}
+    if of_valid is not None:
+        baselines["valid"] = {"always <0>": {"loss": of_valid}}
     if summary:
         found = {"status": status, "step": 20, "metrics": metrics, "baselines": baselines}
         found |= {"parameters": 1233, "wall_seconds": 30.0}

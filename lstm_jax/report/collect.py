@@ -20,6 +20,7 @@ from lstm_jax.workdir.files import read_json
 from lstm_jax.workdir.metrics import read_metrics
 
 SUMMARY = "summary.json"
+UPDATES = "valid/updates_to_solve"  # of the validation curve: the first step that is solved
 MARGIN = 0.05
 ENDED = ("completed", "diverged")
 
@@ -91,6 +92,7 @@ def read_sweep(plan: Plan, workdir: Path) -> Sweep:
         folder = trial_folder(workdir, number)
         summary = read_json(folder / SUMMARY)
         metrics |= dict.fromkeys(_names(summary))
+        metrics |= {UPDATES: None} if summary and reading.metric == UPDATES else {}
         scores |= _trivial(summary, reading.metric)
         pack = packs[number]
         status = trial_status(folder, claims.ended(pack_folder(workdir, pack)))
@@ -117,7 +119,7 @@ def how(plan: Plan) -> Reading:
         choose_direction=plan.direction,
         scale=given.get("scale", "linear"),
         margin=given.get("margin", MARGIN),
-        limit=given.get("limit", math.inf),
+        limit=given.get("limit", unsolved(plan) if metric == UPDATES else math.inf),
         solved=given.get("solved", 0.0),
         block=given.get("block", ()),
         confirm=given.get("confirm", 0),
@@ -137,6 +139,9 @@ def _trial(plan, reading, fields, number, folder, summary, found, size) -> Trial
     trivial = strongest(summary, reading.metric, reading.direction)
     trivial_valid = strongest(summary, reading.choose, reading.choose_direction)
     valid, test = _score(summary, reading.choose), _score(summary, reading.metric)
+    curve = _curve(folder, reading.choose.partition("/")[2])
+    if reading.metric == UPDATES and summary:
+        test, trivial = updates_to_solve(curve, reading, trivial_valid), reading.limit
     status = found["status"]
     if status == "diverged":
         valid = worse(valid, trivial_valid, reading.choose_direction)
@@ -153,12 +158,26 @@ def _trial(plan, reading, fields, number, folder, summary, found, size) -> Trial
         test=test,
         trivial=trivial,
         trivial_valid=trivial_valid,
-        curve=_curve(folder, reading.choose.partition("/")[2]),
+        curve=curve,
         parameters=summary.get("parameters"),
         seconds=None if seconds is None else seconds / max(size, 1),
         flow=_newest(folder),
         lacks=_lacks(status, found["error"], summary, reading, valid, test),
     )
+
+
+def unsolved(plan: Plan) -> float:
+    """What a run counts with that never solves its task: the evaluation after its last one."""
+    return float(plan.base["train.num_steps"] + plan.base["train.eval_every"])
+
+
+def updates_to_solve(curve: list[tuple[int, float]], reading: Reading, trivial: float) -> float:
+    """The first evaluation at which validation is at most `solved` of the trivial score.
+
+    Censored at the limit; as coarse as `train.eval_every`.
+    """
+    steps = (step for step, value in curve if value <= reading.solved * trivial)
+    return min(float(next(steps, reading.limit)), reading.limit)
 
 
 def strongest(summary: dict[str, Any], metric: str, direction: str) -> float:

@@ -24,7 +24,7 @@ from lstm_jax.report.choices import choices
 from lstm_jax.report.collect import Sweep, Trial
 from lstm_jax.report.importance import importance
 from lstm_jax.report.names import number, plain, short, span
-from lstm_jax.report.samples import units
+from lstm_jax.report.samples import solves, units
 
 FLOOR = 1e-3
 FLOW = "layer_0/flow/carry"
@@ -72,7 +72,7 @@ def how_far(sweep: Sweep, sections: list[Section]) -> Extra | None:
     if not share or len(sweep.reading.by) != 1:
         return None
     field = short(sweep.reading.by[0])
-    tried = attempts(sweep, sections, share)
+    tried = attempts(sweep, sections)
     lengths = sorted({a.length for found in tried.values() for a in found})
     heads = ["variant", f"longest {field} solved"]
     heads += [f"{what}, {field} {n:g}" for n in lengths for what in ("solved", "reach")]
@@ -86,7 +86,7 @@ def how_far(sweep: Sweep, sections: list[Section]) -> Extra | None:
     return Extra("How far", [*words, *agreement(tried), rule], heads, rows)
 
 
-def attempts(sweep: Sweep, sections: list[Section], share: float) -> dict[str, list[Attempt]]:
+def attempts(sweep: Sweep, sections: list[Section]) -> dict[str, list[Attempt]]:
     """By variant; what in a name only repeats the length is left out of it."""
     tried: dict[str, list[Attempt]] = {}
     for section in sections:
@@ -96,7 +96,7 @@ def attempts(sweep: Sweep, sections: list[Section], share: float) -> dict[str, l
             if not isinstance(length, int | float):
                 continue
             parts = [p for p in row.variant.split(", ") if not p.endswith(f"={plain(length)}")]
-            solved = sum(trial.test <= share * trial.trivial for trial in trials)
+            solved = sum(solves(sweep.reading, trial) for trial in trials)
             attempt = Attempt(float(length), solved, len(trials), reach(trials))
             tried.setdefault(", ".join(parts) or row.variant, []).append(attempt)
     return {name: sorted(found) for name, found in tried.items()}

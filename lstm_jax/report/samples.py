@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.report import statistics
-from lstm_jax.report.collect import Reading, Sweep, Trial
+from lstm_jax.report.collect import UPDATES, Reading, Sweep, Trial
 from lstm_jax.report.names import listed, plain, short
 from lstm_jax.report.statistics import NOTHING, Comparison
 
 Settings = dict[tuple, list[Trial]]
-RANGES = {"accuracy": (0.0, 1.0), "first_failing_n": (1.0, math.inf), "perplexity": (1.0, math.inf)}
+FROM_ONE = ("first_failing_n", "updates_to_solve", "perplexity")
+RANGES = {"accuracy": (0.0, 1.0)} | dict.fromkeys(FROM_ONE, (1.0, math.inf))
 UNITS = {"log": "doublings of {}", "solved": "share of seeds that solve", "rank": "{}"}
 
 
@@ -114,10 +115,16 @@ def values(reading: Reading, trials: list[Trial]) -> np.ndarray:
     """Scores as they are compared: log2 of them, solved or not, cut at the limit."""
     raw = np.array([t.test for t in trials], float)
     if reading.scale == "solved":
-        bound = np.array([t.trivial for t in trials]) * reading.solved
-        return (raw <= bound).astype(float)
+        return np.array([solves(reading, t) for t in trials], float)
     cut = np.minimum(raw, reading.limit)
     return log2(cut) if reading.scale == "log" else cut
+
+
+def solves(reading: Reading, trial: Trial) -> bool:
+    """Whether a trial solved its task: at most a share of the trivial score, before the limit."""
+    if reading.metric == UPDATES:
+        return trial.test < reading.limit
+    return trial.test <= reading.solved * trial.trivial
 
 
 def log2(raw: Any) -> Any:
@@ -189,7 +196,7 @@ def gap(reading: Reading, baseline: list[Trial]) -> Gap:
 def failures(reading: Reading, trials: list[Trial], room: Gap) -> int:
     """Seeds that failed: not solved, or nearer to the trivial score than to the baseline."""
     if reading.solved:
-        return sum(not t.test <= reading.solved * t.trivial for t in trials)
+        return sum(not solves(reading, t) for t in trials)
     if not room.size > 0:
         return 0
     far = np.abs(values(reading, trials) - room.baseline)

@@ -158,11 +158,13 @@ def _shown(sweep: Sweep) -> str:
 
 
 def strata_names(judged: Sequence[tuple[Sweep, Section]]) -> list[str]:
-    """The task's name, its section, and the study where that is not enough."""
+    """The task's name, where it differs, its section; the study where that is not enough."""
     words = []
     for sweep, section in judged:
         task = str(sweep.plan.base["task.name"])
-        words.append(", ".join(filter(None, (task, section.title))))
+        apart = differing([s for s, _ in judged if s.plan.base["task.name"] == task])
+        own = [f"{short(name)}={plain(sweep.plan.base[name])}" for name in apart[:2]]
+        words.append(", ".join(filter(None, (task, *own, section.title))))
     counts = Counter(words)
     studies = [sweep.plan.study for sweep, _ in judged]
     named = [
@@ -171,6 +173,12 @@ def strata_names(judged: Sequence[tuple[Sweep, Section]]) -> list[str]:
     ]
     again = Counter(named)
     return [f"{n} {i + 1}" if again[n] > 1 else n for i, n in enumerate(named)]
+
+
+def differing(sweeps: Sequence[Sweep]) -> list[str]:
+    """Task fields in which sweeps of one task differ."""
+    names = [n for n in sweeps[0].plan.base if n.startswith("task.")]
+    return [n for n in names if len({str(s.plan.base.get(n)) for s in sweeps}) > 1]
 
 
 # ---------------------------------------------------------------- over all tasks

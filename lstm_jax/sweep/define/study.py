@@ -233,6 +233,9 @@ def _check_judging(study: Study) -> None:
         "SCALE='solved' needs REPORT['solved'], the share of the trivial score that counts as "
         "solved, and knows no BLOCK": scale == "solved"
         and ("solved" not in report or bool(_blocks(study))),
+        "REPORT metric='valid/updates_to_solve' needs REPORT['solved'], the share of the trivial "
+        "score that counts as solved, such as 0.1": report.get("metric", "").endswith("_to_solve")
+        and "solved" not in report,
         f"REPORT limit={report.get('limit')!r}: expected a positive number, the value beyond which "
         "a score was not followed": not _is_number(report.get("limit", 1), 0, float("inf")),
         f"CONFIRM={report.get('confirm')!r}: expected how many fresh seeds judge each variant, 2 "

@@ -22,6 +22,7 @@ from lstm_jax.workdir.metrics import read_metrics
 SUMMARY = "summary.json"
 UPDATES = "valid/updates_to_solve"  # of the validation curve: the first step that is solved
 MARGIN = 0.05
+READ = ("flow/carry", "shut/", "open/")  # of a diagnosis
 ENDED = ("completed", "diverged")
 
 
@@ -64,8 +65,13 @@ class Trial(NamedTuple):
     curve: list[tuple[int, float]]  # of the choosing metric on the validation split
     parameters: int | None
     seconds: float | None  # of its pack, divided by the pack's trials
-    flow: Any  # the arrays of its newest diagnosis, or None
+    looks: dict[int, dict[str, Any]]  # its diagnoses by step, 0 at initialisation
     lacks: str  # why it does not count, "" where it does
+
+    @property
+    def flow(self) -> dict[str, Any]:
+        """The arrays of its newest diagnosis."""
+        return self.looks[max(self.looks)] if self.looks else {}
 
 
 class Sweep(NamedTuple):
@@ -161,7 +167,7 @@ def _trial(plan, reading, fields, number, folder, summary, found, size) -> Trial
         curve=curve,
         parameters=summary.get("parameters"),
         seconds=None if seconds is None else seconds / max(size, 1),
-        flow=_newest(folder),
+        looks=_looks(folder),
         lacks=_lacks(status, found["error"], summary, reading, valid, test),
     )
 
@@ -228,15 +234,17 @@ def _curve(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(s, float(v)) for s, v in found if isinstance(v, int | float) and math.isfinite(v)]
 
 
-def _newest(folder: Path) -> dict[str, Any] | None:
-    """The arrays of the newest readable diagnosis."""
-    for path in sorted((folder / "diagnostics").glob("step_*.npz"), reverse=True):
+def _looks(folder: Path) -> dict[int, dict[str, Any]]:
+    """What reports read of every readable diagnosis, by step."""
+    found: dict[int, dict[str, Any]] = {}
+    for path in sorted((folder / "diagnostics").glob("step_*.npz")):
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
+                names = [name for name in arrays if name.partition("/")[2].startswith(READ)]
+                found[int(path.stem.removeprefix("step_"))] = {n: arrays[n] for n in names}
         except (OSError, ValueError, zipfile.BadZipFile):
             continue
-    return None
+    return found
 
 
 def _dict(value: Any) -> dict:

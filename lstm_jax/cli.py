@@ -38,7 +38,7 @@ VERBS = {
     "report": ("lstm_jax.commands.report", "a sweep's statistics, words and figures as one page"),
     "diagnose": ("lstm_jax.commands.diagnose", "gradients, gates and memory of a run or a sweep"),
     "checkpoint": ("lstm_jax.commands.checkpoint", "a run's checkpoints, each verified"),
-    "data": ("lstm_jax.commands.data", "the data files: list, fetch, check"),
+    "data": ("lstm_jax.commands.data", "the data files: list, fetch, check; inspect a CSV file"),
     "cells": ("lstm_jax.commands.cells", "what a cell can be made of: equations, size, source"),
 }
 

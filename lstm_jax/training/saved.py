@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,8 +56,10 @@ def recorded(workdir: Path) -> dict[str, Any]:
     return files.read_json(workdir / "manifest.json")
 
 
-def open_run(workdir: Path) -> Run:
+def open_run(workdir: Path, check: Callable[[dict], None] = lambda source: None) -> Run:
     """The run in `workdir`, its task built and its best parameters restored.
+
+    `check` gets to know which data these are, and may refuse them.
 
     Raises:
       UsageError: no run, no checkpoint that verifies, or data that is gone.
@@ -65,6 +68,7 @@ def open_run(workdir: Path) -> Run:
     sharding.configure_cpu_devices(1)
     config.parallel.data = 1  # it may have been trained on more devices than there are here
     program = build_program(config)
+    check(program.task.source)
     hyper = split(config)[1]
     target = jax.eval_shape(partial(init_state, program), hyper)
     restored = Checkpoints(workdir).restore(target, move=False)

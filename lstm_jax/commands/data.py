@@ -63,7 +63,8 @@ def inspect(names: tuple[str, ...], arguments: Arguments) -> int:
         raise UsageError("inspect which file? lstm-jax data inspect FILE.csv")
     base = read_config(arguments.config) if arguments.config else default_config("forecast")
     task = apply_overrides(base, {"task.csv": names[0], **arguments.overrides}).task
-    found = series.read_series(names[0], task)
+    read = series.read_rows if task.layout == "rows" else series.read_series
+    found = read(names[0], task)
     print(said.table(said.facts(found) | said.ranges(found)))
     picture = Path(arguments.flags.out or f"{Path(names[0]).stem}.png")
     figures.whole(found).savefig(picture, dpi=120)

@@ -299,6 +299,8 @@ TASK_ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         WINDOWS,
         {
             "csv": "others.csv", "target": "a", "features": "a",
+            "layout": ("rows", {"csv": "rows.csv"}),
+            "then_csv": ("rows.csv", {"csv": "rows.csv", "layout": "rows"}),
             "missing": ("zero", {"csv": "gaps.csv", "missing": "forward"}),
             "look_back": 3, "horizon": 2, "log": False, "difference": False,
             "seasonal_difference": True, "seasonal_input": True,
@@ -421,7 +423,10 @@ def write_marks(folder: Path) -> None:
         "both": [f"{d};{v // 100},{v % 100:02}" for d, v in zip(days, values, strict=True)],
         "holes": [f"{days[i]},{values[i]}" for i in range(40) if i not in (5, 22)],
     }
-    heads = {"shops": "day,shop,v", "marks": "day;v", "both": "day;n,v", "plain": "1"}
+    wide = datafiles.RANDOM.integers(10, 99, (30, 30)).astype(str)
+    files["rows"] = [",".join([f"s{i}", *row]) for i, row in enumerate(wide)]
+    heads = {"rows": ",".join(["name", *(f"V{i}" for i in range(30))])}
+    heads |= {"shops": "day,shop,v", "marks": "day;v", "both": "day;n,v", "plain": "1"}
     heads["accents"] = "day,été"
     for name, lines in files.items():
         (folder / f"{name}.csv").write_text("\n".join([heads.get(name, "day,v"), *lines]) + "\n")

@@ -26,6 +26,7 @@ FORMATS = tuple(
     for time in TIMES
 ) + ("%b %d, %Y", "%B %d, %Y", "%Y-%m-%d %H", "%Y/%m/%d %H")  # fmt: skip
 ISO = r"\d{4}-\d{2}(-\d{2}([T ]\d{2}(:\d{2}(:\d{2}([.,]\d+)?)?)? ?(Z|[+-]\d{2}:?(\d{2})?)?)?)?"
+OFFSET = r"\d ?(Z|[+-]\d{2}:?\d{0,2})$"
 QUARTER = r"\d{4}[- ]?Q[1-4]"
 EPOCHS = {10: "s", 13: "ms", 16: "us", 19: "ns"}  # digits between 2001 and 2286
 NAMED = ("date", "time", "timestamp", "datetime", "ds", "epoch", "unix", "year", "month", "day")
@@ -66,9 +67,10 @@ def parse(cells: pd.Series, written: str) -> tuple[pd.Index | None, str]:
     """
     if written:
         return by_format(cells, written), written
-    if cells.str.fullmatch(r"-?\d+(\.\d+)?").all():
+    head = cells.iloc[:SAMPLE]
+    if head.str.fullmatch(r"-?\d+(\.\d+)?").all():
         return numeric(cells)
-    if cells.str.fullmatch(ISO).all():
+    if head.str.fullmatch(ISO).all():
         return iso(cells), "ISO 8601"
     if cells.str.fullmatch(QUARTER).all():
         quarters = cells.str.replace(r"[- ]", "", regex=True)
@@ -104,7 +106,9 @@ def by_format(cells: pd.Series, written: str) -> pd.Index | None:
 def iso(cells: pd.Series) -> pd.DatetimeIndex | None:
     """Stamps; of those with an offset from UTC the last one's is kept for all."""
     try:
-        offset = re.search(r"\d(Z|[+-]\d{2}:?\d{0,2})$", cells.iloc[-1][10:])
+        offset, first = (re.search(OFFSET, cells.iloc[i][10:]) for i in (-1, 0))
+        if bool(offset) != bool(first):
+            return None
         index = pd.DatetimeIndex(pd.to_datetime(cells, format="ISO8601", utc=bool(offset)))
         last = pd.Timestamp(cells.iloc[-1].replace(",", "."))
         return index.tz_convert(last.tz) if offset else index
@@ -112,10 +116,12 @@ def iso(cells: pd.Series) -> pd.DatetimeIndex | None:
         return None
 
 
-def numeric(cells: pd.Series) -> tuple[pd.Index, str]:
+def numeric(cells: pd.Series) -> tuple[pd.Index | None, str]:
     """Digits: YYYYMMDD, a year, seconds or parts of them since 1970, or just numbers."""
-    lengths = set(cells.str.replace(r"\..*", "", regex=True).str.len())
-    values = pd.to_numeric(cells)
+    values = pd.to_numeric(cells, errors="coerce")
+    if not np.isfinite(values).all():
+        return None, ""
+    lengths = set(np.char.str_len(np.abs(values).astype(np.int64).to_numpy().astype(str)))
     if lengths == {8} and (index := by_format(cells, "%Y%m%d")) is not None:
         return index, "YYYYMMDD"
     if lengths == {4} and values.between(1500, 2200).all():

@@ -28,6 +28,7 @@ DELIMITERS = (",", ";", "\t", "|")
 NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "white space"}
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 HEAD = 60  # lines that delimiter and header are recognised by
+MARKED = r"\d[,.'\s\u00a0]\d"  # more than one number's digits and one point
 THREES = r"[+-]?\d{1,3}(?:%s\d{3})+"  # groups of three digits
 
 
@@ -237,24 +238,24 @@ def numbers(table: Table, names: tuple[str, ...], task: Any) -> tuple[np.ndarray
     Raises:
       UsageError: a cell is no number, or all could be two.
     """
-    cells = {name: table.cells[name].str.strip() for name in names}
+    cells = [table.cells[name] for name in names]
+    read = [pd.to_numeric(column, errors="coerce") for column in cells]
     decimal, thousands = task.decimal, task.thousands
-    if not (decimal or thousands) and not all(map(plain, cells.values())):
-        decimal, thousands = convention(table, pd.concat(list(cells.values())))
+    if not (decimal or thousands):
+        odd = pd.concat([c[values.isna()] for c, values in zip(cells, read, strict=True)])
+        decimal, thousands = convention(table, odd[odd.str.contains(MARKED, regex=True)])
     thousands = thousands or {",": ".", ".": ","}.get(task.decimal, "")
-    columns = [number(table, name, c, decimal or ".", thousands) for name, c in cells.items()]
+    if thousands or decimal not in ("", "."):
+        read = [plain(column, decimal or ".", thousands) for column in cells]
+    columns = [number(table, *column) for column in zip(names, cells, read, strict=True)]
     said = {"decimal point": decimal or "."} | ({"thousands": thousands} if thousands else {})
     return np.stack(columns, axis=1), said if said != {"decimal point": "."} else {}
 
 
-def plain(cells: pd.Series) -> bool:
-    """Whether nothing but digits and points stands in the cells that hold digits."""
-    return not cells.str.contains(r"\d[,'\s\u00a0]\d", regex=True).any()
-
-
-def convention(table: Table, cells: pd.Series) -> tuple[str, str]:
+def convention(table: Table, texts: pd.Series) -> tuple[str, str]:
     """(decimal point, thousands) of cells that hold more than digits and points."""
-    texts = cells[cells.str.contains(r"\d[,'\s\u00a0]\d", regex=True)]
+    if not len(texts):
+        return "", ""
     for mark in ("\u00a0", " ", "'"):
         if texts.str.contains(mark, regex=False).any():
             return ("," if texts.str.contains(",").any() else "."), mark
@@ -272,18 +273,28 @@ def convention(table: Table, cells: pd.Series) -> tuple[str, str]:
     return ".", ","
 
 
-def number(table: Table, name: str, cells: pd.Series, decimal: str, thousands: str) -> np.ndarray:
-    """One column as float64."""
+def plain(cells: pd.Series, decimal: str, thousands: str) -> pd.Series:
+    """The numbers of cells that are written so; NaN where one is not."""
     written = cells.str.replace(thousands, "", regex=False) if thousands else cells
     written = written.str.replace(decimal, ".", regex=False) if decimal != "." else written
-    values = pd.to_numeric(written, errors="coerce").to_numpy(np.float64)
-    missing = cells.str.lower().isin(table.missing).to_numpy(bool)
-    odd = ~np.isfinite(values) & ~missing
-    if odd.any():
-        row = int(np.argmax(odd))
+    return pd.to_numeric(written, errors="coerce")
+
+
+def number(table: Table, name: str, cells: pd.Series, read: pd.Series) -> np.ndarray:
+    """One column as float64, NaN where a cell says that it is missing."""
+    values = read.to_numpy(np.float64, copy=True)
+    numbers = pd.to_numeric(pd.Series(sorted(table.missing), dtype=object), errors="coerce")
+    values[np.isin(values, numbers.dropna())] = np.nan
+    odd = np.flatnonzero(~np.isfinite(values))
+    texts = cells.iloc[odd].str.strip()
+    bad = ~(texts.str.lower().isin(table.missing) | texts.isin(table.missing)).to_numpy(bool)
+    bad &= ~np.isin(pd.to_numeric(texts, errors="coerce"), numbers.dropna())
+    if bad.any():
+        row, text = odd[bad][0], texts[bad].iloc[0]
         raise UsageError(
-            f"{table.path}, row {table.rows[row]}, column {name}: {cells.iloc[row]!r} is not a "
-            "number; mend it, leave the cell empty if the value is missing or name its marker in "
+            f"{table.path}, row {table.rows[row]}, column {name}: {text!r} is not a number; mend "
+            "it, leave the cell empty if the value is missing or name its marker in "
             "task.missing_markers, or choose other columns with task.target and task.features"
         )
-    return np.where(missing, np.nan, values)
+    values[odd] = np.nan
+    return values

@@ -38,6 +38,8 @@ STRATEGIES = ("direct", "recursive", "sequence")
 OPTIONS = (
     # What is read; what no option settles is recognised, and said.
     Option("csv", "", 'a CSV file; "": the embedded airline passengers'),
+    Option("layout", "long", "long (a row each step) | rows (a row each series, its name first)"),
+    Option("then_csv", "", "of rows: a file of the values that follow, as M4's test values do"),
     Option("target", "", 'column to forecast, or several as so many series; "": the last'),
     Option("features", "", "further input columns, with commas between; quote a name with a comma"),
     Option("date", "", 'date column, or several: Date,Time or year,month,day,hour; "": found'),
@@ -86,11 +88,18 @@ OPTIONS = (
 )
 # fmt: on
 CHOICES = {
+    "layout": ("long", "rows"),
     "missing": ("error", "zero", "forward", "linear", "mask"),
     "strategy": STRATEGIES,
     "scaling": ("zscore", "mean_abs", "instance", "none"),
     "duplicates": ("error", "first", "mean"),
     "gaps": ("error", "asfreq", "ignore"),
+}
+
+
+READERS = {
+    "long": lambda reading: reading.read_series,
+    "rows": lambda reading: reading.read_rows,
 }
 
 
@@ -102,22 +111,25 @@ def load(task: Any, csv: str = "") -> Any:
     """
     from lstm_jax.tasks.forecast import series as reading  # start-up
 
-    series = reading.read_series(csv or _path(task), task)
+    read = READERS[task.layout](reading)
+    series = read(csv or _path(task, task.csv), task)
+    if task.then_csv and not csv:
+        series = reading.followed(series, read(_path(task, task.then_csv), task))
     series = reading.before(series, task.until) if task.until and not csv else series
     if task.missing == "error":
         reading.check_missing(series)
     return reading.with_calendar(series, task)
 
 
-def _path(task: Any) -> Path:
-    """task.csv as given, below task.data_dir, or a file of a known data set."""
-    if not task.csv:
+def _path(task: Any, csv: str) -> Path:
+    """A file as given, below task.data_dir, or of a known data set; "": the embedded one."""
+    if not csv:
         return AIRLINE
-    given = Path(task.csv).expanduser()
-    below = Path(task.data_dir or ".").expanduser() / task.csv
+    given = Path(csv).expanduser()
+    below = Path(task.data_dir or ".").expanduser() / csv
     if given.exists() or below.exists():
         return given if given.exists() else below
-    dataset, _, name = task.csv.partition("/")
+    dataset, _, name = csv.partition("/")
     known = dataset in DATASETS and name in [file.name for file in DATASETS[dataset].files]
     return data_files.path(dataset, name, task.data_dir) if known else given
 

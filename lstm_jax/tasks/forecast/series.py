@@ -73,6 +73,73 @@ def read_series(path: Path | str, task: Any) -> Series:
     return side_by_side(series, len(targets)) if len(targets) > 1 else series
 
 
+def read_rows(path: Path | str, task: Any) -> Series:
+    """A file with a series in each row: its name, then its values; empty cells end it.
+
+    Raises:
+      UsageError: file, row, column and what to do.
+    """
+    path = Path(path)
+    table = dialect.read_table(path, task)
+    names = tuple(table.cells.columns[1:])
+    values, written = dialect.numbers(table, names, task)
+    check_size(table, names, values)
+    ids = tuple(table.cells.iloc[:, 0].str.strip())
+    sizes = [int(np.max(np.flatnonzero(np.isfinite(row)), initial=-1)) + 1 for row in values]
+    for row, size in enumerate(sizes):
+        if not size or ids.index(ids[row]) != row:
+            what = "has no values" if not size else "appears twice"
+            raise UsageError(f"{path}, row {table.rows[row]}: series {ids[row]!r} {what}")
+    said = {"file": str(path), **table.said, **written, "series": f"{len(ids)}, one in each row"}
+    said |= {"lengths": f"{min(sizes):,} to {max(sizes):,}", "dates": "none: values are counted"}
+    return Series(
+        names=("value",),
+        values=np.concatenate([row[:size] for row, size in zip(values, sizes, strict=True)])[
+            :, None
+        ],
+        index=counted(sizes),
+        rows=np.repeat(table.rows, sizes),
+        source=str(path),
+        ids=ids,
+        starts=tuple(np.cumsum([0, *sizes])[:-1].tolist()),
+        said=said,
+        sha256=digest(path),
+    )
+
+
+def followed(series: Series, later: Series) -> Series:
+    """Each series with the values of the same name below its own.
+
+    Raises:
+      UsageError: the files hold other series.
+    """
+    if set(series.ids) != set(later.ids):
+        strange = sorted(set(series.ids) ^ set(later.ids))[0]
+        raise UsageError(f"{later.source}: series {strange!r} is in one of the two files only")
+    places = {name: span for name, span in zip(later.ids, later.spans, strict=True)}
+    spans = [(own, places[name]) for name, own in zip(series.ids, series.spans, strict=True)]
+
+    def joined(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        return np.concatenate(
+            [part for (a, b), (c, d) in spans for part in (ours[a:b], theirs[c:d])]
+        )
+
+    sizes = [b - a + d - c for (a, b), (c, d) in spans]
+    return series._replace(
+        values=joined(series.values, later.values),
+        index=counted(sizes),
+        rows=joined(series.rows, later.rows),
+        starts=tuple(np.cumsum([0, *sizes])[:-1].tolist()),
+        said=series.said | {"followed by": later.source},
+        sha256=f"{series.sha256} {later.sha256}",
+    )
+
+
+def counted(sizes: list[int]) -> pd.Index:
+    """1, 2, ... of each series."""
+    return pd.Index(np.concatenate([np.arange(1.0, size + 1) for size in sizes]))
+
+
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -117,7 +184,7 @@ def find_date(table: Table, task: Any) -> tuple[str, ...]:
         first = k == 0 or name.lower() in dates.NAMED
         dated = head.map(dates.is_date)  # one that is none among them is refused later
         if (dated.iloc[0] and dated.mean() >= 0.5) or (first and stamped(head, name, task)):
-            clocks = [n for n in names if n != name and is_clock(table.cells[n])]
+            clocks = [n for n in names if n != name and is_clock(table.cells[n].iloc[: len(head)])]
             return (name, *(clocks[:1] if head.str.len().max() <= 11 else ()))
     return ()
 
@@ -153,7 +220,7 @@ def stamps(table: Table, columns: Sequence[str], task: Any) -> tuple[pd.Index, s
     Raises:
       UsageError: the row and the cell that is no date.
     """
-    parts = [table.cells[name].str.strip() for name in columns]
+    parts = [table.cells[name] for name in columns]
     label = "+".join(columns)
     whole = dates.of_parts(parts) if len(parts) > 1 and not task.date_format else None
     if whole is not None:
@@ -162,6 +229,9 @@ def stamps(table: Table, columns: Sequence[str], task: Any) -> tuple[pd.Index, s
     for part in parts[1:]:
         cells = cells + " " + part
     index, written = dates.parse(cells, task.date_format)
+    if index is None:
+        cells = cells.str.strip()
+        index, written = dates.parse(cells, task.date_format)
     if index is None:
         raise bad_date(table, cells, label, task)
     if task.time_zone and isinstance(index, pd.DatetimeIndex):

@@ -16,7 +16,7 @@ import pytest
 
 from lstm_jax.errors import UsageError
 from lstm_jax.tasks.forecast import dates, forecast
-from lstm_jax.tasks.forecast.series import read_series
+from lstm_jax.tasks.forecast.series import followed, read_rows, read_series
 
 DEFAULTS = {option.name: option.default for option in forecast.OPTIONS}
 V = [round(20 + 5 * np.sin(i / 3) + i % 7, 2) for i in range(80)]
@@ -225,6 +225,24 @@ def test_several_targets_are_so_many_series(read):
     series = read(table("date,a,b", ISO, V, V[::-1]), target="a,b")
     assert series.ids == ("a", "b") and series.names == ("value",)
     np.testing.assert_array_equal(series.values[:, 0], V + V[::-1])
+
+
+WIDE = 'id,V1,V2,V3,V4\n"a",1,2,3,\n"b",5,6,,\n'
+
+
+def test_a_series_in_each_row_goes_on_in_another_file(read, tmp_path):
+    """As M4 gives its series: ragged, and what is to be forecast in a file of its own."""
+    options = SimpleNamespace(**DEFAULTS)
+    for name, text in (("train", WIDE), ("test", "id,V1\nb,7\na,4\n")):
+        (tmp_path / f"{name}.csv").write_text(text)
+    series, later = (read_rows(tmp_path / f"{n}.csv", options) for n in ("train", "test"))
+    whole = followed(series, later)
+    assert whole.values[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert whole.ids == ("a", "b") and whole.spans == [(0, 4), (4, 7)]
+    assert whole.moment(6) == "3"
+    (tmp_path / "test.csv").write_text("id,V1\nc,7\na,4\n")
+    with pytest.raises(UsageError, match="series 'b' is in one of the two files only"):
+        followed(series, read_rows(tmp_path / "test.csv", options))
 
 
 STRANGE = ["Temp (°C), mean", "a/b", "<script>alert(1)</script>", "日本", "$x_1$ % {y}"]

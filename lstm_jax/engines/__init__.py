@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.interpreters.ad import JVPTracer
 
 from lstm_jax.core import Cell
-from lstm_jax.engines import associative, chunked, cudnn, deferred, scan
+from lstm_jax.engines import associative, chunked, cudnn, deferred, native, scan
 from lstm_jax.engines.masking import known
 from lstm_jax.errors import UsageError, lookup
 
@@ -28,11 +28,12 @@ ENGINES: dict[str, Callable] = {
     "chunked": chunked.run,
     "associative": associative.run,
     "cudnn": cudnn.run,
+    "native": native.run,
 }
 
 
 # Their gradients are a custom VJP, which some of what JAX does cannot pass: there it is `scan`.
-CUSTOM = ("deferred", "chunked")
+CUSTOM = ("deferred", "chunked", "native")
 
 
 def choose(cell: Cell, length: Any = 1) -> tuple[str, str]:

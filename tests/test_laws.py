@@ -5,6 +5,8 @@ One compiled function a case serves most laws: what differs between them is data
 
 from __future__ import annotations
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ import registry
 import lstm_jax
 from lstm_jax.core import Keys
 from lstm_jax.engines import deferred
+from lstm_jax.engines.native import build
 from lstm_jax.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("strict_types")
@@ -252,12 +255,35 @@ def law_rows(lab, run):
 
 
 def law_engine(lab, engine, out, grads):
+    if engine == "native":
+        return law_native(lab, out, grads)
     refused = engine == "cudnn" or (engine == "associative" and lab.cell.info.linear is None)
     if refused:
         with pytest.raises(UsageError, match=f"engine '{engine}' cannot"):
             lab.graded(engine)(*lab.data)
     else:
         close(lab.graded(engine)(*poisoned(lab.data)), (out, grads), 1e-9)
+
+
+def narrow(tree):
+    """Numbers as float32, the only type that compiled code knows."""
+    real = lambda a: a.dtype == np.float64  # noqa: E731
+    return jax.tree.map(lambda a: a.astype(np.float32) if real(a) else a, tree)
+
+
+def law_native(lab, out, grads):
+    if why := build.missing():
+        pytest.skip(why)
+    with jax.enable_x64(False):
+        single = copy.copy(lab)
+        single.weights, data = narrow(lab.weights), narrow(poisoned(lab.data))
+        if registry.beyond_native(lab.case):
+            with pytest.raises(UsageError, match="engine 'native' cannot"):
+                single.graded("native")(*data)
+            return
+        if lab.keys:  # what is drawn depends on the type
+            out, grads = single.graded("scan")(*data)
+        close(single.graded("native")(*data), (out, grads), 2e-5)
 
 
 EVERY_MARK = ("lengths", "mask", "resets")

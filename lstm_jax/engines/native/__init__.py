@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.core import Array, Cell, Params, noted
-from lstm_jax.engines import meshes
-from lstm_jax.engines.masking import known, marks
+from lstm_jax.engines import deferred, meshes
+from lstm_jax.engines.masking import Step, known, marks, stepping
 from lstm_jax.engines.native import build, call
 from lstm_jax.engines.native.call import Given
 from lstm_jax.engines.native.design import Design, affine, design
@@ -27,12 +27,33 @@ from lstm_jax.errors import UsageError
 def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
     """(carry, ys) of all steps by compiled code.
 
+    Sizes that are symbols, and a batch laid out over an explicit mesh, are left to `deferred`.
+
     Raises: UsageError where it cannot serve, with the engines that can.
     """
+    if beyond(steps):
+        return deferred.run(cell, params, carry, steps, reverse)
     found = plan(cell, params, carry, steps)
     if isinstance(found, str):
         raise UsageError(f"engine 'native' cannot serve: {found}; use 'auto' or 'deferred'")
     return serve(found, cell, params, carry, steps, reverse)
+
+
+def prefer(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
+    """(carry, ys) by compiled code where it can, else by `deferred`."""
+    found = plan(cell, params, carry, steps)
+    if isinstance(found, str):
+        return deferred.run(cell, params, carry, steps, reverse)
+    return serve(found, cell, params, carry, steps, reverse)
+
+
+def refusal(cell: Cell, features: int = 1) -> str:
+    """Why the code cannot run this cell here; empty where it can."""
+    params = jax.eval_shape(lambda key: cell.init(key, features), jax.random.key(0))
+    carry = jax.eval_shape(lambda p: cell.initial_carry(p, (1,)), params)
+    steps = Step(jax.ShapeDtypeStruct((1, 1, features), jnp.float32))
+    found = plan(stepping(cell), params, carry, steps)
+    return found if isinstance(found, str) else ""
 
 
 class Plan:
@@ -44,7 +65,7 @@ class Plan:
 
 def plan(cell: Cell, params: Params, carry: Any, steps: Any) -> Plan | str:
     """How the code runs this, or why it cannot."""
-    why = build.missing() or place(steps) or types(params, carry, steps)
+    why = place() or types(params, carry) or beyond(steps) or build.missing()
     if why:
         return why
     z, notes = jax.eval_shape(lambda p, s: noted(cell.project(p, s)), params, steps)
@@ -59,21 +80,30 @@ def plan(cell: Cell, params: Params, carry: Any, steps: Any) -> Plan | str:
     return Plan(made, inside)
 
 
-def place(steps: Any) -> str:
-    """Why no code runs where these steps are; empty where it does."""
-    if jax.default_backend() != "cpu":
-        return f"it runs on a CPU and this is {jax.default_backend()}"
+def place() -> str:
+    """Why no code runs here; empty where it does."""
+    backend = jax.default_backend()
+    return "" if backend == "cpu" else f"it runs on a CPU and this is {backend}"
+
+
+def beyond(steps: Any) -> str:
+    """What XLA's programs can do with these steps and one call cannot; empty for nothing."""
     if not known(*steps.x.shape):
         return "a size is a symbol"
-    if any(axis is not None for axis in jax.typeof(steps.x).sharding.spec):
+    if any(axis is not None for axis in _spec(steps.x)):
         return "the batch is laid out over an explicit mesh"
     return ""
 
 
-def types(params: Params, carry: Any, steps: Any) -> str:
+def _spec(x: Any) -> Any:
+    sharding = getattr(x, "sharding", None) if isinstance(x, jax.ShapeDtypeStruct) else None
+    return getattr(sharding or jax.typeof(x).sharding, "spec", ())
+
+
+def types(params: Params, carry: Any) -> str:
     """Why no code runs for numbers of these types."""
     leaves = [*jax.tree.leaves(params), *jax.tree.leaves(carry)]
-    kinds = {str(jnp.result_type(leaf)) for leaf in leaves}
+    kinds = {str(leaf.dtype) for leaf in leaves}
     wide = {kind for kind in kinds if kind != "float32" and "int" not in kind}
     return f"it computes in float32 and this is {min(wide)}" if wide else ""
 

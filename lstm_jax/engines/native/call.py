@@ -179,14 +179,14 @@ def _ranks(call: Static, ahead: bool) -> list[int]:
     return own if ahead else [*own, 3, 1, 3, *[2] * len(shape.carry)]
 
 
-def _plan(call: Static, shapes: list[tuple[int, ...]]) -> np.ndarray:
+def _plan(call: Static, shapes: list[tuple[int, ...]], cores: int) -> np.ndarray:
     """The numbers of a call in the order in which calls.cc reads them."""
     design = call.design
     given = jax.tree.unflatten(call.structure, shapes[: call.structure.num_leaves])
     T, B, D = given.x
     inside = given.W is not None
     work = T * B * (design.hidden * len(design.of_r) + D * len(design.of_z)) * design.hidden
-    threads = max(1, cores() // jax.local_device_count()) if work > SMALL else 1
+    threads = cores if work > SMALL else 1
     numbers = [call.cell, T, B, D, design.hidden, call.reverse, call.keep, threads, inside,
                call.wants_x, len(design.of_z), design.only_x, design.both, len(design.carry),
                design.fed, design.same, len(design.params), len(design.notes), len(design.kept),
@@ -226,7 +226,7 @@ def _make(name: str, ahead: bool) -> Primitive:
     def lower(context: Any, *operands: Any, call: Static) -> Any:
         axes = context.avals_in[0].ndim - 3
         shapes = [kind.shape[axes:] for kind in context.avals_in]
-        plan = _plan(call, shapes)
+        plan = _plan(call, shapes, max(1, cores() // _devices(context)[0]))
         return jax.ffi.ffi_lowering(f"lstm_jax_native_{name}")(context, *operands, plan=plan)
 
     def stand_in(*operands: Any, call: Static) -> list[Array]:
@@ -237,7 +237,10 @@ def _make(name: str, ahead: bool) -> Primitive:
 
     def on_cpu(context: Any, *operands: Any, call: Static) -> Any:
         exported = context.module_context.lowering_parameters.for_export
-        return (elsewhere if exported else lower)(context, *operands, call=call)
+        # XLA knows no way to share the call among devices: it would have each do all of it.
+        count, each_its_own = _devices(context)
+        here = not exported and (count == 1 or each_its_own)
+        return (lower if here else elsewhere)(context, *operands, call=call)
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(partial(_run_alone, primitive))
@@ -245,6 +248,15 @@ def _make(name: str, ahead: bool) -> Primitive:
     mlir.register_lowering(primitive, elsewhere)
     mlir.register_lowering(primitive, on_cpu, platform="cpu")
     return primitive
+
+
+def _devices(context: Any) -> tuple[int, bool]:
+    """(the devices of a program, whether each runs its own part, as in `jax.shard_map`)."""
+    known = context.module_context.axis_context
+    mesh = getattr(known, "mesh", None)
+    if mesh is not None:
+        return mesh.size, set(known.manual_axes) == set(mesh.axis_names)
+    return getattr(known, "num_devices", None) or 1, False
 
 
 def _nowhere(like: Any, shape: tuple, axes: int) -> Any:
@@ -349,10 +361,9 @@ def reference_backward(call: Static, given: Given, dy: Array, dlast: tuple) -> G
     """The cotangents of what `sequence` reads, by a reverse scan over the graph of the VJP."""
     design = call.design
     _, (_, (carries, sums)) = _scan(call, given)
-    z, pull_z = jax.vjp(lambda x, W, b: _projected(given._replace(x=x, W=W, b=b)), *given[:3])
 
     def step(down, now):
-        carry, sums, z, notes, dy = now
+        carry, sums, notes, dy = now
         ahead = _inputs(given, carry=carry, a=sums, note=notes)
         like = carry[0]
         kept = design.forward.evaluate(design.kept, ahead, like.dtype)
@@ -362,21 +373,27 @@ def reference_backward(call: Static, given: Given, dy: Array, dlast: tuple) -> G
         found = [jnp.broadcast_to(v, like.shape) for v in found]
         cut = np.cumsum([len(design.da), len(design.dcarry), len(design.dparam)])
         da, dcarry, dparam = (found[a:b] for a, b in zip([0, *cut[:2]], cut, strict=True))
-        h = carry[design.fed] if design.fed >= 0 else None
-        pull = jax.vjp(lambda z, h, R: _sums(design, z, h, R), z, h, given.R)[1]
-        dz, dh, dR = pull(da)
         if design.fed >= 0:
-            dcarry[design.fed] = dcarry[design.fed] + dh
-        sums_of = [v.sum(0) for v in dparam]
-        return tuple(dcarry), (dz, dR, sums_of, found[cut[2] :])
+            dcarry[design.fed] = dcarry[design.fed] + _columns(design.of_r, da) @ given.R.T
+        return tuple(dcarry), (da, [v.sum(0) for v in dparam], found[cut[2] :])
 
-    times = (carries, sums, z, given.notes, dy)
-    first, (dz, dR, dparam, dnotes) = lax.scan(step, dlast, times, reverse=not call.reverse)
-    dx, dW, db = pull_z(dz)
-    dR = None if given.R is None else dR.sum(0)
-    param = None if given.param is None else jnp.stack([v.sum(0) for v in dparam])
+    times = (carries, sums, given.notes, dy)
+    first, (da, dparam, dnotes) = lax.scan(step, dlast, times, reverse=not call.reverse)
+    pull = jax.vjp(lambda x, W, b: _projected(given._replace(x=x, W=W, b=b)), *given[:3])[1]
+    dx, dW, db = pull(_columns(design.of_z, da))
+    dR = param = None
+    if given.R is not None:
+        dR = jnp.einsum("tbh,tbn->hn", carries[design.fed], _columns(design.of_r, da))
+    if given.param is not None:
+        param = jnp.stack([v.sum(0) for v in dparam])
     notes = tuple(_sum_to(d, n.shape) for d, n in zip(dnotes, given.notes, strict=True))
     return Given(dx, dW, db, dR, first, param, notes)
+
+
+def _columns(of: tuple[int, ...], da: list[Array]) -> Array:
+    """The cotangent of z, or of h R, from those of the pre-activations."""
+    pairs = sorted((block, n) for n, block in enumerate(of) if block >= 0)
+    return jnp.concatenate([da[n] for _, n in pairs], -1)
 
 
 def _sum_to(array: Array, shape: tuple) -> Array:

@@ -168,10 +168,32 @@ class _Reading:
         ]
         used = [k for part in parts for k in part]
         plain = len(set(used)) == len(used) == zs + rs and set(used) == {*number, *of_h}
-        if plain and len(number) == zs and len(of_h) == rs:
+        if plain and len(number) == zs and len(of_h) == rs and self.passes_on(pairs):
             return True, tuple(z for z, _ in pairs), tuple(r for _, r in pairs)
         apart = [(n, -1) for n in range(zs)] + [(-1, n) for n in range(rs)]
         return False, tuple(z for z, _ in apart), tuple(r for _, r in apart)
+
+    def passes_on(self, pairs: list[tuple[int, int]]) -> bool:
+        """Whether the cotangents of such sums go on as they come: a merge may weigh them."""
+        lanes = Lanes(self.hidden)
+        u = jax.eval_shape(self.merge, self.params, self.z, self.r)
+        z, r, du = (self.nodes(lanes, t, k) for t, k in ((self.z, "z"), (self.r, "r"), (u, "du")))
+
+        def pull(params: Any, z: Any, r: Any, du: tuple) -> tuple:
+            return jax.vjp(lambda z, r: self.merge(params, z, r), z, r)[1](du)
+
+        like = (self.params, self.z, self.r, u)
+        out = self.read(lanes, pull, (self.given(lanes)[0], z, r, du), like)
+        flat = [node for array in out for node in array.reshape(-1)]
+        sent = [node for array in du for node in array.reshape(-1)]
+        zs = sum(array.size for array in z)
+        there = [(z, z) for z, _ in pairs], [(r, zs + r) for _, r in pairs]
+        return all(
+            flat[at] == node
+            for places in there
+            for (block, at), node in zip(places, sent, strict=True)
+            if block >= 0
+        )
 
     def inputs_of(self, graph: Graph, kind: str) -> list[int]:
         """The nodes of z's or r's blocks that are there, in the order of their columns."""

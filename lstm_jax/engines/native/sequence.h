@@ -209,31 +209,35 @@ void product(float* acc, long step, const float* A, long lda, const float* P, lo
 }
 typedef void Product(float*, long, const float*, long, const float*, long);
 
-// acc [ROWS, N vectors] += A^T B over n rows: A [n, ROWS], B [n, N vectors].
+// acc [ROWS, N vectors] += A^T B over `steps` times n rows: A [steps * n, ROWS] in one piece, B
+// [n, N vectors] for each step, `next` floats apart.
 template <int ROWS, int N>
-void outer(float* acc, long step, const float* A, long lda, const float* B, long ldb, long n) {
+void outer(float* acc, const float* A, const float* B, long ldb, long n, long steps, long next) {
   V sum[ROWS][N];
 #pragma GCC unroll 16
   for (int m = 0; m < ROWS; m++)
 #pragma GCC unroll 8
-    for (int j = 0; j < N; j++) sum[m][j] = load(acc + m * step + j * LANES);
-  for (long r = 0; r < n; r++) {
-    V b[N];
+    for (int j = 0; j < N; j++) sum[m][j] = load(acc + (m * N + j) * LANES);
+  for (long s = 0; s < steps; s++, B += next) {
+    const float* row = B;
+    for (long r = 0; r < n; r++, row += ldb, A += ROWS) {
+      V b[N];
 #pragma GCC unroll 8
-    for (int j = 0; j < N; j++) b[j] = load(B + r * ldb + j * LANES);
+      for (int j = 0; j < N; j++) b[j] = load(row + j * LANES);
 #pragma GCC unroll 16
-    for (int m = 0; m < ROWS; m++) {
-      V a = all(A[r * lda + m]);
+      for (int m = 0; m < ROWS; m++) {
+        V a = all(A[m]);
 #pragma GCC unroll 8
-      for (int j = 0; j < N; j++) sum[m][j] += a * b[j];
+        for (int j = 0; j < N; j++) sum[m][j] += a * b[j];
+      }
     }
   }
 #pragma GCC unroll 16
   for (int m = 0; m < ROWS; m++)
 #pragma GCC unroll 8
-    for (int j = 0; j < N; j++) store(acc + m * step + j * LANES, sum[m][j]);
+    for (int j = 0; j < N; j++) store(acc + (m * N + j) * LANES, sum[m][j]);
 }
-typedef void Outer(float*, long, const float*, long, const float*, long, long);
+typedef void Outer(float*, const float*, const float*, long, long, long, long);
 
 // acc [ROWS, N vectors] += the rows of all groups' panels times P [groups * K, N vectors].
 template <int ROWS, int N>
@@ -516,7 +520,7 @@ struct Backward {
   Plan p;
   Arrays a;
   Cell cell;
-  float *RT, *WT, *dz, *dcarry[MANY], *first[MANY], *param, *dparam, *dW, *dR, *ones;
+  float *RT, *WT, *dz, *dcarry[MANY], *first[MANY], *param, *dparam, *dW, *dR, *xs, *hs;
   int64_t block;  // steps whose dz is kept at a time
   bool by_units;
   int most;  // members of the team at most
@@ -537,6 +541,8 @@ struct Backward {
     dparam = s.take(most * G * p.params * LANES);
     dW = s.take(p.inside ? G * (p.D + 1) * p.zs() * LANES : 0);
     dR = s.take(p.fed >= 0 ? G * p.H * p.rs() * LANES : 0);
+    xs = s.take(p.inside ? block * p.B * p.D : 0);
+    hs = s.take(p.fed >= 0 ? block * p.B * p.H : 0);
     return s.used;
   }
   const float* carried(int64_t t) const {
@@ -629,7 +635,9 @@ struct Backward {
     for (int64_t hi = p.T; hi > 0; hi -= block) {
       const int64_t lo = std::max<int64_t>(0, hi - block);
       loop(lo, hi, units, rows, id, team);
-      if (!by_units) team.meet();
+      if (p.inside) columns(lo, hi, p.D, tile_rows((int)p.zs()), true, xs, id, team);
+      if (p.fed >= 0) columns(lo, hi, p.H, tile_rows((int)p.rs()), false, hs, id, team);
+      team.meet();
       weights(lo, hi, share(G, id, team.size));
       if (p.inside && p.wants_x) inputs(lo, hi - lo, id, team);
       if (!p.inside) projected(lo, hi, share(p.B, id, team.size));
@@ -660,10 +668,11 @@ struct Backward {
   void weights(int64_t lo, int64_t hi, Share groups) const {
     for (int64_t g = groups.from; g < groups.to; g++) {
       if (p.inside) {
-        gradient(lo, hi, g, p.D, p.zs(), 0, true, dW + g * (p.D + 1) * p.zs() * LANES);
+        gradient(lo, hi, g, p.D, p.zs(), 0, xs, dW + g * (p.D + 1) * p.zs() * LANES);
         biases(lo, hi, g, dW + (g * (p.D + 1) + p.D) * p.zs() * LANES);
       }
-      if (p.fed >= 0) gradient(lo, hi, g, p.H, p.rs(), p.only_x, false, dR + g * p.H * p.rs() * LANES);
+      if (p.fed >= 0)
+        gradient(lo, hi, g, p.H, p.rs(), p.only_x, hs, dR + g * p.H * p.rs() * LANES);
       if (lo) continue;
       if (p.inside) {
         unpack(dW + g * (p.D + 1) * p.zs() * LANES, p.D, p.zs(), p.of_z, a.dW, g);
@@ -672,19 +681,31 @@ struct Backward {
       if (p.fed >= 0) unpack(dR + g * p.H * p.rs() * LANES, p.H, p.rs(), p.of_r + p.only_x, a.dR, g);
     }
   }
-  void gradient(int64_t lo, int64_t hi, int64_t g, int64_t K, int64_t n, int64_t from, bool of_x,
-                float* out) const {
+  // What is multiplied with dz, laid out for `outer`: [ceil(K / most), steps * B, most], the last
+  // narrower; 16 rows at a time, which stay in the first cache.
+  void columns(int64_t lo, int64_t hi, int64_t K, int64_t most, bool of_x, float* out, int id,
+               Team& team) const {
+    const int64_t rows = (hi - lo) * p.B;
+    for (int64_t t = lo; t < hi; t++) {
+      const Share mine = share(p.B, id, team.size);
+      const float* in = of_x ? a.x + p.nth(t) * p.B * p.D : carried(t - 1);
+      for (int64_t from = mine.from; from < mine.to; from += 16)
+        for (int64_t k = 0; k < K; k += most) {
+          const int64_t wide = std::min(most, K - k);
+          float* o = out + k * rows + ((t - lo) * p.B + from) * wide;
+          for (int64_t r = from; r < std::min(from + 16, mine.to); r++, o += wide)
+            for (int64_t m = 0; m < wide; m++) o[m] = in[r * K + k + m];
+        }
+    }
+  }
+  void gradient(int64_t lo, int64_t hi, int64_t g, int64_t K, int64_t n, int64_t from,
+                const float* in, float* out) const {
     const int64_t wide = p.N * LANES, most = tile_rows((int)n), size = p.groups() * p.B * wide;
     if (hi == p.T) memset(out, 0, 4 * K * n * LANES);
-    if (!n) return;
-    for (int64_t k = 0; k < K; k += most) {
-      const int64_t count = std::min(most, K - k);
-      for (int64_t t = lo; t < hi; t++) {
-        const float* in = of_x ? a.x + p.nth(t) * p.B * p.D : carried(t - 1);
-        kernels().outer[n][count](out + k * n * LANES, n * LANES, in + k, of_x ? p.D : p.H,
-                                  dz + (t - lo) * size + g * p.B * wide + from * LANES, wide, p.B);
-      }
-    }
+    for (int64_t k = 0; n && k < K; k += most)
+      kernels().outer[n][std::min(most, K - k)](out + k * n * LANES, in + k * (hi - lo) * p.B,
+                                                dz + g * p.B * wide + from * LANES, wide, p.B,
+                                                hi - lo, size);
   }
   void biases(int64_t lo, int64_t hi, int64_t g, float* out) const {
     const int64_t wide = p.N * LANES, size = p.groups() * p.B * wide;

@@ -132,7 +132,9 @@ def cell(text: str) -> int:
     add = core().lstm_jax_native_add
     add.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 3]
     add.restype = None
-    functions = [ctypes.cast(getattr(loaded, n), ctypes.c_void_p) for n in ("keep", "plain", "back")]
+    functions = [
+        ctypes.cast(getattr(loaded, n), ctypes.c_void_p) for n in ("keep", "plain", "back")
+    ]
     add(number, *functions)
     LOADED.append(loaded)
     return number

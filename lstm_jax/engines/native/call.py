@@ -75,7 +75,7 @@ def sequence(call: Static, given: Given) -> tuple[Array, tuple[Array, ...]]:
     def remembering(given):
         values = custom_vjp_primal_tree_values(given)
         asked = Asked(any(leaf.perturbed for leaf in given.notes), given.x.perturbed)
-        y, last, kept = _forward(call._replace(keep=not asked.notes), values)
+        y, last, kept = _remembering(call._replace(keep=not asked.notes), values)
         return (y, last), (values, y, kept, asked)
 
     def backward(saved, cotangents):
@@ -111,9 +111,22 @@ def _forward(call: Static, given: Given) -> tuple[Array, tuple, Any]:
     return y, tuple(rest[:carries]), rest[carries] if call.keep else None
 
 
-def _backward(
-    call: Static, given: Given, y: Array, kept: Array, dy: Array, dlast: tuple
-) -> Given:
+def _remembering(call: Static, given: Given) -> tuple[Array, tuple, Any]:
+    """`_forward`, for who differentiates a gradient."""
+
+    @jax.custom_vjp
+    def run(given):
+        return _forward(call, given)
+
+    def again(given, cotangents):
+        dy, dlast, _ = cotangents  # what depends on residuals is told by `_backward` of `given`
+        return (reference_backward(call, given, dy, dlast),)
+
+    run.defvjp(lambda given: (run(given), given), again)
+    return run(given)
+
+
+def _backward(call: Static, given: Given, y: Array, kept: Array, dy: Array, dlast: tuple) -> Given:
     @jax.custom_vjp
     def run(given, y, kept, dy, dlast):
         leaves = [*jax.tree.leaves(given), y, kept, dy, *dlast]
@@ -211,13 +224,15 @@ def _make(name: str, ahead: bool) -> Primitive:
         shapes = [kind.shape[axes:] for kind in kinds]
         like = kinds[0]
         return [
-            like.update(shape=(*lead, *shape), dtype=jnp.float32, sharding=_nowhere(like, shape, axes))
+            like.update(
+                shape=(*lead, *shape), dtype=jnp.float32, sharding=_nowhere(like, shape, axes)
+            )
             for shape in _results(call, shapes, ahead)
         ]
 
     def batch(arguments: Any, axes: Any, call: Static) -> Any:
         moved = [
-            x[None] if axis is batching.not_mapped else jnp.moveaxis(x, axis, 0)
+            x[None] if axis is None else jnp.moveaxis(x, axis, 0)
             for x, axis in zip(arguments, axes, strict=True)
         ]
         out = primitive.bind(*moved, call=call)
@@ -430,5 +445,3 @@ def code(design: Design) -> str:
         function("plain", design.forward, ahead, stores, alike=alike),
         function("back", design.backward, back, out, sums, alike=alike),
     ])  # fmt: skip
-
-

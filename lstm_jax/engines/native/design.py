@@ -11,7 +11,7 @@ import numpy as np
 
 from lstm_jax.cells.activations import ACTIVATIONS
 from lstm_jax.cells.gates import gates_of, opening, wides
-from lstm_jax.core import Array, Cell, Params, noted
+from lstm_jax.core import Cell, Params, noted
 from lstm_jax.engines.native.lanes import Graph, Key, Lanes, Unsupported
 
 MANY = 12  # arrays of a kind at most; sequence.h has room for more
@@ -99,7 +99,9 @@ class _Reading:
         ahead = Lanes(self.hidden)
         given = self.given(ahead)
         z = self.nodes(ahead, self.z, "z")
-        r = self.read(ahead, lambda p, c: self.cell.recur(p, c), given[:2], (self.params, self.carry))
+        r = self.read(
+            ahead, lambda p, c: self.cell.recur(p, c), given[:2], (self.params, self.carry)
+        )
         self.product = ahead.product
         self.r = jax.eval_shape(self.cell.recur, self.params, self.carry)
         u = self.read(ahead, self.merge, (given[0], z, r), (self.params, self.z, self.r))
@@ -206,11 +208,6 @@ class _Reading:
 
     # The step and its VJP -------------------------------------------------------------------------
 
-    def sources(self, lanes: Lanes, params: list, carry: list) -> tuple[list, list[int]]:
-        """(what `merge` gets, or nothing where it only adds; the pre-activations) as inputs."""
-        a = [lanes.graph.input("a", j) for j in range(len(self.of_z))]
-        return a, a
-
     def ahead(self) -> tuple[Lanes, tuple]:
         lanes = Lanes(self.hidden)
         params, carry, notes = self.given(lanes)
@@ -229,7 +226,9 @@ class _Reading:
 
     def open(self, lanes: Lanes, name: str, node: int) -> int:
         shape = jax.ShapeDtypeStruct((1, self.hidden), jnp.float32)
-        out = self.read(lanes, ACTIVATIONS[name].function, [[np.full((1, 1), node, object)]], [shape])
+        out = self.read(
+            lanes, ACTIVATIONS[name].function, [[np.full((1, 1), node, object)]], [shape]
+        )
         return out[0].item()
 
     def update(self, params: Any, carry: Any, notes: Any, blocks: tuple) -> tuple:
@@ -274,8 +273,7 @@ class _Reading:
         like = (self.params, self.carry, self.notes, (block,) * blocks, *empty, self.carry, block)
         given = (params, carry, notes, opened, z, r, dcarry, dy)
         out = self.read(lanes, self.pull, given, like)
-        counts = [len(a), len(carry), len(self.rows()), len(self.floats())]
-        return lanes, self.cut(out, counts)
+        return lanes, self.cut(out, len(a), len(carry))
 
     def rows(self) -> list[int]:
         """The leaves of the parameters that are numbers of units, not matrices."""
@@ -294,10 +292,9 @@ class _Reading:
             raise Unsupported("notes something else than one number a unit, or one for all")
         return found
 
-    def cut(self, out: list, counts: list[int]) -> tuple:
+    def cut(self, out: list, blocks: int, carries: int) -> tuple:
         """(da, dcarry, {leaf: nodes}, {note: nodes})."""
-        blocks, carries, rows, floats = counts
-        da, rest = [], list(out)
+        da, rest, rows = [], list(out), len(self.rows())
         while len(da) < blocks:
             da += list(rest.pop(0).reshape(-1))
         dcarry = [array.item() for array in rest[:carries]]
@@ -351,7 +348,9 @@ class _Reading:
         dparam = [dparams[leaf][place] if leaf in dparams else back.constant(0.0)
                   for leaf, place in params]  # fmt: skip
         more = back.inputs(dparam)
-        params += tuple(dict.fromkeys(k[1:] for k in more if k[0] == "leaf" and k[1:] not in params))
+        params += tuple(
+            dict.fromkeys(k[1:] for k in more if k[0] == "leaf" and k[1:] not in params)
+        )
         notes += tuple(dict.fromkeys(k[1:] for k in more if k[0] == "noted" and k[1:] not in notes))
         dparam += [back.constant(0.0)] * (len(params) - len(dparam))
         self.check(params)
@@ -393,7 +392,9 @@ class _Reading:
             raise Unsupported("reads whole numbers among its parameters")
         seen = sum(r >= 0 for r in self.of_r), sum(z >= 0 for z in self.of_z)
         if max(seen) > WIDEST or len(params) > MANY:
-            raise Unsupported(f"has more than {WIDEST} gates, or more than {MANY} rows of parameters")
+            raise Unsupported(
+                f"has more than {WIDEST} gates, or more than {MANY} rows of parameters"
+            )
 
 
 def _leaves(tree: Any, which: list[int]) -> list:

@@ -22,10 +22,12 @@ class Unsupported(Exception):
 
 
 # Primitives that act on each number alone, and what the graph calls them.
-SAME = ("add sub mul div neg max min exp log log1p expm1 tanh logistic abs sign sqrt sin cos erf "
-        "pow lt le gt ge eq ne and or not").split()  # fmt: skip
-NAMES = {name: name for name in SAME} | {"add_any": "add", "erf_inv": ""}
-BOOLS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "true"}
+NAMES = {name: name for name in (
+    "add", "sub", "mul", "div", "neg", "max", "min", "exp", "log", "log1p", "expm1", "tanh",
+    "logistic", "abs", "sign", "sqrt", "sin", "cos", "erf", "pow", "lt", "le", "gt", "ge", "eq",
+    "ne", "and", "or", "xor", "not",
+)} | {"add_any": "add"}  # fmt: skip
+BOOLS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "xor", "not", "true"}
 AS_IT_IS = ("copy", "copy_p", "optimization_barrier", "reduce_precision", "stop_gradient")
 AS_IT_IS += ("sharding_constraint", "pvary", "pcast")
 
@@ -58,6 +60,7 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "ne": jnp.not_equal,
     "and": jnp.logical_and,
     "or": jnp.logical_or,
+    "xor": jnp.logical_xor,
     "not": jnp.logical_not,
     "true": lambda x: x != 0,
     "number": lambda m: jnp.where(m, 1.0, 0.0),

@@ -7,18 +7,21 @@ lstm-jax evaluate --workdir=runs/airline --model=airline.onnx      the exported 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
 
 from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.errors import OK
-from lstm_jax.training import saved, train
+from lstm_jax.training import begin, saved, train
+from lstm_jax.training.journal import exact
 from lstm_jax.workdir.console import closing_table
 
 FLAGS = (
     Flag("workdir", "", "the run", path=True),
     Flag("model", "", "a .onnx or .stablehlo file to measure on the run's data", path=True),
+    Flag("changed_data", False, "evaluate on data that are not those of the run"),
     Flag("json", False, "print one JSON object instead of tables"),
 )
 
@@ -27,7 +30,8 @@ def run(arguments: Arguments) -> int:
     """Reload, evaluate, print."""
     no_words(arguments)
     workdir = saved.workdir_of(arguments.flags.workdir, "evaluate")
-    loaded = saved.open_run(workdir)
+    check = partial(begin.check_data, workdir=workdir, may=arguments.flags.changed_data)
+    loaded = saved.open_run(workdir, check)
     model = arguments.flags.model
     metrics = measured(Path(model), loaded) if model else evaluate(loaded)
     baselines = loaded.program.task.baselines
@@ -58,4 +62,5 @@ def evaluate(loaded) -> dict[str, dict[str, float]]:
         }
 
     found = jax.jit(measure)(loaded.params, loaded.hyper, loaded.data)
-    return jax.tree.map(float, found)
+    task, forward = loaded.program.task, loaded.program.forward(loaded.params, loaded.hyper)
+    return exact(jax.tree.map(float, found), task, forward)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.errors import UsageError
+from lstm_jax.training.journal import exact
 from lstm_jax.training.saved import Run
 from lstm_jax.training.train import average
 
@@ -28,7 +29,7 @@ def measure(path: Path, loaded: Run) -> dict[str, dict[str, float]]:
         raise UsageError(f"--model={path}: expected one of {', '.join(FORWARD)}")
     forward = importlib.import_module(FORWARD[path.suffix]).forward(path, loaded)  # optional
     found = {split: _split(loaded, forward, split) for split in loaded.program.task.splits}
-    return jax.tree.map(float, found)
+    return exact(jax.tree.map(float, found), loaded.program.task, forward)
 
 
 def _split(loaded: Run, forward: Callable, split: str) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def forward(path: Path, loaded: Run) -> Callable:
     first, stream = load(path), path.with_name(f"{path.stem}-stream{path.suffix}")
     onward = load(stream) if stream.is_file() else None
 
-    def run(batch: dict[str, Any], carry: Any) -> tuple[Any, Any]:
+    def run(batch: dict[str, Any], carry: Any = None) -> tuple[Any, Any]:
         if not carry:
             return first.call(feeds(batch))
         if onward is None:

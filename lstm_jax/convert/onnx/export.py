@@ -365,7 +365,7 @@ def forward(path: Path, loaded: Run) -> Callable:
     """(batch, carry or None) -> (outputs, carry), by onnxruntime."""
     session, names = onnxruntime_session()(path), [n for each in carries(loaded) for n in each]
 
-    def run(batch: dict[str, Any], carry: Any) -> tuple[Any, Any]:
+    def run(batch: dict[str, Any], carry: Any = None) -> tuple[Any, Any]:
         given = dict(zip(names, carry or [], strict=False))
         outputs, *carry = session.run(None, {**feeds(batch), **given})
         return outputs, carry

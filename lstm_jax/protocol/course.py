@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lstm_jax.config.fields import signature
 from lstm_jax.errors import OK, UsageError
 from lstm_jax.protocol.steps import CONFIRM, NARROW, WIDEN, Step, next_step
 from lstm_jax.report import register
@@ -93,7 +92,7 @@ def add(plan: Plan, workdir: Path, step: Step, **more: int) -> Plan:
     found = grow(plan, step.kind, step.trials, fresh=fresh, **more)
     whole = with_growth(plan, found)
     sizes = pack_sizes(plan)
-    new = [p for p in found.packs if signature(whole.config(p[0])) not in sizes]
+    new = [p for p in found.packs if whole.config(p[0]).signature not in sizes]
     packs = [p for p in found.packs if p not in new]
     packs += fitted(whole._replace(packs=new)).packs if new else []
     return write_growth(plan, found._replace(packs=packs), workdir)

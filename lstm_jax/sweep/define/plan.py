@@ -1,6 +1,6 @@
 """Trials -> packs, and the manifest that says so for good.
 
-Trials whose configs differ only in numbers (equal `fields.signature`) share a program and train
+Trials whose configs differ only in numbers (of one `signature`) share a program and train
 together as a pack. The manifest, WORKDIR/sweep.json, is written once and never changed: workers
 need nothing else, neither the study's code nor its launcher. What is added to a sweep later stands
 in manifests of its own, sweep.001.json, sweep.002.json, ..., each as final as the first; trials and
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from lstm_jax.config.fields import config_hash, flatten, signature
+from lstm_jax import plugins
+from lstm_jax.config.fields import Resolved, flatten, resolve
 from lstm_jax.config.options import default_config
 from lstm_jax.config.overrides import apply_overrides
 from lstm_jax.errors import UsageError
@@ -76,9 +77,9 @@ class Plan(NamedTuple):
         first = min(self.packs[pack]) < self.launched
         return tuple(self.halving.get("rungs", ())) if first else ()
 
-    def config(self, trial: int) -> ConfigDict:
+    def config(self, trial: int) -> Resolved:
         """The resolved config of a trial, from the manifest alone."""
-        return apply_overrides(self.base_config(), self.trials[trial])
+        return resolve(apply_overrides(self.base_config(), self.trials[trial]))
 
     def base_config(self) -> ConfigDict:
         return apply_overrides(default_config(self.base["task.name"]), self.base)
@@ -87,7 +88,7 @@ class Plan(NamedTuple):
         return {trial: number for number, pack in enumerate(self.packs) for trial in pack}
 
 
-def make_plan(study: Study, largest: int = 0, configs: Sequence[ConfigDict] = ()) -> Plan:
+def make_plan(study: Study, largest: int = 0, configs: Sequence[Resolved] = ()) -> Plan:
     """Group the study's trials; no pack has more than `largest` of them (0: as many as there are).
 
     Raises:
@@ -103,7 +104,7 @@ def make_plan(study: Study, largest: int = 0, configs: Sequence[ConfigDict] = ()
         base=flatten(study.config),
         varied=tuple(varied(study, list(configs))),
         trials=study.trials,
-        hashes=[config_hash(config) for config in configs],
+        hashes=[config.hash for config in configs],
         packs=grouped(configs, largest),
         launch=study.launch,
         halving=study.halving,
@@ -113,7 +114,7 @@ def make_plan(study: Study, largest: int = 0, configs: Sequence[ConfigDict] = ()
 
 
 def grouped(
-    configs: Sequence[ConfigDict],
+    configs: Sequence[Resolved],
     largest: int = 0,
     first: int = 0,
     sizes: Mapping[str, int] = MappingProxyType({}),
@@ -124,7 +125,7 @@ def grouped(
     """
     groups: dict[str, list[int]] = {}
     for number, config in enumerate(configs, first):
-        groups.setdefault(signature(config), []).append(number)
+        groups.setdefault(config.signature, []).append(number)
     return [part for s, group in groups.items() for part in _parts(group, sizes.get(s, largest))]
 
 
@@ -132,7 +133,7 @@ def pack_sizes(plan: Plan) -> dict[str, int]:
     """{signature: trials of its largest pack}: as many are known to fit."""
     found, base = {}, plan.base_config()
     for pack in plan.packs:
-        name = signature(apply_overrides(base, plan.trials[pack[0]]))
+        name = resolve(apply_overrides(base, plan.trials[pack[0]])).signature
         found[name] = max(found.get(name, 0), len(pack))
     return found
 
@@ -152,6 +153,8 @@ def write_plan(plan: Plan, workdir: Path) -> Plan:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        names = [name for flat in (plan.base, *plan.trials) for name in flat.values()]
+        plugins.keep(workdir, names)
         whole = {name: value for name, value in plan._asdict().items() if name != "grown"}
         create_json(workdir / MANIFEST, {"version": VERSION, **whole})
     except OSError as error:
@@ -171,8 +174,8 @@ def _difference(there: Plan, here: Plan) -> str:
     number = next(
         i for i, (a, b) in enumerate(zip(there.hashes, here.hashes, strict=False)) if a != b
     )
-    theirs = json.loads(json.dumps(flatten(there.config(number))))
-    ours = json.loads(json.dumps(flatten(here.config(number))))
+    theirs = json.loads(json.dumps(there.config(number).flat))
+    ours = json.loads(json.dumps(here.config(number).flat))
     fields = [
         f"{n} {theirs.get(n)} there, {ours.get(n)} here" for n in ours if theirs.get(n) != ours[n]
     ]
@@ -186,6 +189,7 @@ def read_plan(workdir: Path) -> Plan:
       UsageError: there is none, or it is damaged or of another version.
     """
     path = workdir / MANIFEST
+    plugins.use(workdir)
     if not path.exists():
         raise UsageError(f"{workdir} holds no sweep: it has no {MANIFEST}")
     plan = _read(path, lambda found: Plan(**{**found, "varied": tuple(found["varied"])}))
@@ -225,14 +229,12 @@ def grow(plan: Plan, kind: str, trials: list[dict[str, Any]], **more: Any) -> Gr
       UsageError: a trial whose config cannot be.
     """
     first, base = len(plan.trials), plan.base_config()
-    configs = [apply_overrides(base, trial) for trial in trials]
-    for config in configs:
-        validate(config)
+    configs = [validate(apply_overrides(base, trial)) for trial in trials]
     found = {
         "fresh": [], "budget": 0, "report": {}, "ended": 0, **more,
         "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }  # fmt: skip
-    hashes = [config_hash(config) for config in configs]
+    hashes = [config.hash for config in configs]
     packs = grouped(configs, 0, first, pack_sizes(plan)) if trials else []
     return Growth(kind, first, trials, hashes, packs, **found)
 

@@ -10,7 +10,7 @@ import pytest
 from sweeps import study
 
 from lstm_jax import cli, sweep
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.config.overrides import apply_overrides, load_module
 from lstm_jax.errors import UsageError
 from lstm_jax.model.model import build_model
@@ -92,7 +92,7 @@ def test_every_study_expands_and_builds(folder, monkeypatch, tmp_path):
     programs = {kind(config): config for config in configs}
     for config in programs.values():
         program = pack_program(config)
-        state = jax.eval_shape(lambda h, p=program: init_state(p, h), split(config)[1])
+        state = jax.eval_shape(lambda h, p=program: init_state(p, h), resolve(config).hyper)
         assert jax.tree.leaves(state.params)
 
 
@@ -223,7 +223,7 @@ def test_studies_that_cannot_be(tmp_path, trials, words, capsys):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["sweep"], "plan, launch"),
+        (["sweep"], "plan, run, launch"),
         (["sweep", "lunch"], "did you mean 'launch'"),
         (["sweep", "plan"], "--study=experiments/NAME"),
         (
@@ -323,7 +323,7 @@ def test_matched_cells_have_the_lstms_parameters(monkeypatch):
     config = load_study("experiments/cells:matched").config
     for variant, matrices in study.VARIANTS[:8]:
         changed = study.matched(variant, matrices, config.cell.hidden, study.SIZES["adding"])
-        resolved = apply_overrides(config, changed)
+        resolved = resolve(apply_overrides(config, changed))
         task = build_task(resolved)
         found[str(variant)] = sizes(resolved, task, build_model(resolved, task.spec))[1]
     assert found.pop(str(study.BASELINE)) == 17217

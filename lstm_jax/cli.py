@@ -40,7 +40,7 @@ VERBS = {
     "export": ("lstm_jax.commands.export", "a run's model for ONNX, torch, keras, StableHLO, ..."),
     "import": ("lstm_jax.commands.import_weights", "a run from a file of weights"),
     "checkpoint": ("lstm_jax.commands.checkpoint", "a run's checkpoints, each verified"),
-    "data": ("lstm_jax.commands.data", "the data files: list, fetch, check"),
+    "data": ("lstm_jax.commands.data", "the data files: list, fetch, check; inspect a CSV file"),
     "new": ("lstm_jax.commands.new", "a file to start from: a cell, gate table, task or study"),
     "check": ("lstm_jax.commands.check", "hold a cell, gate table or task of your own to the laws"),
     "cells": ("lstm_jax.commands.cells", "what a cell can be made of: equations, size, source"),

@@ -112,8 +112,8 @@ def sentences(sweep: Sweep, section: Section) -> list[str]:
     rule = (
         f"Reach: steps back from the loss until the gradient stays below {FLOOR:g} of its value "
         "one step back. Saturated: share of gates below 0.1 or above 0.9. Median over seeds, range "
-        "in brackets. What goes together before training may cause; after it, it may be "
-        "the result."
+        "in brackets. What goes together before training may cause, what goes together after may "
+        "be the result."
     )
     return [*found, rule]
 

@@ -10,7 +10,7 @@ import pytest
 from sweeps import study
 
 from lstm_jax import cli, sweep
-from lstm_jax.config.fields import resolve
+from lstm_jax.config.fields import replaced, resolve
 from lstm_jax.config.overrides import apply_overrides, load_module
 from lstm_jax.errors import UsageError
 from lstm_jax.model.model import build_model
@@ -86,9 +86,8 @@ def test_every_study_expands_and_builds(folder, monkeypatch, tmp_path):
     found = load_study(str(folder))
     assert found.question
     configs = trial_configs(found)
-    for config in configs:
-        if config.task.name == "polyphonic":
-            config.task.file = str(music(tmp_path))
+    if found.config.task.name == "polyphonic":
+        configs = [replaced(c, {"task.file": str(music(tmp_path))}) for c in configs]
     programs = {kind(config): config for config in configs}
     for config in programs.values():
         program = pack_program(config)

@@ -1,7 +1,7 @@
 """how gradients, gates and memory of a trained model behave.
 
-  lstm-jax diagnose --workdir=runs/jsb
-  lstm-jax diagnose --workdir=sweeps/memory     the chosen trials of every variant, for its report
+  lstm-jax diagnose --workdir=runs/airline
+  lstm-jax diagnose --workdir=sweeps/airline_lr   its variants' chosen trials, for the report
 
 Writes diagnostics/step_N.npz and figures/diagnostics_layer_0.png beside the run, and the same to
 TensorBoard; prints the scalars. While training: --config.train.diagnose_every=STEPS.

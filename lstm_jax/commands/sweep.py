@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 
+from lstm_jax import plugins
 from lstm_jax.commands.arguments import Arguments, Flag
 from lstm_jax.compute.sharding import configure_cpu_devices
 from lstm_jax.errors import OK, UsageError, lookup
@@ -86,6 +87,7 @@ def planned(arguments: Arguments) -> tuple[Any, Any]:
         raise UsageError(
             f"--pack={flags.pack}: expected a positive whole number, or 0 for as many as fit"
         )
+    plugins.use(workdir_of(flags))
     study = load_study(flags.study, arguments.overrides)
     plan = make_plan(study, flags.pack, trial_configs(study))
     return study, fitted(plan)
@@ -107,7 +109,7 @@ def launch(arguments: Arguments) -> int:
     study, found = planned(arguments)
     options = launch_options(arguments, study.launch)
     launcher = launchers.make(options["launcher"], options)
-    workdir = Path(arguments.flags.workdir or Path("sweeps") / study.name)
+    workdir = workdir_of(arguments.flags)
     found = write_plan(found, workdir)
     print(headline(found, workdir), flush=True)
     return go(found, workdir, launcher, options)
@@ -158,14 +160,19 @@ def launch_options(arguments: Arguments, of_study: dict[str, Any]) -> dict[str, 
 def opened(arguments: Arguments) -> tuple[Any, Path]:
     """The sweep in --workdir (default: that of --study)."""
     flags = arguments.flags
-    text = Path(split_study(flags.study)[0])
-    study = (text.parent if text.suffix == ".py" else text).resolve().name if flags.study else ""
-    if not flags.workdir and not study:
+    if not flags.workdir and not flags.study:
         found = sorted(str(path.parent) for path in Path("sweeps").glob("*/sweep.json"))
         there = f"; there are: {', '.join(found)}" if found else ""
         raise UsageError(f"which sweep? --workdir=DIR{there}")
-    workdir = Path(flags.workdir or Path("sweeps") / study)
+    workdir = workdir_of(flags)
     return read_plan(workdir), workdir
+
+
+def workdir_of(flags: Any) -> Path:
+    """--workdir, else sweeps/<name of the study>."""
+    text = Path(split_study(flags.study)[0])
+    folder = text.parent if text.suffix == ".py" else text
+    return Path(flags.workdir or Path("sweeps") / folder.resolve().name)
 
 
 def status(arguments: Arguments) -> int:

@@ -18,6 +18,7 @@ from lstm_jax.sweep.follow import status
 from lstm_jax.sweep.follow.results import write_results
 from lstm_jax.sweep.follow.seeds import write_means
 from lstm_jax.terminal import Bar, clock, speed, start_live
+from lstm_jax.workdir.console import tensorboard_line
 from lstm_jax.workdir.files import read_json
 
 POLL_SECONDS = 0.5
@@ -52,7 +53,7 @@ def closing(plan: Plan, workdir: Path, found: list[status.PackStatus]) -> int:
     print(status.headline(plan, workdir, found))
     for line in status.failures(found):
         print(line)
-    print(f"{path}\ntensorboard --logdir {workdir / FOLDER}", flush=True)
+    print(f"{path}{tensorboard_line(workdir / FOLDER)}", flush=True)
     if any(p.state in ("pending", "running") for p in found):
         print(f"not done; to go on: lstm-jax sweep resume --workdir={workdir}")
         return INTERRUPTED

@@ -75,3 +75,48 @@ def _solve(design: np.ndarray, answers: np.ndarray, asked: np.ndarray) -> np.nda
 
 def _back(y: np.ndarray, logarithm: bool) -> np.ndarray:
     return np.exp(y) if logarithm else y
+
+
+# ---------------------------------------------------------------- linear maps of the window
+
+LINEAR = {"nlinear": True, "dlinear": False}  # whether the window's last value is taken off
+AT_ONCE = 4096  # windows that the normal equations take in at once
+RIDGE = 1e-6  # of the mean squared input
+
+
+def fit_linear(y: np.ndarray, origins: np.ndarray, task: Any) -> dict[str, np.ndarray]:
+    """{name: [T + 1, H]}: one linear map from window to horizon for all series, by least squares.
+
+    NLinear and DLinear of Zeng et al. (2023), where their gradient descent leads to: a trend and a
+    remainder that are both mapped linearly are one linear map of the window.
+    """
+    return {name: _fit(y, origins, last, task) for name, last in LINEAR.items()}
+
+
+def _fit(y: np.ndarray, origins: np.ndarray, last: bool, task: Any) -> np.ndarray:
+    size = task.look_back + 1
+    products, answers = np.zeros((size, size)), np.zeros((size, task.horizon))
+    for start in range(0, len(origins), AT_ONCE):
+        rows = origins[start : start + AT_ONCE]
+        inputs = _window(y, rows, last, task)
+        ahead = y[rows[:, None] + np.arange(1, task.horizon + 1)]
+        products += inputs.T @ inputs
+        answers += inputs.T @ (ahead - y[rows][:, None] * last)
+    ridge = RIDGE * (np.trace(products) / size + 1e-12)
+    return np.linalg.solve(products + ridge * np.eye(size), answers)
+
+
+def _window(y: np.ndarray, rows: np.ndarray, last: bool, task: Any) -> np.ndarray:
+    """[n, T + 1]: the window and a 1."""
+    window = y[rows[:, None] - np.arange(task.look_back)] - y[rows][:, None] * last
+    return np.column_stack([window, np.ones(len(rows))])
+
+
+def linear(
+    y: np.ndarray, rows: np.ndarray, weights: dict[str, np.ndarray], task: Any
+) -> dict[str, np.ndarray]:
+    """{name: [n, H]} of y."""
+    return {
+        name: _window(y, rows, last, task) @ weights[name] + y[rows][:, None] * last
+        for name, last in LINEAR.items()
+    }

@@ -158,8 +158,8 @@ def check_options(task: Any) -> None:
 
 def framed(task: Any) -> Any:
     """The series of `task` with splits and scales: a `frame.Frame`."""
+    from lstm_jax.tasks.forecast import baselines, intervals, windows
     from lstm_jax.tasks.forecast import frame as frames  # start-up
-    from lstm_jax.tasks.forecast import intervals, windows
     from lstm_jax.tasks.forecast.series import check_varied
 
     check_options(task)
@@ -170,7 +170,9 @@ def framed(task: Any) -> Any:
     data = windows.prepare(series, task, fitted)
     origins = frames.origins(series, task, edges)
     intervals.check_calibration(len(origins["valid"]), task, series.source)
-    return frames.Frame(series, task, fitted, data, edges, origins)
+    whole = frames.train_origins(edges, task)
+    linear = baselines.fit_linear(data["y"], whole, task)
+    return frames.Frame(series, task, fitted, data, edges, origins, linear)
 
 
 def build(config: Any) -> Task:

@@ -193,6 +193,22 @@ def test_the_autoregression_knows_a_season_of_any_length():
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.parametrize("name", ["nlinear", "dlinear"])
+def test_linear_maps_are_least_squares_of_the_window(name):
+    """For a line through two waves both are exact; with noise as scikit would have it."""
+    rng, task = np.random.default_rng(0), SimpleNamespace(look_back=5, horizon=2)
+    y = np.sin(np.arange(90) / 4) + 0.1 * rng.normal(size=90)
+    rows, asked = np.arange(4, 60), np.arange(70, 88)
+    weights = baselines.fit_linear(y, rows, task)
+    last = y[rows][:, None] * (name == "nlinear")
+    design = np.column_stack([y[rows[:, None] - np.arange(5)] - last, np.ones(len(rows))])
+    wanted = np.linalg.pinv(design, rcond=1e-8) @ (y[rows[:, None] + [1, 2]] - last)
+    found = baselines.linear(y, asked, weights, task)[name]
+    last = y[asked][:, None] * (name == "nlinear")
+    design = np.column_stack([y[asked[:, None] - np.arange(5)] - last, np.ones(len(asked))])
+    np.testing.assert_allclose(found, design @ wanted + last, atol=1e-4)
+
+
 # ---------------------------------------------------------------- intervals
 
 

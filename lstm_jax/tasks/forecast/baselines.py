@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
 
+from lstm_jax.errors import UsageError, unknown
 from lstm_jax.tasks.forecast.windows import forward_fill
 
 RECENT = 24  # changes that the autoregression sees where a season is long
@@ -32,7 +34,7 @@ def forecasts(
     autoregression = linear_autoregression(filled, origins, fitted_before, task)
     if autoregression is not None:
         found["linear autoregression"] = autoregression
-    return found
+    return found | statistical(filled, origins, fitted_before, task)
 
 
 def linear_autoregression(
@@ -75,6 +77,39 @@ def _solve(design: np.ndarray, answers: np.ndarray, asked: np.ndarray) -> np.nda
 
 def _back(y: np.ndarray, logarithm: bool) -> np.ndarray:
     return np.exp(y) if logarithm else y
+
+
+# ---------------------------------------------------------------- statistical models
+
+MODELS = ("AutoARIMA", "AutoETS", "AutoTheta")  # of statsforecast
+
+
+def check_models(names: Any) -> None:
+    """Raises UsageError for a name that is none of them, or where the library is not there."""
+    for name in names:
+        if name not in MODELS:
+            raise unknown("task.models", name, MODELS)
+    if names and importlib.util.find_spec("statsforecast") is None:
+        raise UsageError(
+            f"task.models={tuple(names)} needs statsforecast: pip install 'lstm-jax[forecast]'"
+        )
+
+
+def statistical(
+    filled: np.ndarray, origins: np.ndarray, stop: int, task: Any
+) -> dict[str, np.ndarray]:
+    """{name: [n, H]} of task.models, fitted before `stop`, then told what came since."""
+    if not task.models:
+        return {}
+    from statsforecast import models  # optional
+
+    found = {}
+    for name in task.models:
+        model = getattr(models, name)(season_length=task.period)
+        model.fit(filled[:stop])
+        ends = [model.forward(filled[: o + 1], h=task.horizon)["mean"] for o in origins]
+        found[name] = np.stack(ends)
+    return found
 
 
 # ---------------------------------------------------------------- linear maps of the window

@@ -11,9 +11,12 @@ from lstm_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from lstm_jax.model.layers import Recurrent, Valid
+    from lstm_jax.model.stack import GRU, LSTM
 
 __version__ = "0.1.0"
 __all__ = [
+    "GRU",
+    "LSTM",
     "Carry",
     "Cell",
     "Hidden",
@@ -31,8 +34,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The names that bring Flax, whose import takes a second, once they are asked for."""
-    if name not in ("Recurrent", "Valid"):
+    if name not in ("GRU", "LSTM", "Recurrent", "Valid"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lstm_jax.model import layers  # start-up
+    from lstm_jax.model import layers, stack  # start-up
 
-    return getattr(layers, name)
+    return getattr(stack if name in ("GRU", "LSTM") else layers, name)

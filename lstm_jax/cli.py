@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from lstm_jax import signals
+from lstm_jax import plugins, signals
 from lstm_jax.commands.arguments import parse
 from lstm_jax.compute import compile_cache
 from lstm_jax.errors import (
@@ -37,8 +37,12 @@ VERBS = {
     "sweep": ("lstm_jax.commands.sweep", "many trials at once, here or on a cluster"),
     "report": ("lstm_jax.commands.report", "a sweep's statistics, words and figures as one page"),
     "diagnose": ("lstm_jax.commands.diagnose", "gradients, gates and memory of a run or a sweep"),
+    "export": ("lstm_jax.commands.export", "a run's model for ONNX, torch, keras, StableHLO, ..."),
+    "import": ("lstm_jax.commands.import_weights", "a run from a file of weights"),
     "checkpoint": ("lstm_jax.commands.checkpoint", "a run's checkpoints, each verified"),
-    "data": ("lstm_jax.commands.data", "the data files: list, fetch, check"),
+    "data": ("lstm_jax.commands.data", "the data files: list, fetch, check; inspect a CSV file"),
+    "new": ("lstm_jax.commands.new", "a file to start from: a cell, gate table, task or study"),
+    "check": ("lstm_jax.commands.check", "hold a cell, gate table or task of your own to the laws"),
     "cells": ("lstm_jax.commands.cells", "what a cell can be made of: equations, size, source"),
 }
 
@@ -49,7 +53,7 @@ usage: lstm-jax VERB [--config=FILE[:PRESET]] [--config.section.field=VALUE ...]
 {verbs}
 
   lstm-jax train --config=configs/airline.py
-  lstm-jax train --config=configs/airline.py:smoke            the same in seconds
+  lstm-jax train --config=airline:smoke                       the same in seconds
   lstm-jax train --config=configs/adding.py --config.cell.gate_activation=relu --workdir=runs/relu
   lstm-jax evaluate --workdir=runs/relu
 
@@ -78,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nlstm-jax: interrupted; the same command goes on, or starts again", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        return out_of_memory(error) if is_out_of_memory(error) else defect()
+        return out_of_memory(error) if is_out_of_memory(error) else failed(error)
 
 
 def program() -> NoReturn:
@@ -105,8 +109,20 @@ def out_of_memory(error: Exception) -> int:
     return USAGE_ERROR
 
 
+def failed(error: Exception) -> int:
+    """An error on its way through the user's own part is the part's; any other is ours."""
+    place = plugins.told(error)
+    if not place:
+        return defect()
+    print(f"lstm-jax: {place}\nit is in a part of your own; mend it there", file=sys.stderr)
+    return USAGE_ERROR
+
+
 def defect() -> int:
     traceback.print_exc()
+    if files := plugins.used():
+        names = ", ".join(files)
+        print(f"parts of your own take part, {names}: lstm-jax check FILE.py:NAME", file=sys.stderr)
     print("lstm-jax: internal error: a bug in lstm_jax; please report it", file=sys.stderr)
     return DEFECT
 
@@ -129,6 +145,7 @@ def dispatch(argv: list[str]) -> int:
     if any(word in ("--help", "-h", "-help") for word in argv[1:]):
         print(command_help(verb, command), end="")
         return OK
+    plugins.forget()
     arguments = parse(verb, command.FLAGS, argv[1:])
     compile_cache.keep_programs()
     return command.run(arguments)

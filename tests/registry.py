@@ -6,6 +6,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import reference
 
@@ -14,11 +15,9 @@ from lstm_jax.cells.activations import ACTIVATIONS, GATE_ACTIVATIONS
 from lstm_jax.cells.gates import GATES, Constant, Coupled, GateTable
 from lstm_jax.core import Cell, Keys, noted
 from lstm_jax.engines import ENGINES
+from lstm_jax.testing import FULL, QUICK, Data, Lab, marks, random_like, shapes_of
 
-T, B, D, H = 6, 4, 3, 4
-
-# Tiny programs run in no time and compile for long: the compiler need not try hard.
-QUICK = {"xla_backend_optimization_level": 0}
+T, B, D, H = FULL._replace(H=4)
 
 # Drawn anew at every step, so two halves do not draw what the whole drew.
 PER_STEP = {"zoneout", "recurrent_dropout"}
@@ -232,41 +231,6 @@ assert len(by_name) == len(CASES)
 # What a case runs on ------------------------------------------------------------------------------
 
 
-class Data(NamedTuple):
-    """Float64 parameters, a carry, inputs and every kind of mark."""
-
-    params: dict[str, Any]
-    carry: Any
-    xs: Any
-    lengths: Any
-    mask: Any
-    resets: Any
-
-    @property
-    def valid(self) -> Any:
-        return self.mask & (np.arange(len(self.xs))[:, None] < self.lengths)
-
-
-def _bools(*rows: str) -> Any:
-    return np.array([[mark == "1" for mark in row] for row in rows]).T
-
-
-# Rows: a hole; an end and a reset at the first and the last step; no length at all; padding in
-# front with the first reset right after it, and a reset inside a hole.
-LENGTHS = np.array([6, 4, 0, 6], np.int32)
-MASK = _bools("110111", "111111", "111111", "011011")
-RESETS = _bools("000110", "100101", "110000", "010100")
-
-
-def random_like(shapes: Any, rng: np.random.Generator, scale: float = 0.6) -> Any:
-    """A tree of float64 numbers around 0."""
-    return jax.tree.map(lambda leaf: scale * rng.standard_normal(leaf.shape), shapes)
-
-
-def shapes_of(cell: Cell, features: int = D) -> dict[str, Any]:
-    return jax.eval_shape(lambda key: cell.init(key, features), jax.random.key(0))
-
-
 def data_of(cell: Cell, seed: int = 0) -> Data:
     """Nothing at zero or one: fresh parameters would hide what they multiply."""
     rng = np.random.default_rng(seed)
@@ -276,7 +240,30 @@ def data_of(cell: Cell, seed: int = 0) -> Data:
     carry = random_like(carry, rng)
     positive = {"n": np.exp(carry.n)} if hasattr(carry, "n") else {}
     xs = rng.standard_normal((T, B, D))
-    return Data(params, carry._replace(**positive), xs, LENGTHS, MASK, RESETS)
+    return Data(params, carry._replace(**positive), xs, *marks())
+
+
+def lab_of(case: Case) -> Lab:
+    """The case on the bench, beside its reference."""
+    cell, keys = case.build(), keys_of(case)
+    draw, data = drawing(cell, keys), data_of(cell)
+
+    def expected(data: Data, reverse: bool = False) -> Any:
+        params, noise = draw(data.params, data.xs)
+        args = (data.xs, data.carry._asdict(), data.valid, data.resets, reverse, noise)
+        carry, ys, _ = reference.unroll(case.reference(), params, *args)
+        return type(data.carry)(**carry), ys
+
+    return Lab(
+        cell,
+        data,
+        expected,
+        keys=keys,
+        bent=bool(case.names() & BENT),
+        redrawn=case.keyed and bool(case.names() & PER_STEP),
+        variants=(case.build(dtype=jnp.bfloat16),),
+        in_full=in_full(case),
+    )
 
 
 def keys_of(case: Case) -> Keys | None:

@@ -3,9 +3,12 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
+from lstm_jax import plugins
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import make_plan, write_plan
 from lstm_jax.sweep.define.study import load_study
@@ -91,3 +94,26 @@ def lines(workdir, trial, drop=("steps_per_second",)):
     pairs = [(line["step"], line["split"]) for line in found]
     assert len(pairs) == len(set(pairs)), f"trial {trial} has lines twice"
     return [{k: v for k, v in line.items() if k not in drop} for line in found]
+
+
+OWN = Path(__file__).parent / "own"
+
+
+def own_parts(root):
+    """A sweep over a gate table, an activation and a task of a user's own, whose files are gone."""
+    home = shutil.copytree(OWN, Path(root) / "user", ignore=shutil.ignore_patterns("__pycache__"))
+    study = load_study(str(home / "study"), {"train.num_steps": 4})
+    write_plan(make_plan(study), Path(root) / "sweep")
+    plugins.forget()
+    shutil.rmtree(home)
+    return Path(root) / "sweep"
+
+
+def own_parts_were_found(workdir, program):
+    """Every trial completed, each opens by itself, and the sweep has its report."""
+    assert [summary(workdir, trial)["status"] for trial in range(4)] == ["completed"] * 4
+    for verb, place in (("evaluate", f"{workdir}/trials/0003"), ("report", workdir)):
+        argv = [program, verb, f"--workdir={place}"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert "mine.py:lazy" in (Path(workdir) / "report" / "report.md").read_text()

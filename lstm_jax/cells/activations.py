@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.core import Array
-from lstm_jax.errors import lookup
+from lstm_jax.plugins import find
 
 
 class Activation(NamedTuple):
@@ -55,11 +55,26 @@ ACTIVATIONS: dict[str, Activation] = {
 GATE_ACTIVATIONS = tuple(name for name in ACTIVATIONS if name != "one")
 
 
-def activation_name(kind: str, name: str, known: Iterable[str] = ACTIVATIONS) -> str:
-    """`name`, if it is known; "none" is what people call identity."""
+def activation_name(kind: str, name: Any, known: Collection[str] = ACTIVATIONS) -> Any:
+    """`name`, if it is known or a function; "none" is what people call identity."""
     name = "identity" if name == "none" else name
-    lookup(kind, name, dict.fromkeys(known))
+    check_activation(kind, name, known)
     return name
+
+
+def check_activation(kind: str, name: Any, known: Collection[str] = ACTIVATIONS) -> None:
+    """Raises UsageError unless `name` is one of `known`, a reference to a function, or one."""
+    if not callable(name):
+        find(kind, name, dict.fromkeys(known), A_FUNCTION)
+
+
+A_FUNCTION = "a function u -> a of arrays, or an Activation(function, slope)"
+
+
+def activation(name: Any) -> Activation:
+    """The activation of that name; a function is one whose slope nobody has written down."""
+    found: Any = name if callable(name) else find("activation", name, ACTIVATIONS, A_FUNCTION)
+    return found if isinstance(found, Activation) else Activation(found)
 
 
 def activate(names: tuple[str, ...], u: Array) -> Array:
@@ -69,12 +84,12 @@ def activate(names: tuple[str, ...], u: Array) -> Array:
     selected by column: no slicing keeps the compiler from fusing the step's pointwise part.
     """
     if len(set(names)) < 2:
-        return ACTIVATIONS[names[0]](u) if names else u
-    halves = [ACTIVATIONS[name].half for name in names]
+        return activation(names[0])(u) if names else u
+    halves = [activation(name).half for name in names]
     opened = _by_tanh(u, columns([half or 1.0 for half in halves], u))
     for other in dict.fromkeys(n for n, half in zip(names, halves, strict=True) if half is None):
         chosen = columns([name == other for name in names], u)
-        opened = jnp.where(chosen, ACTIVATIONS[other](u), opened)
+        opened = jnp.where(chosen, activation(other)(u), opened)
     return opened
 
 
@@ -104,13 +119,13 @@ def open_each(opens: tuple, wides: tuple) -> tuple[Array, ...]:
 
 
 def _open(name: str, u: Array) -> Array:
-    half = ACTIVATIONS[name].half
-    return _by_tanh(u, half) if half else ACTIVATIONS[name](u)
+    half = activation(name).half
+    return _by_tanh(u, half) if half else activation(name)(u)
 
 
 def shut_blocks(opens: tuple, blocks: tuple, cotangents: tuple) -> tuple[Array, ...]:
     """Cotangents of the wide pre-activations from those of the blocks: du = da * act'."""
     names = [name for group in opens for name in group]
-    slopes: list[Any] = [ACTIVATIONS[name].slope for name in names]
+    slopes: list[Any] = [activation(name).slope for name in names]
     du = iter([d * s(a) for s, a, d in zip(slopes, blocks, cotangents, strict=True)])
     return tuple(jnp.concatenate([next(du) for _ in group], axis=-1) for group in opens)

@@ -13,10 +13,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.cells.activations import ACTIVATIONS, GATE_ACTIVATIONS, activation_name, open_blocks
+from lstm_jax.cells.activations import (
+    GATE_ACTIVATIONS,
+    activation,
+    activation_name,
+    check_activation,
+    open_blocks,
+)
 from lstm_jax.core import Array, Cell, Info
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.ops import weigh
+from lstm_jax.plugins import find
 
 ORDER = ("i", "f", "g", "o")
 NAMES = {"i": "input gate", "f": "forget gate", "g": "candidate", "o": "output gate"}
@@ -24,9 +31,12 @@ CANDIDATES = ("g", "n", "h")  # what the cells call the value that a gate lets i
 
 
 class Learned(NamedTuple):
-    """activation(x W + h R + b); without `recurrent` the gate does not see h."""
+    """activation(x W + h R + b); without `recurrent` the gate does not see h.
 
-    activation: str = "sigmoid"
+    The activation is a name of `activations.ACTIVATIONS`, or a function u -> a of your own.
+    """
+
+    activation: Any = "sigmoid"
     recurrent: bool = True
 
 
@@ -49,10 +59,16 @@ Gate = Learned | Constant | Coupled
 def gate_words(gate: Gate) -> str:
     """The activation of a learned gate, or what stands in its place."""
     if isinstance(gate, Learned):
-        return gate.activation
+        return word(gate.activation)
     if isinstance(gate, Constant):
         return f"always {gate.value:g}"
     return f"1 - {gate.to}"
+
+
+def word(activation: Any) -> str:
+    """The name of an activation, or of the function that stands in its place."""
+    function = getattr(activation, "function", activation)
+    return function if isinstance(function, str) else getattr(function, "__name__", "a function")
 
 
 class GateTable(NamedTuple):
@@ -62,7 +78,7 @@ class GateTable(NamedTuple):
     f: Gate = Learned()
     g: Gate = Learned("tanh")
     o: Gate = Learned()
-    output: str = "tanh"
+    output: Any = "tanh"  # an activation, as in Learned
     update: str = "add"
     equation: str = "a table of your own"
     source: str = ""
@@ -198,7 +214,7 @@ class Gates(NamedTuple):
         if name not in self.active:
             return u
         learned: Any = self.table[name]
-        return weigh(u, jax.lax.stop_gradient(ACTIVATIONS[learned.activation](u) * u))
+        return weigh(u, jax.lax.stop_gradient(activation(learned.activation)(u) * u))
 
     def record(self, **gates: Any) -> None:
         """Tells a trace of gates that `update` opened by itself."""
@@ -219,7 +235,7 @@ class Gates(NamedTuple):
             return self.blocks[name]
         late = self._replace(active=()).raw(name)
         u = late if v is None else late + weigh(v, self.weights.get(name))
-        value = ACTIVATIONS[learned.activation](u + shift if shift else u)
+        value = activation(learned.activation)(u + shift if shift else u)
         return weigh(value, jax.lax.stop_gradient(value * late)) if name in self.active else value
 
     def _told(self, name: str, value: Any) -> Any:
@@ -238,7 +254,7 @@ def opening(info: Info) -> tuple[tuple[str, ...], ...]:
 
     def early(name: str) -> str:
         gate = table.get(name)
-        return gate.activation if gate and ACTIVATIONS[gate.activation].slope else "identity"
+        return gate.activation if gate and activation(gate.activation).slope else "identity"
 
     def group(names: tuple[str, ...]) -> tuple[str, ...]:
         # One pass over all of them is worth it only for most of them.
@@ -283,12 +299,12 @@ def check_table(table: GateTable) -> None:
     """Raises UsageError for a table that no step can evaluate."""
     if not table.learned():
         raise UsageError(f"{table} has no learned gate and hence no parameters; learn at least one")
-    lookup("output activation", table.output, ACTIVATIONS)
+    check_activation("output activation", table.output)
     lookup("update", table.update, UPDATES)
     for name in ORDER:
         gate = getattr(table, name)
         if isinstance(gate, Learned):
-            lookup("gate activation", gate.activation, dict.fromkeys(GATE_ACTIVATIONS))
+            check_activation("gate activation", gate.activation, GATE_ACTIVATIONS)
         elif isinstance(gate, Coupled) and gate.to not in table.learned():
             raise UsageError(
                 f"the {NAMES[name]} is coupled to {gate.to!r}, which is not learned and has no "
@@ -296,40 +312,43 @@ def check_table(table: GateTable) -> None:
             )
 
 
+A_TABLE = ("a GateTable, as in GateTable(f=Coupled('i'))", lambda v: isinstance(v, GateTable))
+
+
 def gate_table(
     gates: str | GateTable = "lstm",
-    gate_activation: str | Mapping[str, str] = "",
-    candidate_activation: str = "",
-    output_activation: str = "",
+    gate_activation: Any = "",
+    candidate_activation: Any = "",
+    output_activation: Any = "",
 ) -> GateTable:
     """The row `gates` with other activations; `""` keeps the row's own.
 
-    `gate_activation` names one activation for i, f and o, or maps some of them to theirs. "none"
-    is identity.
+    `gate_activation` is one activation for i, f and o, or maps some of them to theirs. "none" is
+    identity; a function stands for itself.
 
     Raises:
       UsageError: an unknown row or activation, or an activation for a gate that is not learned.
     """
-    table = gates if isinstance(gates, GateTable) else lookup("gates", gates, GATES)
+    table = gates if isinstance(gates, GateTable) else find("gates", gates, GATES, *A_TABLE)
     check_table(table)
-    if isinstance(gate_activation, str):
+    if isinstance(gate_activation, Mapping):
+        wanted = {k: v for k, v in gate_activation.items() if v}
+    else:
         wanted = dict.fromkeys("ifo", gate_activation) if gate_activation else {}
         wanted = {k: v for k, v in wanted.items() if k in table.learned()}
-    else:
-        wanted = {k: v for k, v in gate_activation.items() if v}
     if candidate_activation:
         wanted["g"] = candidate_activation
-    for name, activation in wanted.items():
+    for name, opens in wanted.items():
         lookup("gate", name, NAMES)
         kind = "candidate activation" if name == "g" else "gate activation"
-        activation = activation_name(kind, activation, GATE_ACTIVATIONS)
+        opens = activation_name(kind, opens, GATE_ACTIVATIONS)
         gate = getattr(table, name)
         if not isinstance(gate, Learned):
             raise UsageError(
-                f"activation {activation!r} for the {NAMES[name]}: gates={gates!r} has it as "
+                f"activation {opens!r} for the {NAMES[name]}: gates={gates!r} has it as "
                 f"{gate}, which has no activation; choose gates='lstm' or leave the activation out"
             )
-        table = table._replace(**{name: gate._replace(activation=activation)})
+        table = table._replace(**{name: gate._replace(activation=opens)})
     if output_activation:
         output = activation_name("output activation", output_activation)
         table = table._replace(output=output)

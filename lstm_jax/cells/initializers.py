@@ -16,7 +16,8 @@ import numpy as np
 
 from lstm_jax.cells.gates import Coupled, GateTable, Learned
 from lstm_jax.core import Array, Hidden, Params
-from lstm_jax.errors import UsageError, lookup
+from lstm_jax.errors import UsageError
+from lstm_jax.plugins import find
 
 Kernel = Callable[[Array, tuple[int, int], int], Array]
 Bias = Callable[[Array, Sequence[str], int], dict[str, Array]]
@@ -78,6 +79,10 @@ KERNELS: dict[str, Kernel] = {
 }
 
 
+A_KERNEL = "a function (key, shape, blocks) -> [rows, blocks * H]"
+A_BIAS = "a function (key, learned, hidden) -> {gate: [H]}"
+
+
 def constant(value: Any = 1.0) -> Bias:
     """b_f = value. Gers, Schmidhuber & Cummins (2000); Jozefowicz et al. (2015) for 1."""
     return partial(_constant, value)
@@ -136,7 +141,7 @@ def kernels(
     for name, k, (rows, gates, init) in zip(
         ("kernel", "recurrent_kernel"), jax.random.split(key), (inputs, recurrent), strict=True
     ):
-        draw = lookup("initializer", init, KERNELS)
+        draw = find("initializer", init, KERNELS, A_KERNEL)
         made[name] = draw(k, (rows, len(gates) * hidden), len(gates))
     return made
 
@@ -165,7 +170,7 @@ def check_hidden(hidden: int, *inits: str) -> None:
     if not isinstance(hidden, (int, np.integer)) or isinstance(hidden, bool) or hidden < 1:
         raise UsageError(f"hidden={hidden!r}: expected a whole number of units, at least 1")
     for option, init in zip(("kernel_init", "recurrent_init"), inits, strict=False):
-        lookup(option, init, KERNELS)
+        find(option, init, KERNELS, A_KERNEL)
 
 
 def check_forget_bias(forget_bias: Any, gates: Any, table: GateTable) -> None:

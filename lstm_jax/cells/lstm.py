@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.cells.activations import ACTIVATIONS
+from lstm_jax.cells.activations import activation
 from lstm_jax.cells.gates import UPDATES, GateTable, gate_table, spread
 from lstm_jax.cells.initializers import (
     bias,
@@ -80,7 +80,7 @@ def lstm(
         check_exp(*extras, table)
         return stabilised("lstm", hidden, table, forget_bias, kernel_init, recurrent_init, dtype)
     learned, recurrent = table.learned(), table.recurrent()
-    join, squash = UPDATES[table.update], ACTIVATIONS[table.output]
+    join, squash = UPDATES[table.update], activation(table.output)
     clip = (lambda c: jnp.clip(c, -cell_clip, cell_clip)) if cell_clip else (lambda c: c)
     fresh = jnp.ones if table.update == "multiply" else jnp.zeros
 

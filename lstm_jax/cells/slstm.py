@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.cells.activations import ACTIVATIONS
+from lstm_jax.cells.activations import activation
 from lstm_jax.cells.gates import GateTable, check_apart, gate_table, spread
 from lstm_jax.cells.initializers import bias, check_bias, check_hidden, kernels
 from lstm_jax.core import Array, Cell, Info, constructor
@@ -92,7 +92,7 @@ def stabilised(
     check_logarithms(table)
     learned, recurrent = table.learned(), table.recurrent()
     log_i, log_f = (LOG_GATES[getattr(gate, "activation")] for gate in (table.i, table.f))  # noqa: B009
-    squash = ACTIVATIONS[table.output]
+    squash = activation(table.output)
 
     def init(key, in_features):
         k_kernels, k_bias = jax.random.split(key)

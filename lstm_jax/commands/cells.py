@@ -2,6 +2,7 @@
 
 lstm-jax cells                 all of them
 lstm-jax cells slstm           everything about one
+lstm-jax cells leaky.py:leaky  the same of a cell or a gate table of your own
 lstm-jax cells --markdown      the same as a page of Markdown
 """
 

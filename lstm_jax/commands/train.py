@@ -22,6 +22,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lstm_jax import plugins
 from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.compute import processes
 from lstm_jax.compute import sharding as parallel
@@ -38,6 +39,7 @@ FLAGS = (
     Flag("extend", 0, "steps to train past the end of a finished run"),
     Flag("init_from", "", "a run whose best weights a new run starts from", path=True),
     Flag("init_optimizer", False, "with --init_from: its newest weights and its optimizer's state"),
+    Flag("changed_data", False, "go on with a run whose data file has changed"),
     Flag(
         "reproduce",
         "",
@@ -64,7 +66,9 @@ def run(arguments: Arguments) -> int:
 
     parallel.configure_cpu_devices(config.parallel.data)
     with processes.joined(config):
-        summary = train.train(config, workdir, reopen=reopen, source=source)
+        summary = train.train(
+            config, workdir, reopen=reopen, source=source, changed_data=flags.changed_data
+        )
     return EXIT_CODES[summary["status"]]
 
 
@@ -72,8 +76,9 @@ def what_and_where(arguments: Arguments) -> tuple[Any, Path]:
     """(config, workdir): of a config file, or of the run that the workdir holds."""
     flags = arguments.flags
     if arguments.config:
-        config = load_config(arguments.config, arguments.overrides)
-        return config, Path(flags.workdir or default_workdir(arguments.config))
+        workdir = Path(flags.workdir or default_workdir(arguments.config))
+        plugins.use(workdir)
+        return load_config(arguments.config, arguments.overrides), workdir
     if not flags.workdir:
         raise UsageError(
             "train needs a config, as in --config=configs/airline.py, or a run to go on with: "

@@ -11,7 +11,6 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from lstm_jax.errors import lookup
 from lstm_jax.option import (
     FRACTION,
     NOT_NEGATIVE,
@@ -22,7 +21,7 @@ from lstm_jax.option import (
     Option,
     Range,
 )
-from lstm_jax.tasks import TASKS
+from lstm_jax.tasks import task_of
 
 Mark = Literal["numeric", "placement", "midway", "period"]
 
@@ -90,6 +89,7 @@ OPTIONS = {
                transform="recurrent_gradient_clipping.limit"),
         Option("learned_carry", False, "the initial c and h are parameters",
                transform="learned_carry"),
+        Option("transforms", (), "Cell -> Cell of your own, each FILE.py:NAME, around all others"),
         Option("dtype", "float32",
                "what the matmuls compute in: float32 | bfloat16; state stays float32"),
     ),
@@ -216,7 +216,7 @@ def sections(task: str = "forecast") -> dict[str, tuple[Option, ...]]:
     Raises:
       UsageError: nobody knows the task.
     """
-    own = lookup("task", task, TASKS).OPTIONS
+    own = task_of(task).OPTIONS
     name, *rest = OPTIONS["task"]
     return OPTIONS | {"task": (name._replace(default=task), *rest, *own)}
 

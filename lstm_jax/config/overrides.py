@@ -8,9 +8,7 @@ Everything wrong is a UsageError that names the field, what it holds and what wa
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lstm_jax import plugins
 from lstm_jax.config.fields import flatten
 from lstm_jax.config.options import default_config
 from lstm_jax.errors import UsageError
@@ -33,16 +32,44 @@ def split_spec(spec: str, is_there: Callable[[Path], bool] = Path.is_file) -> tu
     return words[0], ":".join(words[1:])
 
 
+LIBRARY = Path(__file__).parents[1]
+
+
+def library_folder(name: str) -> Path:
+    """`configs` or `experiments`: the wheel carries them inside, a checkout has them beside it."""
+    inside = LIBRARY / name
+    return inside if inside.is_dir() else LIBRARY.parent / name
+
+
+def config_path(given: str) -> Path:
+    """The file that a --config means: itself, NAME.py, or the library's own; says which of those.
+
+    "airline" is airline.py here, configs/airline.py here, or the library's configs/airline.py.
+    """
+    path, own = Path(given), library_folder("configs")
+    if path.is_file():
+        return path
+    bare = not path.suffix and path.parent == Path()
+    shipped = own / path.name if path.parent in (Path(), Path("configs")) else own / path
+    tried = [path.with_suffix(".py"), Path("configs", f"{path}.py"), shipped.with_suffix(".py")]
+    found = next((p for p in (tried if bare else [shipped]) if p.is_file()), None)
+    if found:
+        plugins.say(f"--config={given} is {found}")
+    return found or path
+
+
 def read_config(spec: str) -> ConfigDict:
     """What `get_config(arg)` of the file `path.py[:arg]` returns."""
-    path, arg = split_spec(spec)
+    given, arg = split_spec(spec)
+    path = str(config_path(given))
     get_config = getattr(load_module(Path(path)), "get_config", None)
     if get_config is None:
         raise UsageError(f"{path} has no get_config(); every config file defines one")
     takes_arg = bool(inspect.signature(get_config).parameters)
     if arg and not takes_arg:
         raise UsageError(f"{path} takes no argument, given {arg!r}: leave out ':{arg}'")
-    config = _run(Path(path), get_config, *([arg] if takes_arg else []))
+    with plugins.importing(Path(path).parent, *_checkout(Path(path))):
+        config = plugins.run(Path(path), get_config, *([arg] if takes_arg else []))
     if not isinstance(config, ConfigDict):
         raise UsageError(f"{path}: get_config() returned {type(config).__name__}, no ConfigDict")
     return config
@@ -56,33 +83,26 @@ def load_module(path: Path) -> ModuleType:
     """
     if not path.is_file():
         raise UsageError(f"no config file {str(path)!r}{_nearest_file(path)}")
-    spec = importlib.util.spec_from_file_location(f"lstm_jax_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is no Python file; a config is a .py file with get_config()")
-    module = importlib.util.module_from_spec(spec)
-    _run(path, spec.loader.exec_module, module)
-    return module
+    plugins.look_in(path.parent)
+    with plugins.importing(path.parent, *_checkout(path)):
+        return plugins.run_file(path, f"lstm_jax_config_{path.stem}")
 
 
-def _run(path: Path, function: Callable, *arguments: Any) -> Any:
-    """The user's code; what it raises is a UsageError with the line of `path` that it came from."""
-    try:
-        return function(*arguments)
-    except UsageError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if Path(frame.filename).name == path.name]
-        line = getattr(error, "lineno", None) or (lines[-1] if lines else "?")
-        raise UsageError(f"{path}:{line}: {type(error).__name__}: {error}") from error
+def _checkout(path: Path) -> list[Path]:
+    """The folder that holds `configs`, where `path` lies in a checkout."""
+    parents = path.resolve().parents
+    return [p for p in parents if (p / "configs").is_dir() and (p / "lstm_jax").is_dir()][:1]
 
 
 def _nearest_file(path: Path) -> str:
-    folder = path.parent if path.parent.is_dir() else Path("configs")
-    names = sorted(str(p) for p in folder.glob("*.py") if p.stem != "__init__")
+    here = path.parent if path.suffix and path.parent.is_dir() else Path("configs")
+    own = [f"configs/{file.name}" for file in library_folder("configs").glob("*.py")]
+    names = sorted({*(str(p) for p in here.glob("*.py") if p.stem != "__init__"), *own})
+    short = {Path(name).stem: name for name in names}
     near = difflib.get_close_matches(str(path), names, n=1, cutoff=0.6)
+    near = near or [short[n] for n in difflib.get_close_matches(path.stem, short, n=1, cutoff=0.6)]
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"{hint} there are: {', '.join(names)}" if names else "; run from the repository's root"
+    return f"{hint} there are: {', '.join(names)}"
 
 
 # ---------------------------------------------------------------------------------------------

@@ -9,14 +9,15 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from lstm_jax import plugins
 from lstm_jax.cells import CELLS, gru, lstm, rnn, transforms
 from lstm_jax.cells.activations import ACTIVATIONS
-from lstm_jax.cells.gates import GATES
+from lstm_jax.cells.gates import GATES, GateTable
 from lstm_jax.cells.gates import step as cell_step
 from lstm_jax.cells.initializers import BIASES, KERNELS
 from lstm_jax.cells.peepholes import PEEPHOLES
@@ -24,6 +25,7 @@ from lstm_jax.compute import flops
 from lstm_jax.core import Array, Cell, Params, noted
 from lstm_jax.engines import ENGINES
 from lstm_jax.errors import lookup
+from lstm_jax.model.cell import a_cell
 from lstm_jax.ops import count
 
 HIDDEN, FEATURES = 128, 128
@@ -172,9 +174,28 @@ def step_tally(cell: Cell) -> Counter[str]:
 
 def find(name: str) -> list[Entry]:
     """The entries of that name; a cell and a row of the gate table may share one."""
+    if plugins.is_reference(name):
+        return [own_entry(name)]
     known = {entry.name: None for entry in entries()}
     lookup("cell, gates row, option or transform", name, known)
     return [entry for entry in entries() if entry.name == name]
+
+
+def own_entry(name: str) -> Entry:
+    """What somebody's FILE.py:NAME is: a gate table, a constructor of cells, or a cell."""
+    expected = "a constructor of cells, a Cell or a GateTable"
+    part: Any = plugins.find("cell or gates", name, {}, expected, _is_part)
+    if isinstance(part, GateTable):
+        switch = f"cell.gates={name}"
+        return Entry(name, "gates", switch, lambda: lstm(HIDDEN, gates=part), *part[-2:])
+    if isinstance(part, Cell):
+        return Entry(name, "cell", "lstm_jax.Recurrent(...)", lambda: part, "", "")
+    cell = a_cell(part(HIDDEN), name)
+    return Entry(name, "cell", f"cell.name={name}", lambda: cell, *story(part))
+
+
+def _is_part(part: Any) -> bool:
+    return isinstance(part, GateTable | Cell) or callable(part)
 
 
 def learned(cell: Cell) -> str:

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 
 from lstm_jax.cells import CELLS, lstm, transforms
 from lstm_jax.cells.gates import ORDER, gate_table, gate_words
-from lstm_jax.cells.initializers import BIASES
+from lstm_jax.cells.initializers import A_BIAS, BIASES
 from lstm_jax.cells.slstm import slstm_table
 from lstm_jax.config.options import OPTIONS
+from lstm_jax.core import Cell
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.option import Option
+from lstm_jax.plugins import find, is_reference
 
 
 def build_cell(cell: Any) -> Any:
@@ -25,12 +27,32 @@ def build_cell(cell: Any) -> Any:
     Raises:
       UsageError: a field that is set but means nothing to this cell, or what the cell refuses.
     """
-    constructor = lookup("cell", cell.name, CELLS)
+    constructor = constructor_of(cell.name)
     options = cell_options(constructor)
     _check_meaning(cell, options)
-    built = constructor(cell.hidden, **_constructor_arguments(cell, options))
+    made = a_cell(constructor(cell.hidden, **_constructor_arguments(cell, options)), cell.name)
     for name, arguments in TRANSFORMS.items():
-        built = _transformed(built, name, arguments, cell)
+        made = _transformed(made, name, arguments, cell)
+    for name in cell.transforms:
+        made = a_cell(find("transform", name, _OWN_ONLY, "a function Cell -> Cell")(made), name)
+    return made
+
+
+def constructor_of(name: str) -> Callable[..., Any]:
+    """The constructor that `cell.name` names."""
+    return find("cell", name, CELLS, "a function (hidden, *, options) -> Cell")
+
+
+_OWN_ONLY: dict[str, Any] = {}  # the library's own transforms are fields by themselves
+
+
+def a_cell(built: Any, name: str) -> Any:
+    """What a part of that name returned, if it is a cell."""
+    if not isinstance(built, Cell):
+        raise UsageError(
+            f"{name} returned a {type(built).__name__}, expected a lstm_jax.Cell; see "
+            "docs/guides/cell.md, or write one to start from: lstm-jax new cell NAME"
+        )
     return built
 
 
@@ -128,7 +150,7 @@ def _gate_activation(cell: Any) -> str | dict[str, str]:
 
 def _forget_bias(cell: Any) -> Any:
     """A number, or one of the initialisers of `initializers.BIASES`."""
-    initializer = lookup("forget_init", cell.forget_init, BIASES)
+    initializer = find("forget_init", cell.forget_init, BIASES, A_BIAS)
     if cell.forget_init != "chrono" and cell.t_max:
         raise UsageError(
             f"cell.t_max={cell.t_max} belongs to chrono, but cell.forget_init is "
@@ -141,6 +163,8 @@ def _forget_bias(cell: Any) -> Any:
             f"cell.forget_bias={cell.forget_bias} and cell.forget_init={cell.forget_init!r} both "
             "set the forget bias; leave cell.forget_bias at 1.0 or set cell.forget_init=constant"
         )
+    if is_reference(cell.forget_init):
+        return initializer
     return initializer(cell.t_max) if cell.forget_init == "chrono" else initializer()
 
 
@@ -150,7 +174,7 @@ def _dtype(cell: Any) -> Any:
 
 def chosen(cell: Any) -> dict[str, str]:
     """{field: what the cell takes where the field is ""}; no entry where it has no such option."""
-    options = cell_options(CELLS[cell.name])
+    options = cell_options(constructor_of(cell.name))
     empty = [r for r in OPTIONS["cell"] if cell[r.name] == "" and _takes(options, r)]
     defaults: dict[str, Any] = {r.name: options[r.option_of or r.name].default for r in empty}
     opened = _opened(cell, options)

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from lstm_jax.cells.activations import ACTIVATIONS, activation_name
+from lstm_jax.cells.activations import activation, activation_name
 from lstm_jax.core import Array, Cell, Keys
 from lstm_jax.engines.unroll import unroll
 from lstm_jax.errors import lookup
 from lstm_jax.ops import off
+from lstm_jax.plugins import find
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:  # tests check what the annotations say
     from jaxtyping import Float, Num
@@ -202,6 +203,12 @@ class Convolution(nnx.Module):
 ENCODERS = {"none": OneHot, "embedding": Embedding, "conv": Convolution}
 
 
+def encoder_of(name: str) -> Callable[..., Any]:
+    """What `model.encoder` names."""
+    expected = "a class of encoders, an nnx.Module made by (config.model, spec, key)"
+    return find("encoder", name, ENCODERS, expected)
+
+
 def linear(fan_in: int, fan_out: int, key: Array) -> nnx.Linear:
     """A dense layer of JAX's default float type, as cells are: float64 with JAX_ENABLE_X64."""
     return nnx.Linear(fan_in, fan_out, param_dtype=jnp.result_type(float), rngs=nnx.Rngs(key))
@@ -227,7 +234,7 @@ class Head(nnx.Module):
         ys = widened(ys)
         if hasattr(self, "hidden"):
             squash = activation_name("head activation", self.config.head_activation)
-            ys = ACTIVATIONS[squash](self.hidden(ys))
+            ys = activation(squash)(self.hidden(ys))
         return self.linear(dropout(ys, self.config.head_dropout, keys))
 
 

@@ -27,7 +27,6 @@ from lstm_jax.core import Array, Cell, Keys
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.model.cell import build_cell
 from lstm_jax.model.layers import (
-    ENCODERS,
     MERGES,
     Head,
     Recurrent,
@@ -36,6 +35,7 @@ from lstm_jax.model.layers import (
     _fold,
     _last,
     dropout,
+    encoder_of,
     noise,
 )
 
@@ -48,7 +48,7 @@ class Model(NamedTuple):
         [B, O] when one vector is read out per sequence; `key=None` is deterministic (evaluation).
     `initial_carry(params, hyper, batch_size) -> carry`: one carry per layer.
 
-    `hyper` holds the numeric hyper-parameters as arrays: see `config.fields.split`.
+    `hyper` holds the numeric hyper-parameters as arrays: see `config.fields.Resolved`.
     """
 
     init: Callable[..., Any]
@@ -67,7 +67,7 @@ class SequenceModel(nnx.Module):
     def __init__(self, config: Any, cell: Cell, spec: Any, key: Array):
         self.config, self.readout = nnx.static(config), spec.readout
         encoder_key, head_key, key = jax.random.split(key, 3)
-        self.encoder = ENCODERS[config.encoder](config, spec, encoder_key)
+        self.encoder = encoder_of(config.encoder)(config, spec, encoder_key)
         encoded = features = self.encoder.features
         total = 0
         for i in range(config.layers):
@@ -185,7 +185,7 @@ def _remat(config: Any) -> str:
 
 
 def _check(config: Any, spec: Any) -> None:
-    lookup("encoder", config.encoder, ENCODERS)
+    encoder_of(config.encoder)
     lookup("merge", config.merge, MERGES)
     activation_name("head activation", config.head_activation)
     if config.encoder == "embedding" and not spec.ids:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from lstm_jax.compute import processes, sharding
-from lstm_jax.config.fields import config_hash
+from lstm_jax.config.fields import replaced, resolve
 from lstm_jax.diagnostics import observe
 from lstm_jax.errors import INTERRUPTED
 from lstm_jax.ops import count
@@ -44,13 +45,19 @@ What helps, most likely first:
   {lines}"""
 
 
-def finished(config: Any, workdir: str | Path) -> dict | None:
+def finished(config: ConfigDict, workdir: str | Path) -> dict | None:
     """The summary of a run that completed here with this very config, else None."""
     summary = saved.summary(Path(workdir))
-    if (summary.get("status"), summary.get("config_hash")) != ("completed", config_hash(config)):
+    if (summary.get("status"), summary.get("config_hash")) != ("completed", resolve(config).hash):
         return None
     print(f"{workdir}: completed at step {summary['step']}; nothing to do")
     return summary
+
+
+def exact(metrics: dict, task: Any, forward: Callable) -> dict:
+    """The metrics, those that the task computes in float64 from the forecasts in their place."""
+    found = task.scores(forward) if task.scores else {}
+    return metrics | {split: metrics.get(split, {}) | more for split, more in found.items()}
 
 
 class Journal:
@@ -58,13 +65,13 @@ class Journal:
 
     def __init__(
         self,
-        config: Any,
+        config: ConfigDict,
         workdir: str | Path,
         why: str = "",
         begins: Begin = AS_IT_WAS,
         progress: Progress | None = None,
     ):
-        self.config, self.workdir, self.status = config, Path(workdir), "running"
+        self.config, self.workdir, self.status = resolve(config), Path(workdir), "running"
         self.progress = progress or Progress(config.train.num_steps)
         self._losses: dict[str, float] = {}
         self.why, self.begins = why, begins  # it runs on so many devices; it goes on from there
@@ -132,10 +139,13 @@ class Journal:
         first = not hasattr(self, "writer")
         self.writer = open_writer(self.workdir, self.config, resume_step=self.step)
         if first:
+            if self.begins.understood:
+                self.progress.message(self.begins.understood)
             self.progress.message(sharding.table(self.config, self.why))
             state = self._goes_on_otherwise(state)
             write_config(self.workdir, self.config)
-            write_manifest(self.workdir, self.config, init_from=self.begins.source)
+            begins = self.begins
+            write_manifest(self.workdir, self.config, init_from=begins.source, data=begins.data)
         for step, why, moved in self.checkpoints.skipped:
             self.record("corrupt checkpoint", step=step, why=why, moved_to=moved and moved.name)
         self.checkpoints.skipped.clear()
@@ -150,7 +160,7 @@ class Journal:
 
         What this leaves on disk, and in which order, lets the same command be killed and repeated.
         """
-        changes, reopen, source = self.begins
+        changes, reopen, source, *_ = self.begins
         if state is None:
             if source:
                 self.progress.message(f"starting from {source['run']}, step {source['step']}")
@@ -177,14 +187,10 @@ class Journal:
 
     def _rates(self, changes: dict[str, tuple]) -> list[float]:
         """The learning rate at this step by the config before the changes, and by that of now."""
-        before, after = self.config.copy_and_resolve_references(), self.config
-        with before.unlocked():
-            for name, (there, _) in changes.items():
-                section, _, field = name.rpartition(".")
-                before[section][field] = there
+        before = replaced(self.config, {name: there for name, (there, _) in changes.items()})
         return [
             float(optim.learning_rate(c.optimizer, c.train.num_steps, self.step))
-            for c in (before, after)
+            for c in (before, self.config)
         ]
 
     def goes_on(self, state: Any) -> bool:
@@ -289,6 +295,7 @@ class Journal:
         if self.status != "interrupted":
             with self.progress.phase("test"):
                 metrics = jax.tree.map(float, jax.device_get(evaluate()))
+                metrics = exact(metrics, task, forward)
             self.writer.scalars(int(state.best.step), "test", metrics.get("test", {}))
             with self.progress.phase("figures"):
                 self.draw(task, forward)
@@ -325,7 +332,7 @@ class Journal:
             "metrics": last | metrics,
             "steps_per_second": self.steps_done / self.seconds if self.seconds else None,
             "wall_seconds": time.perf_counter() - self._began,
-            "config_hash": config_hash(self.config),
+            "config_hash": self.config.hash,
             **more,
         }
         write_json(self.workdir / SUMMARY, summary)

@@ -6,6 +6,7 @@ a number that is a Python 0 is off and leaves no trace in the program.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from lstm_jax.core import Array
-from lstm_jax.errors import lookup
+from lstm_jax.errors import UsageError
 from lstm_jax.ops import off
+from lstm_jax.plugins import find
 
 
 def constant(config: Any, num_steps: int, step: Array) -> Array:
@@ -53,12 +55,16 @@ SCHEDULES = {
 }
 
 
+def schedule_of(config: Any) -> Callable[[Any, int, Array], Array]:
+    """What `optimizer.schedule` names."""
+    expected = "a function (config.optimizer, num_steps, step) -> factor"
+    return find("schedule", config.schedule, SCHEDULES, expected)
+
+
 def learning_rate(config: Any, num_steps: int, step: Array | int) -> Array:
     """`learning_rate * schedule(step) * min(1, (step + 1) / warmup_steps)`, a float32 scalar."""
     step = jnp.asarray(step, jnp.float32)
-    rate = config.learning_rate * lookup("schedule", config.schedule, SCHEDULES)(
-        config, num_steps, step
-    )
+    rate = config.learning_rate * schedule_of(config)(config, num_steps, step)
     if config.warmup_steps:
         rate = rate * jnp.minimum(1.0, (step + 1) / config.warmup_steps)
     return jnp.asarray(rate, jnp.float32)
@@ -85,6 +91,15 @@ def sgd(config: Any) -> optax.GradientTransformation:
 OPTIMIZERS = {"adam": adam, "adamw": adam, "rmsprop": rmsprop, "sgd": sgd}
 
 
+def optimizer_of(config: Any) -> optax.GradientTransformation:
+    """What `optimizer.name` names: the gradient's way before weight decay and the learning rate."""
+    expected = "a function (config.optimizer) -> optax.GradientTransformation"
+    made = find("optimizer", config.name, OPTIMIZERS, expected)(config)
+    if not isinstance(made, optax.GradientTransformation):
+        raise UsageError(f"{config.name} returned a {type(made).__name__}; {expected} is expected")
+    return made
+
+
 def decayed(params: Any) -> Any:
     """Which leaves weight decay shrinks: matrices, not biases or anything else that is one row."""
 
@@ -104,8 +119,8 @@ def build_optimizer(config: Any, num_steps: int) -> optax.GradientTransformation
     def descent(count: Any) -> Array:
         return -learning_rate(config, num_steps, count)
 
-    precondition = lookup("optimizer", config.name, OPTIMIZERS)(config)
-    lookup("schedule", config.schedule, SCHEDULES)
+    precondition = optimizer_of(config)
+    schedule_of(config)
     clip = [] if off(config.clip_norm) else [optax.clip_by_global_norm(config.clip_norm)]
     decay = [] if off(config.weight_decay) else [weight_decay(config.weight_decay)]
     middle = [precondition, *decay] if config.name == "adamw" else [*decay, precondition]

@@ -16,7 +16,7 @@ import optax
 from jax import lax
 
 from lstm_jax.compute.sharding import place
-from lstm_jax.config.fields import bind, histogram_period, split
+from lstm_jax.config.fields import bind, histogram_period, resolve
 from lstm_jax.core import Array
 from lstm_jax.errors import lookup
 from lstm_jax.tasks.task import LARGER_IS_BETTER, Mean
@@ -157,17 +157,25 @@ def validate(program: Program, state: TrainState, hyper: dict, data: Any) -> tup
 
 
 def train(
-    config: Any, workdir: str | Path, *, reopen: bool = False, source: dict | None = None
+    config: Any,
+    workdir: str | Path,
+    *,
+    reopen: bool = False,
+    source: dict | None = None,
+    changed_data: bool = False,
 ) -> dict:
     """Train in `workdir`, from the start or from where the last run stopped; the summary.
 
     `reopen` goes on with a run that has ended; `source` is the run to start from: see `begin`.
+    `changed_data` goes on with data that are not those of the run.
     """
+    config = resolve(config)
     if not reopen and (done := finished(config, workdir)):
         return done
     changed = begin.changes(config, Path(workdir))
-    program, options, hyper = build_program(config), config.train, split(config)[1]
+    program, options, hyper = build_program(config), config.train, config.hyper
     task, whole, data = program.task, program.whole, program.task.data
+    begin.check_data(task.source, Path(workdir), changed_data)
     jit = partial(program.jit, out_shardings=whole)
     progress = Progress(options.num_steps)
     runs = partial(run_chunk, program), partial(run_short, program)
@@ -185,7 +193,7 @@ def train(
     start = partial(first_state, program, hyper, **inherited)
     start = progress.during("initial parameters", start)
     check, slope = progress.during("evaluation", check), progress.during("gradients", slope)
-    begins = begin.Begin(changed, reopen, source)
+    begins = begin.Begin(changed, reopen, source, task.source, task.understood)
     with Journal(program.config, workdir, program.why, begins, progress) as run:
         state = run.restore(like) or place(start(), whole)
         going = run.goes_on(state)

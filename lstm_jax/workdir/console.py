@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import shlex
 import sys
@@ -167,7 +168,14 @@ def closing_table(
     for split in (s for s in metrics if s != "train" and metrics[s]):
         rows = {name: dict(metrics[split]), **baselines.get(split, {})}
         _print_table(split, name, rows, file)
-    print(f"\ntensorboard --logdir {shlex.quote(str(workdir))}", file=file, flush=True)
+    if line := tensorboard_line(workdir):
+        print(line, file=file, flush=True)
+
+
+def tensorboard_line(workdir: Any) -> str:
+    """The command that shows a run's curves, where TensorBoard is installed; else nothing."""
+    there = importlib.util.find_spec("tensorboard") is not None
+    return f"\ntensorboard --logdir {shlex.quote(str(workdir))}" if there else ""
 
 
 def _print_table(split: str, name: str, rows: Mapping[str, Mapping[str, float]], file: Any) -> None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sweeps import digests, lines
+from sweeps import digests, lines, own_parts, own_parts_were_found
 
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder
@@ -71,6 +71,13 @@ def claimed(workdir):
 
 def test_packs_finish(cluster, workdir, undisturbed):
     finish(resume(workdir, cluster), workdir, undisturbed)
+
+
+def test_parts_of_a_user_s_own(cluster, tmp_path):
+    workdir = own_parts(tmp_path)
+    out, _ = resume(workdir, cluster).communicate(timeout=500)
+    assert (workdir / "results.csv").exists(), out
+    own_parts_were_found(workdir, PROGRAM)
 
 
 def test_a_worker_that_is_killed(cluster, workdir, undisturbed):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sweeps import digests, held, lines
+from sweeps import digests, held, lines, own_parts, own_parts_were_found
 
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder
@@ -73,6 +73,13 @@ def test_an_array_of_packs_finishes(cluster, workdir, undisturbed):
     finish(resume(cluster, workdir), workdir, undisturbed)
     assert attempts(workdir) == [1, 1]
     assert (workdir / "code" / "lstm_jax" / "core.py").exists()
+
+
+def test_parts_of_a_user_s_own(cluster, tmp_path):
+    workdir = own_parts(tmp_path)
+    out, _ = resume(cluster, workdir).communicate(timeout=500)
+    assert (workdir / "results.csv").exists(), out + logs(workdir)
+    own_parts_were_found(workdir, PROGRAM)
 
 
 def test_a_job_that_is_killed(cluster, workdir, undisturbed):

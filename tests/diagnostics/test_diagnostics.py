@@ -14,7 +14,7 @@ from lstm_jax import cli
 from lstm_jax.cells import CELLS, lstm, rnn
 from lstm_jax.cells.gates import Constant, GateTable, Learned
 from lstm_jax.config import default_config
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.diagnostics import figures, observe
 from lstm_jax.diagnostics.observe import by_distance, explodes, flow, lyapunov, relative, vanishes
 from lstm_jax.sweep.workers.worker import work
@@ -145,7 +145,7 @@ def observed(task, **changes):
     config = default_config(task)
     config.update_from_flattened_dict({"cell.hidden": 4, "train.batch_size": 4} | changes)
     program = build_program(config)
-    hyper = split(config)[1]
+    hyper = resolve(config).hyper
     params = init_state(program, hyper).params
     return observe.observer(program)(params, hyper, program.task.data)
 
@@ -236,7 +236,7 @@ def test_mistakes(capsys):
 
 @pytest.mark.slow
 def test_a_sweep_is_diagnosed_for_its_report(tmp_path, capsys):
-    """Trials say the same as alone; the verb looks at the chosen one of each variant."""
+    """Trials say the same as alone; the verb looks at every seed, at the start and at the end."""
     from lstm_jax.report import build_report
 
     trials = '    yield from grid({"cell.gates": ("lstm",), "seed": range(2)})'
@@ -249,14 +249,19 @@ def test_a_sweep_is_diagnosed_for_its_report(tmp_path, capsys):
     assert not (folder / "figures").exists()
     program = build_program(plan.config(1))
     state = Checkpoints(folder).restore(
-        jax.eval_shape(lambda h: init_state(program, h), split(plan.config(1))[1])
+        jax.eval_shape(lambda h: init_state(program, h), resolve(plan.config(1)).hyper)
     )
     assert state is not None
     look = observe.observer(program)
-    alone = look(state[1].params, split(plan.config(1))[1], program.task.data)
+    alone = look(state[1].params, resolve(plan.config(1)).hyper, program.task.data)
     np.testing.assert_allclose(found["layer_0/flow/c"], alone["layer_0/flow/c"], rtol=1e-3)
     assert cli.main(["diagnose", f"--workdir={tmp_path / 'w'}"]) == 0
-    assert "0000/diagnostics" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0000/diagnostics" in said and "0001/diagnostics" in said
+    params = init_state(program, plan.config(1).hyper).params
+    start = look(params, plan.config(1).hyper, program.task.data)["layer_0/flow/c"]
+    found = dict(np.load(folder / "diagnostics" / "step_00000000.npz"))
+    np.testing.assert_allclose(found["layer_0/flow/c"], start, rtol=1e-3)
     page = build_report(tmp_path / "w").read_text()
     assert 'id="gradient_flow"' in page
     assert 'id="saturation"' in page

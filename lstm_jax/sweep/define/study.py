@@ -8,7 +8,7 @@ experiments/NAME/study.py
   LAUNCH     optional: {"launcher": "slurm", "partition": "gpu"}: launch flags of this study
   HALVING    optional: {"rungs": (200, 400), "keep": 0.5}: steps at which a pack drops its worst
   REPORT     optional: how the report reads the trials; see docs/reports.md and `REPORT_ENTRIES`
-  MARGIN, SCALE, BLOCK, CONFIRM   optional: how it judges them, entries of REPORT on their own
+  MARGIN, SCALE, BLOCK, CONFIRM, BUDGET   optional: how it judges them, entries of REPORT
   get_config([arg]) -> ConfigDict
   sweep()    generator of flat dotted overrides
 """
@@ -21,29 +21,31 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from lstm_jax.config.fields import flatten
+from lstm_jax.config.fields import Resolved, flatten
 from lstm_jax.config.overrides import (
     apply_overrides,
     check_name,
+    library_folder,
     load_module,
     read_config,
     split_spec,
 )
 from lstm_jax.errors import UsageError, lookup
+from lstm_jax.plugins import say
 from lstm_jax.training.check import validate
 
 DIRECTIONS = ("min", "max")
 REPORT_ENTRIES = (
     "metric", "direction", "tuned", "by", "select", "solved", "limit", "fresh", "pairs",
-    "published", "margin", "scale", "block", "confirm",
+    "published", "margin", "scale", "block", "confirm", "budget",
 )  # fmt: skip
-JUDGING = ("MARGIN", "SCALE", "BLOCK", "CONFIRM")
+JUDGING = ("MARGIN", "SCALE", "BLOCK", "CONFIRM", "BUDGET")
 PUBLISHED = ("source", "verdicts", "importance")
 SELECTIONS = ("setting", "tenth", "all")
 SCALES = ("linear", "log", "rank", "solved")
@@ -135,11 +137,25 @@ def _study_file(spec: str) -> tuple[Path, str]:
     for file in (Path(text), Path(text) / "study.py"):
         if file.is_file():
             return file, arg
-    found = sorted(str(p.parent) for p in Path("experiments").glob("*/study.py"))
+    own = library_folder("experiments")
+    known = {p.parent.name: p for p in (*own.glob("*/study.py"), *Path().glob("*/*/study.py"))}
+    name = Path(text).name if Path(text).parent in (Path(), Path("experiments")) else ""
+    if name in known:
+        say(f"--study={text} is {known[name].parent}")
+        return known[name], arg
+    if file := next((file for file in known.values() if name and _asks(file, name)), None):
+        say(f"--study={text} is the question {name!r} of {file.parent}")
+        return file, ",".join(filter(None, (name, arg)))
+    found = sorted(f"experiments/{name}" for name in known)
     near = difflib.get_close_matches(spec, found, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    there = f"; there are: {', '.join(found)}" if found else ""
-    raise UsageError(f"no study {spec!r}: it has no study.py{hint}{there}")
+    raise UsageError(f"no study {spec!r}: it has no study.py{hint}; there are: {', '.join(found)}")
+
+
+def _asks(file: Path, preset: str) -> bool:
+    """Whether a question of the study is asked by that preset."""
+    asked = getattr(load_module(file), "QUESTION", "")
+    return isinstance(asked, Mapping) and preset in asked
 
 
 def split_study(spec: str) -> tuple[str, str]:
@@ -233,10 +249,15 @@ def _check_judging(study: Study) -> None:
         "SCALE='solved' needs REPORT['solved'], the share of the trivial score that counts as "
         "solved, and knows no BLOCK": scale == "solved"
         and ("solved" not in report or bool(_blocks(study))),
+        "REPORT metric='valid/updates_to_solve' needs REPORT['solved'], the share of the trivial "
+        "score that counts as solved, such as 0.1": report.get("metric", "").endswith("_to_solve")
+        and "solved" not in report,
         f"REPORT limit={report.get('limit')!r}: expected a positive number, the value beyond which "
         "a score was not followed": not _is_number(report.get("limit", 1), 0, float("inf")),
         f"CONFIRM={report.get('confirm')!r}: expected how many fresh seeds judge each variant, 2 "
-        "or more": not _is_number(report.get("confirm", 2), 1.5, float("inf")),
+        "or more": not _is_count(report.get("confirm", 2), 2),
+        f"BUDGET={report.get('budget')!r}: expected how many trials `sweep extend` may add, 0 or "
+        "more": not _is_count(report.get("budget", 0), 0),
     }
     for words, found in wrong.items():
         if found:
@@ -247,11 +268,15 @@ def _is_number(value: Any, low: float, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low < value < high
 
 
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def _key(trial: dict[str, Any]) -> tuple:
     return tuple(sorted((name, str(value)) for name, value in trial.items()))
 
 
-def trial_configs(study: Study) -> list[ConfigDict]:
+def trial_configs(study: Study) -> list[Resolved]:
     """The config of every trial, checked as the command line checks one.
 
     Raises:
@@ -260,9 +285,7 @@ def trial_configs(study: Study) -> list[ConfigDict]:
     configs, mistakes = [], {}
     for number, trial in enumerate(study.trials):
         try:
-            config = apply_overrides(study.config, trial)
-            validate(config)
-            configs.append(config)
+            configs.append(validate(apply_overrides(study.config, trial)))
         except UsageError as error:
             for line in str(error).splitlines():
                 mistakes.setdefault(line, []).append(number)
@@ -278,9 +301,9 @@ def _numbers(trials: list[int]) -> str:
     return f"{len(trials)} trials, first {trials[0]}"
 
 
-def varied(study: Study, configs: list[ConfigDict]) -> list[str]:
+def varied(study: Study, configs: Sequence[Resolved]) -> list[str]:
     """The fields that a trial sets, in the order in which they first appear, if they differ."""
-    flat = [flatten(config) for config in configs]
+    flat = [config.flat for config in configs]
     names = dict.fromkeys(name for trial in study.trials for name in trial)
     return [n for n in names if len({str(f.get(n)) for f in flat}) > 1] or list(names)
 
@@ -294,7 +317,7 @@ def config_file(spec: str, arg: str = "") -> ConfigDict:
     """
     study = Path(sys._getframe(1).f_code.co_filename).parent
     dotted = spec.startswith(".")
-    places = (study,) if dotted else (study, Path(), Path(__file__).parents[3])
+    places = (study,) if dotted else (study, Path(), library_folder("configs").parent)
     specs = [str(place / os.path.expanduser(spec)) for place in places]
     there = (spec for spec in specs if Path(split_spec(spec)[0]).is_file())
     found = next(there, specs[0] if dotted else spec)

@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lstm_jax.sweep.follow import status
 from lstm_jax.sweep.follow.results import write_results
 from lstm_jax.sweep.follow.seeds import write_means
 from lstm_jax.terminal import Bar, clock, speed, start_live
+from lstm_jax.workdir.console import tensorboard_line
 from lstm_jax.workdir.files import read_json
 
 POLL_SECONDS = 0.5
@@ -28,7 +30,8 @@ def monitor(plan: Plan, workdir: Path, launcher: Any, wait: bool = True) -> int:
     """Submit what has not ended and, with `wait`, stay until it has; an exit code."""
     watcher = claims.Watcher()
     left = [n for n in range(len(plan.packs)) if not claims.ended(pack_folder(workdir, n))]
-    with signals.asked() as asked, Display(plan, workdir) as display:
+    over = set(range(len(plan.packs))) - set(left)
+    with signals.asked() as asked, Display(plan, workdir, over) as display:
         if left:
             launcher.submit(workdir, left)
         if not wait:
@@ -52,7 +55,7 @@ def closing(plan: Plan, workdir: Path, found: list[status.PackStatus]) -> int:
     print(status.headline(plan, workdir, found))
     for line in status.failures(found):
         print(line)
-    print(f"{path}\ntensorboard --logdir {workdir / FOLDER}", flush=True)
+    print(f"{path}{tensorboard_line(workdir / FOLDER)}", flush=True)
     if any(p.state in ("pending", "running") for p in found):
         print(f"not done; to go on: lstm-jax sweep resume --workdir={workdir}")
         return INTERRUPTED
@@ -65,10 +68,11 @@ def closing(plan: Plan, workdir: Path, found: list[status.PackStatus]) -> int:
 class Display:
     """Bars of the running packs on a terminal; lines when a pack changes, elsewhere also others."""
 
-    def __init__(self, plan: Plan, workdir: Path):
+    def __init__(self, plan: Plan, workdir: Path, over: Collection[int] = ()):
         self.plan, self.workdir = plan, workdir
         self._found: list[status.PackStatus] = []
         self._states: dict[int, str] = {}
+        self._over = over  # packs that had ended before: nothing to say of them
         self._began: dict[int, float] = {}  # when a pack was first seen running
         self._compiled: set[tuple[int, int]] = set()
         self._headline, self._line = "", time.monotonic()
@@ -94,7 +98,8 @@ class Display:
         """Show this state of the packs."""
         self._found, self._headline = found, status.headline(self.plan, self.workdir, found)
         for pack in found:
-            self._say_changes(pack)
+            if pack.number not in self._over:
+                self._say_changes(pack)
         if self._live:
             self._live.refresh()
         elif time.monotonic() - self._line > LINE_SECONDS:

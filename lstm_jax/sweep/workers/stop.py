@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import UsageError, is_out_of_memory
+from lstm_jax.plugins import told
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import Plan, trial_folder
 from lstm_jax.sweep.pack.trial import OVER, STATUS, trial_status
@@ -55,7 +56,9 @@ def reason(error: Exception, num_trials: int) -> str:
             f"out of memory with {num_trials} trials in a pack; plan smaller packs in another "
             f"workdir: --pack={max(num_trials // 2, 1)}"
         )
-    return text if isinstance(error, UsageError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, UsageError):
+        return text
+    return told(error) or f"{type(error).__name__}: {text}"
 
 
 def say(line: str) -> None:

@@ -49,7 +49,7 @@ def prepare(config: str, fields: dict[str, Any], num_steps: int) -> tuple[Callab
     import jax
 
     from lstm_jax.compute.sharding import place
-    from lstm_jax.config.fields import split
+    from lstm_jax.config.fields import resolve
     from lstm_jax.training import train
     from lstm_jax.training.check import load_config
     from lstm_jax.training.feed import feeding
@@ -58,7 +58,7 @@ def prepare(config: str, fields: dict[str, Any], num_steps: int) -> tuple[Callab
     chosen = build_program(load_config(config, fields)).config.parallel.data
     periods = {f"train.{name}_every": num_steps for name in ("log", "eval", "checkpoint")}
     found = load_config(config, {**fields, **periods, "parallel.data": -1})
-    program, hyper = build_program(found), split(found)[1]
+    program, hyper = build_program(found), resolve(found).hyper
     start = jax.jit(partial(train.init_state, program))(hyper)
     start, hyper, data = place((start, hyper, program.task.data), program.whole)
     data = feeding(program, data)(0)

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.config.options import default_config
 from lstm_jax.training import train
 
@@ -35,7 +35,7 @@ def small_config() -> Any:
 def contestants(config: Any, num_steps: int) -> dict[str, Callable[[], None]]:
     """What is timed: each runs `num_steps` steps from the same start."""
     program = train.build_program(config)
-    hyper, data = jax.device_put((split(config)[1], program.task.data))
+    hyper, data = jax.device_put((resolve(config).hyper, program.task.data))
     start = jax.jit(partial(train.init_state, program))(hyper)
     chunk = jax.jit(partial(train.run_chunk, program, num_steps=num_steps))
     step = jax.jit(partial(train.run_chunk, program, num_steps=1))

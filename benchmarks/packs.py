@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from benchmarks.dispatch import small_config
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.sweep.pack.program import Compiled, pack_program
 
 STEPS, REPEATS = 20, 5
@@ -35,5 +35,5 @@ def pack(hidden: int, trials: int) -> tuple[Any, list[dict]]:
     hypers = []
     for trial in range(trials):
         config.optimizer.learning_rate = 1e-3 * (1 + trial / trials)
-        hypers.append(split(config)[1])
+        hypers.append(resolve(config).hyper)
     return pack_program(config), hypers

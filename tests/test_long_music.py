@@ -17,7 +17,7 @@ import registry
 import scipy.io
 
 from lstm_jax.config import default_config
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.errors import UsageError
 from lstm_jax.tasks import TASKS, packing
 from lstm_jax.tasks.music import polyphonic
@@ -63,7 +63,7 @@ def build(file: str, **fields):
 def evaluated(file: str, **fields):
     """The metrics of validation and test of a fresh model."""
     options = config(file, **fields)
-    program, hyper = build_program(options), split(options)[1]
+    program, hyper = build_program(options), resolve(options).hyper
     state = train.init_state(program, hyper)
     run = partial(train.evaluate, program)
     of = jax.jit(run, static_argnums=3, compiler_options=QUICK)
@@ -125,7 +125,7 @@ def test_the_parts_of_a_row_follow_one_another_and_move_as_one(file):
 def test_training_hands_the_carry_on(file):
     """The carry after a part is that of the frames so far, and rows begin afresh."""
     options = config(file, steps=SHORT)
-    program, hyper = build_program(options), split(options)[1]
+    program, hyper = build_program(options), resolve(options).hyper
     data = program.task.data
     state = train.init_state(program, hyper)
     slope = jax.jit(partial(train.gradients, program), compiler_options=QUICK)

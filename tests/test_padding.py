@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import lstm_jax
 from lstm_jax.config import default_config
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.diagnostics import observe
 from lstm_jax.model import model as modules
 from lstm_jax.tasks import classify
@@ -75,7 +75,7 @@ def program(options: tuple) -> tuple:
     config.model.embedding, config.model.tied = D, encoder == "tied"
     ids = config.model.encoder == "embedding"
     model = modules.build_model(config, Spec(D, D, ids=ids, readout=readout))
-    hyper = split(config)[1]
+    hyper = resolve(config).hyper
     params = model.init(jax.random.key(0), hyper)
 
     def loss(params, inputs, marks):

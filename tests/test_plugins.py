@@ -113,6 +113,7 @@ def test_a_damaged_copy_is_refused(run, capsys, tmp_path):
     assert "parts.json is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_diagnose_and_checkpoint_know_the_parts(run, capsys):
     _, workdir = run
     assert lstm_jax("diagnose", f"--workdir={workdir}") == 0

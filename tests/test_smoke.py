@@ -29,13 +29,13 @@ import time
 import jax
 from functools import partial
 from lstm_jax.training import train
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.training.check import load_config
 from lstm_jax.training.program import build_program
 
 def state(how):
     config = load_config("configs/adding.py:smoke", {"train.compile": how, "parallel.data": "1"})
-    program, hyper = build_program(config), split(config)[1]
+    program, hyper = build_program(config), resolve(config).hyper
     lowered = program.jit(partial(train.init_state, program)).lower(hyper)
     began = time.process_time()
     compiled = lowered.compile()

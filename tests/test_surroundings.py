@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 from lstm_jax import Carry, Cell, Hidden, Info, cells, trace, unroll
 from lstm_jax.cells import transforms
 from lstm_jax.config import default_config
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.engines import ENGINES
 from lstm_jax.model.layers import Recurrent
 from lstm_jax.model.model import build_model
@@ -551,7 +551,7 @@ def test_all_of_a_model_learns_in_64_bits(changes, ids):
     config = default_config("adding")
     config.cell.hidden = H
     config.model.update(changes)
-    hyper = split(config)[1]
+    hyper = resolve(config).hyper
     with jax.enable_x64(True):
         model = build_model(config, Spec(D, D, ids=ids))
         inputs = jnp.zeros((T, B), int) if ids else jnp.zeros((T, B, D))

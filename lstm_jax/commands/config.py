@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.compute import flops
 from lstm_jax.compute.sharding import configure_cpu_devices, table
-from lstm_jax.config.fields import config_hash, flatten, signature, split
+from lstm_jax.config.fields import Resolved
 from lstm_jax.config.options import options
 from lstm_jax.data import files as data
 from lstm_jax.engines import choose
@@ -44,17 +44,17 @@ def run(arguments: Arguments) -> int:
     print_config(config, arguments)
     configure_cpu_devices(config.parallel.data)
     program = build_program(config)
-    print_model(program, split(config)[1])
+    print_model(program, config.hyper)
     print(f"\n{table(program.config, program.why)}")
-    print(f"\nconfig hash {config_hash(config)}, program signature {signature(config)}")
+    print(f"\nconfig hash {config.hash}, program signature {config.signature}")
     return OK
 
 
-def print_config(config: Any, arguments: Arguments) -> None:
+def print_config(config: Resolved, arguments: Arguments) -> None:
     """One field a line with what it means; a * marks those that differ from the defaults."""
     rows, empty = options(config.task.name), effective(config)
     print(f"{arguments.config}\n")
-    for name, value in flatten(config).items():
+    for name, value in config.flat.items():
         default = rows[name].default
         changed = value != default
         if arguments.flags.changed and not changed:

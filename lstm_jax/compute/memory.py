@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from lstm_jax.config.fields import flatten
+from lstm_jax.config.fields import resolve
 from lstm_jax.errors import UsageError
 
 
@@ -53,7 +53,7 @@ def refuse(needed: int, num_devices: int, config: Any) -> None:
 
 def largest_sizes(config: Any, count: int = 5) -> str:
     """The fields of a config that say how much of something there is, the largest first."""
-    sizes = {n: v for n, v in flatten(config).items() if type(v) is int and _is_size(n)}
+    sizes = {n: v for n, v in resolve(config).flat.items() if type(v) is int and _is_size(n)}
     largest = sorted(sizes, key=lambda name: -sizes[name])[:count]
     return ", ".join(f"{name}={sizes[name]}" for name in largest)
 

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lstm_jax.config.fields import flatten
+from lstm_jax.config.fields import resolve
 from lstm_jax.errors import DEFECT, INTERRUPTED, USAGE_ERROR, UsageError
 
 VARIABLES = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -144,7 +144,7 @@ def _detected() -> Place | None:
 
 def about(config: Any) -> dict[str, str]:
     """What has to be the same in all processes."""
-    found = {f"config.{name}": repr(value) for name, value in flatten(config).items()}
+    found = {f"config.{name}": repr(value) for name, value in resolve(config).flat.items()}
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package.parent).as_posix()

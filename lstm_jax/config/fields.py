@@ -2,8 +2,8 @@
 
 A config is a locked `ConfigDict` with the sections seed, task, cell, model, optimizer, train and
 parallel. Numbers that may differ between the trials of one compiled program are options marked
-`numeric`: `split` takes them out as arrays, `bind` puts arrays (or tracers) back, and every builder
-takes either.
+`numeric`: `hyper` has them as arrays, `bind` puts arrays (or tracers) back, and every builder
+takes either. `resolve` works out once what the rest of the program asks of a config.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from lstm_jax.config.options import marked, options
 
 __all__ = [
+    "Resolved",
     "bind",
     "changed",
-    "config_hash",
     "flatten",
     "histogram_period",
-    "signature",
-    "split",
+    "replaced",
+    "resolve",
     "to_json",
     "with_field",
 ]
@@ -45,10 +47,54 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def changed(config: Any) -> dict[str, Any]:
+class Resolved(FrozenConfigDict):
+    """A config that nobody changes any more, and what follows from it, worked out once."""
+
+    @cached_property
+    def flat(self) -> dict[str, Any]:
+        """{"optimizer.learning_rate": 1e-3, ...}"""
+        return flatten(self)
+
+    @cached_property
+    def hyper(self) -> dict[str, np.ndarray]:
+        """The numbers that flow through the program as arrays; what shapes it is not among them."""
+        numbers = marked("numeric", self.flat["task.name"])
+        active = {n: self.flat[n] for n in numbers if self.flat[n] or n == "seed"}
+        kinds = {"seed": np.uint32}
+        return {k: np.asarray(v, kinds.get(k, np.float32)) for k, v in active.items()}
+
+    @cached_property
+    def signature(self) -> str:
+        """Equal for two configs exactly when one compiled program can serve both."""
+        static = {n: v for n, v in self.flat.items() if n not in self.hyper}
+        return _hash({"static": static, "numeric": sorted(self.hyper)})
+
+    @cached_property
+    def hash(self) -> str:
+        """Equal for two configs exactly when all fields but those of placement are."""
+        placement = marked("placement", self.flat["task.name"])
+        return _hash({k: v for k, v in self.flat.items() if k not in placement})
+
+
+def resolve(config: ConfigDict) -> Resolved:
+    """The config as it stands from here on."""
+    return config if isinstance(config, Resolved) else Resolved(config)
+
+
+def replaced(config: ConfigDict, fields: Mapping[str, Any]) -> Resolved:
+    """`config` with other values in these flat fields; nothing is checked."""
+    tree = config.to_dict()
+    for name, value in fields.items():
+        section, _, field = name.rpartition(".")
+        (tree[section] if section else tree)[field] = value
+    return Resolved(tree)
+
+
+def changed(config: ConfigDict) -> dict[str, Any]:
     """The fields that are not as `default_config` of the task has them, flat."""
     rows = options(config.task.name)
-    return {n: v for n, v in flatten(config).items() if n not in rows or v != rows[n].default}
+    flat = resolve(config).flat
+    return {n: v for n, v in flat.items() if n not in rows or v != rows[n].default}
 
 
 def histogram_period(train: Any) -> int:
@@ -58,16 +104,6 @@ def histogram_period(train: Any) -> int:
     """
     log_lines = train.num_steps // train.log_every
     return train.histogram_every or max(log_lines // 10, 1) * train.log_every
-
-
-def split(config: ConfigDict) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(static, hyper): what shapes the program, and the numbers that flow through it as arrays."""
-    static = flatten(config)
-    numbers = marked("numeric", static["task.name"])
-    active = [name for name in numbers if static[name] or name == "seed"]
-    hyper = {name: static.pop(name) for name in active}
-    kinds = {"seed": np.uint32}
-    return static, {k: np.asarray(v, kinds.get(k, np.float32)) for k, v in hyper.items()}
 
 
 def bind(config: ConfigDict, hyper: dict[str, Any]) -> SimpleNamespace:
@@ -82,18 +118,6 @@ def bind(config: ConfigDict, hyper: dict[str, Any]) -> SimpleNamespace:
         return SimpleNamespace(**fields)
 
     return tree(config, "")
-
-
-def signature(config: ConfigDict) -> str:
-    """Equal for two configs exactly when one compiled program can serve both."""
-    static, hyper = split(config)
-    return _hash({"static": static, "numeric": sorted(hyper)})
-
-
-def config_hash(config: ConfigDict) -> str:
-    """Equal for two configs exactly when all fields but those of placement are."""
-    placement = marked("placement", config.task.name)
-    return _hash({k: v for k, v in flatten(config).items() if k not in placement})
 
 
 def to_json(config: ConfigDict) -> str:

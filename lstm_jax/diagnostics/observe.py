@@ -28,7 +28,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from lstm_jax.cells.gates import step as cell_step
-from lstm_jax.config.fields import bind
+from lstm_jax.config.fields import bind, replaced
 from lstm_jax.core import Array, Cell, note, noted
 from lstm_jax.diagnostics.figures import draw
 from lstm_jax.engines.unroll import trace, unroll
@@ -230,10 +230,7 @@ def write(arrays: dict[str, np.ndarray], writer: Any, step: int, figures: bool =
 
 
 def _scanning(config: Any) -> Any:
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.model.engine, config.parallel.remat = "scan", 0
-    return config
+    return replaced(config, {"model.engine": "scan", "parallel.remat": 0})
 
 
 def _with_probes(params: Any, zeros: Any) -> Any:

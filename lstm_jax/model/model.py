@@ -48,7 +48,7 @@ class Model(NamedTuple):
         [B, O] when one vector is read out per sequence; `key=None` is deterministic (evaluation).
     `initial_carry(params, hyper, batch_size) -> carry`: one carry per layer.
 
-    `hyper` holds the numeric hyper-parameters as arrays: see `config.fields.split`.
+    `hyper` holds the numeric hyper-parameters as arrays: see `config.fields.Resolved`.
     """
 
     init: Callable[..., Any]

@@ -20,7 +20,7 @@ import optax
 
 from lstm_jax.cells.gates import gate_table
 from lstm_jax.compute import sharding
-from lstm_jax.config.fields import bind
+from lstm_jax.config.fields import bind, replaced
 from lstm_jax.core import Cell
 from lstm_jax.engines.unroll import trace
 from lstm_jax.errors import UsageError
@@ -82,9 +82,7 @@ def spoilt(batch: dict) -> str:
 
 def overflow(program: Program, state: Any, hyper: dict, batch: dict) -> str:
     """The first layer and time step that are not finite in a forward pass, in words; "" if none."""
-    config = program.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.model.engine, config.parallel.remat = "scan", 0
+    config = replaced(program.config, {"model.engine": "scan", "parallel.remat": 0})
     layers, read_out = jax.device_get(
         jax.jit(partial(_look, config, program.task.spec))(state, hyper, batch)
     )
@@ -200,9 +198,7 @@ def shorter(config: Any) -> str:
 
 def _with(program: Program, fields: dict[str, Any]) -> Program | None:
     """The program of another cell; None where these fields mean nothing to it."""
-    config = program.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.cell.update(fields)
+    config = replaced(program.config, {f"cell.{name}": value for name, value in fields.items()})
     try:
         build_cell(config.cell)
     except UsageError:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
 from lstm_jax import plugins
-from lstm_jax.config.fields import config_hash, flatten
+from lstm_jax.config.fields import Resolved, flatten, replaced
 from lstm_jax.config.options import marked
 from lstm_jax.errors import UsageError
 from lstm_jax.training import saved as runs
@@ -39,7 +38,7 @@ AS_IT_WAS = Begin({}, False, {})
 # ---------------------------------------------------------------- on, with changes
 
 
-def changes(config: ConfigDict, workdir: Path) -> dict[str, tuple]:
+def changes(config: Resolved, workdir: Path) -> dict[str, tuple]:
     """{field: (there, here)} where the run in `workdir` has another config.
 
     On which devices it is computed may differ: the options marked `placement`.
@@ -47,19 +46,19 @@ def changes(config: ConfigDict, workdir: Path) -> dict[str, tuple]:
     path = workdir / "config.json"
     if not path.exists():
         return {}
-    theirs, ours = flatten(runs.read_json(path, "")), json.loads(json.dumps(flatten(config)))
+    theirs, ours = flatten(runs.read_json(path, "")), json.loads(json.dumps(config.flat))
     names = sorted({*theirs, *ours}.difference(marked("placement", config.task.name)))
     pairs = {n: (theirs.get(n, NOTHING), ours.get(n, NOTHING)) for n in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def check_same(config: ConfigDict, workdir: Path) -> None:
+def check_same(config: Resolved, workdir: Path) -> None:
     """Raises UsageError when `workdir` holds a run of another config: what differs, what to do."""
     if found := changes(config, workdir):
         raise refusal(config, found, workdir)
 
 
-def check_goes_on(config: ConfigDict, workdir: Path, named: bool, reopen: bool) -> None:
+def check_goes_on(config: Resolved, workdir: Path, named: bool, reopen: bool) -> None:
     """Raises UsageError unless a run in `workdir` may go on under this config.
 
     More steps always may. What else is marked `midway` may where the user `named` the workdir: the
@@ -77,7 +76,7 @@ def check_goes_on(config: ConfigDict, workdir: Path, named: bool, reopen: bool) 
         )
 
 
-def refusal(config: ConfigDict, found: dict[str, tuple], workdir: Path) -> UsageError:
+def refusal(config: Resolved, found: dict[str, tuple], workdir: Path) -> UsageError:
     """What differs, and which command does what may have been meant."""
     lines = [f"{workdir} holds a run of another config:"]
     lines += [f"  {name}: {there} there, {here} here" for name, (there, here) in found.items()]
@@ -116,13 +115,11 @@ def incidents(workdir: Path) -> list[dict[str, Any]]:
 
 def is_finished(workdir: Path) -> bool:
     """Whether the run in `workdir` completed under the config that lies there."""
-    found = runs.summary(workdir)
-    return found.get("status") == "completed" and found.get("config_hash") == config_hash(
-        runs.saved_config(workdir)
-    )
+    found, config = runs.summary(workdir), runs.saved_config(workdir)
+    return (found.get("status"), found.get("config_hash")) == ("completed", config.hash)
 
 
-def extended(config: ConfigDict, workdir: Path, more: int) -> tuple[ConfigDict, bool]:
+def extended(config: Resolved, workdir: Path, more: int) -> tuple[Resolved, bool]:
     """(config, whether the run is reopened) with `more` steps after the end of the run there.
 
     A run that has not finished goes on to its end first, so that the same command may be given
@@ -146,10 +143,7 @@ def extended(config: ConfigDict, workdir: Path, more: int) -> tuple[ConfigDict, 
             f"{workdir} has not finished its {steps} steps: it goes on to there; give --extend "
             "again once it has"
         )
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.train.num_steps = steps
-    return config.lock(), finished
+    return replaced(config, {"train.num_steps": steps}), finished
 
 
 # ---------------------------------------------------------------- another run's weights

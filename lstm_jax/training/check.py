@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from lstm_jax.cells.activations import activation_name
 from lstm_jax.compute.sharding import MODES
-from lstm_jax.config.fields import flatten, with_field
+from lstm_jax.config.fields import Resolved, resolve, with_field
 from lstm_jax.config.options import default_config, options
 from lstm_jax.config.overrides import apply_overrides, read_config, unknown_field
 from lstm_jax.engines import ENGINES
@@ -23,8 +23,8 @@ from lstm_jax.training.optim import build_optimizer
 from lstm_jax.training.program import COMPILE
 
 
-def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
-    """The validated, locked config of `path.py[:arg]` with flat dotted `overrides`.
+def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Resolved:
+    """The validated config of `path.py[:arg]` with flat dotted `overrides`.
 
     Raises:
       UsageError: no such file, preset, field or value; nothing has been created then.
@@ -35,21 +35,24 @@ def load_config(spec: str, overrides: Mapping[str, Any] | None = None) -> Config
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the device
 
 
-def with_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """The validated, locked `config` with flat dotted `overrides`."""
-    config = apply_overrides(config, overrides)
-    validate(config)
-    return config
+def with_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> Resolved:
+    """The validated `config` with flat dotted `overrides`."""
+    return validate(apply_overrides(config, overrides))
 
 
-def validate(config: ConfigDict) -> None:
-    """Raises UsageError naming every field that cannot be, before anything is created."""
-    flat = flatten(config)
+def validate(config: ConfigDict) -> Resolved:
+    """`config`, resolved.
+
+    Raises:
+      UsageError: every field that cannot be; nothing has been created then.
+    """
+    config = resolve(config)
     try:
-        _check_fields(flat)
+        _check_fields(config.flat)
         _check_names(config)
     except UsageError as error:
-        raise UsageError(with_field(str(error), flat)) from None
+        raise UsageError(with_field(str(error), config.flat)) from None
+    return config
 
 
 def _check_fields(flat: dict[str, Any]) -> None:

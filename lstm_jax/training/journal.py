@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from lstm_jax.compute import processes, sharding
-from lstm_jax.config.fields import config_hash
+from lstm_jax.config.fields import replaced, resolve
 from lstm_jax.diagnostics import observe
 from lstm_jax.errors import INTERRUPTED
 from lstm_jax.ops import count
@@ -44,10 +45,10 @@ What helps, most likely first:
   {lines}"""
 
 
-def finished(config: Any, workdir: str | Path) -> dict | None:
+def finished(config: ConfigDict, workdir: str | Path) -> dict | None:
     """The summary of a run that completed here with this very config, else None."""
     summary = saved.summary(Path(workdir))
-    if (summary.get("status"), summary.get("config_hash")) != ("completed", config_hash(config)):
+    if (summary.get("status"), summary.get("config_hash")) != ("completed", resolve(config).hash):
         return None
     print(f"{workdir}: completed at step {summary['step']}; nothing to do")
     return summary
@@ -58,13 +59,13 @@ class Journal:
 
     def __init__(
         self,
-        config: Any,
+        config: ConfigDict,
         workdir: str | Path,
         why: str = "",
         begins: Begin = AS_IT_WAS,
         progress: Progress | None = None,
     ):
-        self.config, self.workdir, self.status = config, Path(workdir), "running"
+        self.config, self.workdir, self.status = resolve(config), Path(workdir), "running"
         self.progress = progress or Progress(config.train.num_steps)
         self._losses: dict[str, float] = {}
         self.why, self.begins = why, begins  # it runs on so many devices; it goes on from there
@@ -177,14 +178,10 @@ class Journal:
 
     def _rates(self, changes: dict[str, tuple]) -> list[float]:
         """The learning rate at this step by the config before the changes, and by that of now."""
-        before, after = self.config.copy_and_resolve_references(), self.config
-        with before.unlocked():
-            for name, (there, _) in changes.items():
-                section, _, field = name.rpartition(".")
-                before[section][field] = there
+        before = replaced(self.config, {name: there for name, (there, _) in changes.items()})
         return [
             float(optim.learning_rate(c.optimizer, c.train.num_steps, self.step))
-            for c in (before, after)
+            for c in (before, self.config)
         ]
 
     def goes_on(self, state: Any) -> bool:
@@ -325,7 +322,7 @@ class Journal:
             "metrics": last | metrics,
             "steps_per_second": self.steps_done / self.seconds if self.seconds else None,
             "wall_seconds": time.perf_counter() - self._began,
-            "config_hash": config_hash(self.config),
+            "config_hash": self.config.hash,
             **more,
         }
         write_json(self.workdir / SUMMARY, summary)

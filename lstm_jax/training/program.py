@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 
 from lstm_jax.compute import memory
 from lstm_jax.compute import sharding as parallel
-from lstm_jax.config.fields import flatten, split, with_field
+from lstm_jax.config.fields import Resolved, replaced, resolve, with_field
 from lstm_jax.config.options import OPTIONS
 from lstm_jax.core import Array
 from lstm_jax.errors import UsageError, lookup
@@ -33,7 +33,7 @@ STREAMS = {"parameters": 0, "data": 1, "noise": 2}
 class Program(NamedTuple):
     """Nothing in here differs between the trials of a pack: numbers come as `hyper`."""
 
-    config: Any
+    config: Resolved
     task: Any
     model: Any
     mesh: Any = None  # the devices that share a batch, where there are several
@@ -69,24 +69,22 @@ def build_program(config: Any) -> Program:
 
     The program's own config names the number of devices where `config` leaves it open.
     """
+    config = resolve(config)
     lookup("parallel mode", config.parallel.mode, parallel.MODES)
     task, train = build_task(config), config.train
     model = build_model(config, task.spec)
     devices, why = parallel.choose(config, partial(sizes, config, task, model))
     mesh = parallel.make_mesh(devices, train.batch_size, train.accumulate)
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.parallel.data = len(devices)
+    config = replaced(config, {"parallel.data": len(devices)})
     return Program(config, task, model, mesh, why)
 
 
-def sizes(config: Any, task: Any, model: Any) -> tuple[int, int]:
+def sizes(config: Resolved, task: Any, model: Any) -> tuple[int, int]:
     """(T of a training batch, number of parameters)."""
-    hyper = split(config)[1]
 
     def found(data):
-        inputs = task.batch(data, stream(hyper, "data"), jnp.int32(0))["inputs"]
-        return inputs, model.init(stream(hyper, "parameters"), hyper)
+        inputs = task.batch(data, stream(config.hyper, "data"), jnp.int32(0))["inputs"]
+        return inputs, model.init(stream(config.hyper, "parameters"), config.hyper)
 
     inputs, params = jax.eval_shape(found, task.data)
     return inputs.shape[0], count(params)
@@ -156,7 +154,7 @@ def build_task(config: Any) -> Any:
     try:
         task = task_of(config.task.name).build(config)
     except UsageError as error:
-        raise UsageError(with_field(str(error), flatten(config))) from error
+        raise UsageError(with_field(str(error), resolve(config).flat)) from error
     if not isinstance(task, Task):
         raise UsageError(
             f"{config.task.name} returned a {type(task).__name__}, expected a lstm_jax.tasks.task."

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
 from lstm_jax import plugins
 from lstm_jax.compute import sharding
-from lstm_jax.config.fields import flatten, split
+from lstm_jax.config.fields import Resolved, flatten, replaced, resolve
 from lstm_jax.config.options import default_config
 from lstm_jax.config.overrides import apply_overrides
 from lstm_jax.errors import UsageError
@@ -25,7 +24,7 @@ from lstm_jax.workdir.checkpoint import Checkpoints
 class Run(NamedTuple):
     """A finished or interrupted run with the best parameters of its newest sound checkpoint."""
 
-    config: ConfigDict
+    config: Resolved
     program: Any
     hyper: dict
     params: Any
@@ -33,7 +32,7 @@ class Run(NamedTuple):
     data: Any  # the task's data on the device
 
 
-def saved_config(workdir: Path) -> ConfigDict:
+def saved_config(workdir: Path) -> Resolved:
     """The config of the run in `workdir`.
 
     Raises:
@@ -43,7 +42,7 @@ def saved_config(workdir: Path) -> ConfigDict:
     plugins.use(workdir)
     if "task.name" not in saved:
         raise UsageError(f"{workdir / 'config.json'} has no task.name; it is no config of a run")
-    return apply_overrides(default_config(saved["task.name"]), saved)
+    return resolve(apply_overrides(default_config(saved["task.name"]), saved))
 
 
 def summary(workdir: Path) -> dict[str, Any]:
@@ -63,11 +62,10 @@ def open_run(workdir: Path) -> Run:
     Raises:
       UsageError: no run, no checkpoint that verifies, or data that is gone.
     """
-    config = saved_config(workdir)
     sharding.configure_cpu_devices(1)
-    config.parallel.data = 1  # it may have been trained on more devices than there are here
-    program = build_program(config)
-    hyper = split(config)[1]
+    # It may have been trained on more devices than there are here.
+    config = replaced(saved_config(workdir), {"parallel.data": 1})
+    program, hyper = build_program(config), config.hyper
     target = jax.eval_shape(partial(init_state, program), hyper)
     restored = Checkpoints(workdir).restore(target, move=False)
     if restored is None:

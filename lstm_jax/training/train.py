@@ -16,7 +16,7 @@ import optax
 from jax import lax
 
 from lstm_jax.compute.sharding import place
-from lstm_jax.config.fields import bind, histogram_period, split
+from lstm_jax.config.fields import bind, histogram_period, resolve
 from lstm_jax.core import Array
 from lstm_jax.errors import lookup
 from lstm_jax.tasks.task import LARGER_IS_BETTER, Mean
@@ -163,10 +163,11 @@ def train(
 
     `reopen` goes on with a run that has ended; `source` is the run to start from: see `begin`.
     """
+    config = resolve(config)
     if not reopen and (done := finished(config, workdir)):
         return done
     changed = begin.changes(config, Path(workdir))
-    program, options, hyper = build_program(config), config.train, split(config)[1]
+    program, options, hyper = build_program(config), config.train, config.hyper
     task, whole, data = program.task, program.whole, program.task.data
     jit = partial(program.jit, out_shardings=whole)
     progress = Progress(options.num_steps)

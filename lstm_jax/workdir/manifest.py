@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from lstm_jax import plugins
-from lstm_jax.config.fields import config_hash, flatten
+from lstm_jax.config.fields import resolve
 from lstm_jax.config.fields import to_json as config_to_json
 from lstm_jax.workdir.files import write_json, write_text
 
@@ -33,12 +34,12 @@ _MAX_DIFF = 200_000  # characters of `git diff` kept in the manifest; its hash i
 
 def write_config(workdir: str | Path, config: Any) -> None:
     """config.json, the resolved config with its sections, and the files of the parts it names."""
-    plugins.keep(Path(workdir), flatten(config).values())
+    plugins.keep(Path(workdir), resolve(config).flat.values())
     write_text(Path(workdir) / "config.json", config_to_json(config))
 
 
 def write_manifest(
-    workdir: str | Path, config: Any, argv: Sequence[str] | None = None, **extra: Any
+    workdir: str | Path, config: ConfigDict, argv: Sequence[str] | None = None, **extra: Any
 ) -> dict[str, Any]:
     """manifest.json: versions, commit, config hash, command, host, devices, flags; returned too.
 
@@ -62,13 +63,13 @@ def _earlier(path: Path) -> list[dict[str, Any]]:
         return []
 
 
-def describe(config: Any, argv: Sequence[str] | None = None) -> dict[str, Any]:
+def describe(config: ConfigDict, argv: Sequence[str] | None = None) -> dict[str, Any]:
     """The manifest as a dict: what a second run needs to be the same, or to say why it is not."""
     command = list(sys.argv if argv is None else argv)
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": [os.path.basename(command[0]), *command[1:]] if command else [],
-        "config_hash": config_hash(config),
+        "config_hash": resolve(config).hash,
         "seed": int(config.seed),
         "versions": versions(),
         "git": git_state(),

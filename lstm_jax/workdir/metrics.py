@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lstm_jax.config.fields import changed, flatten
+from lstm_jax.config.fields import changed, resolve
 from lstm_jax.errors import UsageError
 from lstm_jax.workdir import tensorboard as events
 from lstm_jax.workdir.files import append, read_json, to_json, write_bytes, write_text
@@ -100,7 +100,7 @@ class Writer:
 
     def varied(self, config: Any) -> dict[str, Any]:
         """What tells this run apart: the fields that its sweep varies, or that are not defaults."""
-        flat = flatten(config)
+        flat = resolve(config).flat
         fields = self.place.get("fields", changed(config))
         return {name: flat.get(name) for name in fields}
 

@@ -13,7 +13,7 @@ import pytest
 from lstm_jax.cells import CELLS
 from lstm_jax.compute import sharding
 from lstm_jax.config import default_config
-from lstm_jax.config.fields import config_hash, split
+from lstm_jax.config.fields import resolve
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep.pack.program import trial_mesh
 from lstm_jax.training import begin, saved, train
@@ -41,7 +41,7 @@ def small(task: str = "adding", **changes: Any):
 
 def ready(config: Any) -> tuple:
     """(program, state, hyper, data), placed as `train` places them."""
-    program, hyper = build_program(config), split(config)[1]
+    program, hyper = build_program(config), resolve(config).hyper
     state = jax.jit(partial(train.init_state, program))(hyper)
     return program, *sharding.place((state, hyper, program.task.data), program.whole)
 
@@ -125,11 +125,11 @@ def test_pmap_is_shard_map_and_the_table_says_so():
 
 def test_another_placement_is_the_same_run(tmp_path):
     write_config(tmp_path, small())
-    moved = small(parallel__data=2, parallel__remat=-1, train__accumulate=2)
+    moved = resolve(small(parallel__data=2, parallel__remat=-1, train__accumulate=2))
     begin.check_same(moved, tmp_path)
-    assert config_hash(moved) == config_hash(small())
+    assert moved.hash == resolve(small()).hash
     with pytest.raises(UsageError, match="train.batch_size: 8 there, 16 here"):
-        begin.check_same(small(train__batch_size=16), tmp_path)
+        begin.check_same(resolve(small(train__batch_size=16)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_goes_on_with_other_devices(tmp_path, capsys):
     turns = [(1, "jit"), (4, "shard_map"), (2, "jit")]
     for steps, (devices, mode) in zip((10, 20, 30), turns, strict=True):
         config = small(parallel__data=devices, parallel__mode=mode)
-        begin.check_same(config, tmp_path / "moved")
+        begin.check_same(resolve(config), tmp_path / "moved")
         config.train.num_steps = steps
         train.train(config, tmp_path / "moved")
         (tmp_path / "moved" / "config.json").unlink()

@@ -78,13 +78,22 @@ def test_empty_fields_and_what_they_come_to_build_the_same_cell(name):
     assert all(map(np.array_equal, plain, spelled))
 
 
-def test_split_takes_out_the_numbers_that_are_not_zero():
-    static, hyper = configs.split(make(optimizer__clip_norm=0.0, optimizer__learning_rate=0.5))
+def test_the_numbers_of_a_config_are_those_that_are_not_zero():
+    hyper = configs.resolve(make(optimizer__clip_norm=0.0, optimizer__learning_rate=0.5)).hyper
     assert hyper["optimizer.learning_rate"] == np.float32(0.5)
     assert hyper["seed"].dtype == np.uint32
-    assert static["optimizer.clip_norm"] == 0.0
-    assert not set(static) & set(hyper)
-    assert set(hyper) <= set(marked("numeric"))
+    assert set(hyper) < set(marked("numeric")) and "optimizer.clip_norm" not in hyper
+
+
+def test_a_resolved_config_stands_and_says_the_same():
+    config = make()
+    there = configs.resolve(config)
+    assert configs.resolve(there) is there and there.flat == configs.flatten(config)
+    with pytest.raises(AttributeError, match="immutable"):
+        there.train.num_steps = 3
+    other = configs.replaced(there, {"train.num_steps": 3, "seed": 7})
+    assert (other.train.num_steps, other.seed, other.hash == there.hash) == (3, 7, False)
+    assert configs.to_json(there) == configs.to_json(config)
 
 
 def test_bind_puts_arrays_back_and_leaves_the_rest():
@@ -108,8 +117,8 @@ def test_bind_puts_arrays_back_and_leaves_the_rest():
     ],
 )
 def test_signature_is_that_of_the_program(change, same):
-    assert (configs.signature(make()) == configs.signature(make(**change))) is same
-    assert configs.config_hash(make()) != configs.config_hash(make(**change))
+    assert (configs.resolve(make()).signature == configs.resolve(make(**change)).signature) is same
+    assert configs.resolve(make()).hash != configs.resolve(make(**change)).hash
 
 
 OWN = Path(__file__).parents[1] / "own" / "mine.py"
@@ -279,7 +288,7 @@ def test_no_activation_of_the_head_is_the_identity():
 
     def program(word):
         config = make(model__head_hidden=3, model__head_activation=word)
-        built, (_, hyper) = build_program(config), configs.split(config)
+        built, hyper = build_program(config), configs.resolve(config).hyper
         batch = {"inputs": jnp.ones((2, 1, built.task.spec.in_features))}
         params = built.model.init(jax.random.key(0), hyper)
         return str(jax.make_jaxpr(lambda p: built.model.apply(p, hyper, batch))(params))

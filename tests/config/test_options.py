@@ -51,7 +51,7 @@ def test_an_option_is_added_by_its_row_alone(add, tmp_path, capsys):
     assert "# steps between two spares\n" in out
 
     (tmp_path / "config.json").write_text(fields.to_json(config))
-    changed = apply_overrides(config, {"train.spare_every": 9})
+    changed = fields.replaced(config, {"train.spare_every": 9})
     begin.check_goes_on(changed, tmp_path, named=True, reopen=False)
     with pytest.raises(UsageError, match="to go on with that run under train.spare_every=9: add"):
         begin.check_goes_on(changed, tmp_path, named=False, reopen=False)
@@ -63,8 +63,8 @@ def test_a_row_says_what_a_pack_may_vary_and_what_only_places_a_run(add, mark):
     one, two = default_config(), default_config()
     two.cell.spare = 2.0
     same_program, same_run = mark == "numeric", mark == "placement"
-    assert (fields.signature(one) == fields.signature(two)) == same_program
-    assert (fields.config_hash(one) == fields.config_hash(two)) == same_run
+    assert (fields.resolve(one).signature == fields.resolve(two).signature) == same_program
+    assert (fields.resolve(one).hash == fields.resolve(two).hash) == same_run
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -99,7 +99,7 @@ def test_the_hash_is_that_of_every_field_but_the_placement(path):
     for name in [*placed, "task.pipeline"]:
         flat.pop(name, None)
     text = json.dumps(flat, sort_keys=True, separators=(",", ":"))
-    assert fields.config_hash(config) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert fields.resolve(config).hash == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_the_page_says_what_the_table_says():

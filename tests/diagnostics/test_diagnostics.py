@@ -14,7 +14,7 @@ from lstm_jax import cli
 from lstm_jax.cells import CELLS, lstm, rnn
 from lstm_jax.cells.gates import Constant, GateTable, Learned
 from lstm_jax.config import default_config
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.diagnostics import figures, observe
 from lstm_jax.diagnostics.observe import by_distance, explodes, flow, lyapunov, relative, vanishes
 from lstm_jax.sweep.workers.worker import work
@@ -145,7 +145,7 @@ def observed(task, **changes):
     config = default_config(task)
     config.update_from_flattened_dict({"cell.hidden": 4, "train.batch_size": 4} | changes)
     program = build_program(config)
-    hyper = split(config)[1]
+    hyper = resolve(config).hyper
     params = init_state(program, hyper).params
     return observe.observer(program)(params, hyper, program.task.data)
 
@@ -249,11 +249,11 @@ def test_a_sweep_is_diagnosed_for_its_report(tmp_path, capsys):
     assert not (folder / "figures").exists()
     program = build_program(plan.config(1))
     state = Checkpoints(folder).restore(
-        jax.eval_shape(lambda h: init_state(program, h), split(plan.config(1))[1])
+        jax.eval_shape(lambda h: init_state(program, h), resolve(plan.config(1)).hyper)
     )
     assert state is not None
     look = observe.observer(program)
-    alone = look(state[1].params, split(plan.config(1))[1], program.task.data)
+    alone = look(state[1].params, resolve(plan.config(1)).hyper, program.task.data)
     np.testing.assert_allclose(found["layer_0/flow/c"], alone["layer_0/flow/c"], rtol=1e-3)
     assert cli.main(["diagnose", f"--workdir={tmp_path / 'w'}"]) == 0
     assert "0000/diagnostics" in capsys.readouterr().out

@@ -13,7 +13,7 @@ import pytest
 
 import lstm_jax
 from lstm_jax.config import default_config
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.core import Keys
 from lstm_jax.errors import UsageError
 from lstm_jax.model import model as modules
@@ -32,7 +32,7 @@ def make(spec: Spec | None = None, **changes: Any):
     config.cell.update({"hidden": 5, "kernel_init": "uniform", "recurrent_init": "uniform"})
     config.model.update(changes)
     model = modules.build_model(config, spec or Spec(D, OUT))
-    hyper = split(config)[1]
+    hyper = resolve(config).hyper
     model = model._replace(apply=jax.jit(model.apply))
     return model, model.init(KEY, hyper), hyper
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lstm_jax.config import default_config
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.training import advice, train
 from lstm_jax.training.program import build_program, stream
 
@@ -28,7 +28,7 @@ def ready(scale: float = 1.0, **changes: Any):
     for name, value in changes.items():
         section, field = name.split("__")
         config[section][field] = value
-    program, hyper = build_program(config), split(config)[1]
+    program, hyper = build_program(config), resolve(config).hyper
     state = jax.jit(partial(train.init_state, program))(hyper)
 
     def larger(path, leaf):

@@ -19,7 +19,7 @@ import pytest
 
 from lstm_jax.compute import memory
 from lstm_jax.config import default_config
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.errors import UsageError
 from lstm_jax.training import train
 from lstm_jax.training.journal import Journal
@@ -46,7 +46,7 @@ def small(**changes: Any):
 
 def ready(config):
     program = train.build_program(config)
-    hyper = split(config)[1]
+    hyper = resolve(config).hyper
     return program, hyper, jax.jit(partial(train.init_state, program))(hyper)
 
 

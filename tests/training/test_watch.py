@@ -79,7 +79,7 @@ def broken(monkeypatch, bad: Any) -> None:
 def pure(config):
     """(state, jitted chunk of ten steps) of a config."""
     built = program.build_program(config)
-    hyper = configs.split(config)[1]
+    hyper = configs.resolve(config).hyper
     state = train.init_state(built, hyper)
     run = jax.jit(partial(train.run_chunk, built, num_steps=10))
     return state, lambda state: run(state, hyper, {})
@@ -117,7 +117,7 @@ def test_too_many_skips_in_a_row_diverge(monkeypatch):
 @pytest.mark.slow
 def test_skips_of_one_trial_leave_the_others_alone():
     config = small(on_nan="skip", nan_limit=100)
-    hyper = {k: np.stack([v, v]) for k, v in configs.split(config)[1].items()}
+    hyper = {k: np.stack([v, v]) for k, v in configs.resolve(config).hyper.items()}
     hyper["optimizer.learning_rate"][1] = np.inf
     built = program.build_program(config)
     states = jax.vmap(partial(train.init_state, built))(hyper)

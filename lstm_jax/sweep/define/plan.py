@@ -1,6 +1,6 @@
 """Trials -> packs, and the manifest that says so for good.
 
-Trials whose configs differ only in numbers (equal `fields.signature`) share a program and train
+Trials whose configs differ only in numbers (of one `signature`) share a program and train
 together as a pack. The manifest, WORKDIR/sweep.json, is written once and never changed: workers
 need nothing else, neither the study's code nor its launcher.
 """
@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from lstm_jax import plugins
-from lstm_jax.config.fields import config_hash, flatten, signature
+from lstm_jax.config.fields import Resolved, flatten, resolve
 from lstm_jax.config.options import default_config
 from lstm_jax.config.overrides import apply_overrides
 from lstm_jax.errors import UsageError
@@ -44,16 +42,16 @@ class Plan(NamedTuple):
     report: dict[str, Any] = {}
     command: str = ""
 
-    def config(self, trial: int) -> ConfigDict:
+    def config(self, trial: int) -> Resolved:
         """The resolved config of a trial, from the manifest alone."""
         base = apply_overrides(default_config(self.base["task.name"]), self.base)
-        return apply_overrides(base, self.trials[trial])
+        return resolve(apply_overrides(base, self.trials[trial]))
 
     def pack_of(self) -> dict[int, int]:
         return {trial: number for number, pack in enumerate(self.packs) for trial in pack}
 
 
-def make_plan(study: Study, largest: int = 0, configs: Sequence[ConfigDict] = ()) -> Plan:
+def make_plan(study: Study, largest: int = 0, configs: Sequence[Resolved] = ()) -> Plan:
     """Group the study's trials; no pack has more than `largest` of them (0: as many as there are).
 
     Raises:
@@ -62,7 +60,7 @@ def make_plan(study: Study, largest: int = 0, configs: Sequence[ConfigDict] = ()
     configs = configs or trial_configs(study)
     groups: dict[str, list[int]] = {}
     for number, config in enumerate(configs):
-        groups.setdefault(signature(config), []).append(number)
+        groups.setdefault(config.signature, []).append(number)
     packs = [part for group in groups.values() for part in _parts(group, largest)]
     return Plan(
         study=study.name,
@@ -73,7 +71,7 @@ def make_plan(study: Study, largest: int = 0, configs: Sequence[ConfigDict] = ()
         base=flatten(study.config),
         varied=tuple(varied(study, list(configs))),
         trials=study.trials,
-        hashes=[config_hash(config) for config in configs],
+        hashes=[config.hash for config in configs],
         packs=packs,
         launch=study.launch,
         halving=study.halving,
@@ -117,8 +115,8 @@ def _difference(there: Plan, here: Plan) -> str:
     number = next(
         i for i, (a, b) in enumerate(zip(there.hashes, here.hashes, strict=True)) if a != b
     )
-    theirs = json.loads(json.dumps(flatten(there.config(number))))
-    ours = json.loads(json.dumps(flatten(here.config(number))))
+    theirs = json.loads(json.dumps(there.config(number).flat))
+    ours = json.loads(json.dumps(here.config(number).flat))
     fields = [
         f"{n} {theirs.get(n)} there, {ours.get(n)} here" for n in ours if theirs.get(n) != ours[n]
     ]

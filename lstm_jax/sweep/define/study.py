@@ -21,13 +21,13 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from lstm_jax.config.fields import flatten
+from lstm_jax.config.fields import Resolved, flatten
 from lstm_jax.config.overrides import (
     apply_overrides,
     check_name,
@@ -267,7 +267,7 @@ def _key(trial: dict[str, Any]) -> tuple:
     return tuple(sorted((name, str(value)) for name, value in trial.items()))
 
 
-def trial_configs(study: Study) -> list[ConfigDict]:
+def trial_configs(study: Study) -> list[Resolved]:
     """The config of every trial, checked as the command line checks one.
 
     Raises:
@@ -276,9 +276,7 @@ def trial_configs(study: Study) -> list[ConfigDict]:
     configs, mistakes = [], {}
     for number, trial in enumerate(study.trials):
         try:
-            config = apply_overrides(study.config, trial)
-            validate(config)
-            configs.append(config)
+            configs.append(validate(apply_overrides(study.config, trial)))
         except UsageError as error:
             for line in str(error).splitlines():
                 mistakes.setdefault(line, []).append(number)
@@ -294,9 +292,9 @@ def _numbers(trials: list[int]) -> str:
     return f"{len(trials)} trials, first {trials[0]}"
 
 
-def varied(study: Study, configs: list[ConfigDict]) -> list[str]:
+def varied(study: Study, configs: Sequence[Resolved]) -> list[str]:
     """The fields that a trial sets, in the order in which they first appear, if they differ."""
-    flat = [flatten(config) for config in configs]
+    flat = [config.flat for config in configs]
     names = dict.fromkeys(name for trial in study.trials for name in trial)
     return [n for n in names if len({str(f.get(n)) for f in flat}) > 1] or list(names)
 

@@ -11,7 +11,6 @@ import jax
 
 from lstm_jax.compute import memory
 from lstm_jax.compute.memory import gpu_memory
-from lstm_jax.config.fields import flatten, split
 from lstm_jax.config.options import marked
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep import claims
@@ -51,7 +50,7 @@ def most(plan: Plan, trials: list[int], limit: float, gpu: bool) -> int:
     A GPU computes them all at once; the cores of a CPU a few at a time.
     """
     config = plan.config(trials[0])
-    program, hyper = many.pack_program(config), split(config)[1]
+    program, hyper = many.pack_program(config), config.hyper
     kept, needed = estimate.trial_bytes(program, hyper)
     if not limit:
         return len(trials)
@@ -91,7 +90,7 @@ def measure(plan: Plan, number: int) -> Cost:
     """Compile the pack's program for all its trials, and time a few steps."""
     configs = [plan.config(trial) for trial in plan.packs[number]]
     program = many.pack_program(configs[0])
-    compiled = many.Compiled(program, [split(config)[1] for config in configs])
+    compiled = many.Compiled(program, [config.hyper for config in configs])
     state, began = compiled.init(), time.perf_counter()
     steps = min(4, configs[0].train.num_steps)
     run = compiled.compile_chunk(steps, state)
@@ -129,7 +128,7 @@ def print_plan(study: Any, plan: Plan, measured: bool) -> None:
 def compiled_for(plan: Plan, number: int) -> str:
     """The static fields that set this pack apart; numbers are arguments of its program."""
     base, numeric = plan.base, marked("numeric", plan.base["task.name"])
-    flat = flatten(plan.config(plan.packs[number][0]))
+    flat = plan.config(plan.packs[number][0]).flat
     names = [n for n in plan.varied if n not in numeric and flat.get(n) != base.get(n)]
     return ", ".join(f"{n}={flat[n]}" for n in names) or "the base config's program"
 

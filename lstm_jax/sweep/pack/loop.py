@@ -17,11 +17,10 @@ import jax
 import numpy as np
 
 from lstm_jax.compute.memory import check_memory
-from lstm_jax.config.fields import split
 from lstm_jax.diagnostics import observe
 from lstm_jax.sweep.define import names
 from lstm_jax.sweep.pack.program import Compiled, at, pack_program
-from lstm_jax.sweep.pack.trial import Trial
+from lstm_jax.sweep.pack.trial import TrialRun
 from lstm_jax.tasks.task import LARGER_IS_BETTER
 from lstm_jax.training.program import next_chunk
 from lstm_jax.workdir.checkpoint import Checkpoints
@@ -46,7 +45,7 @@ class Pack:
         self.configs = {trial: plan.config(trial) for trial in plan.packs[number]}
         self.options = self.configs[plan.packs[number][0]].train
         self.trials = [
-            Trial(trial, config, trial_folders(trial), claim.attempt, number)
+            TrialRun(trial, config, trial_folders(trial), claim.attempt, number)
             for trial, config in self.configs.items()
         ]
         self.places = names.places(plan)
@@ -105,7 +104,7 @@ class Pack:
         params, data = self.compiled.fetch(state.params), self.program.task.data
         for i, trial in enumerate(self.trials):
             if not trial.ended:
-                found = self._look(at(params, i), split(trial.config)[1], data)
+                found = self._look(at(params, i), trial.config.hyper, data)
                 observe.write(found, trial.writer, self.step, figures=False)
 
     def histograms(self, state: Any) -> None:
@@ -141,7 +140,7 @@ class Pack:
             trial.ended = "diverged" if bad[i] else "completed" if stopped[i] else ""
         self.progress(rate, trained["loss"])
 
-    def compare(self, trial: Trial, line: dict) -> None:
+    def compare(self, trial: TrialRun, line: dict) -> None:
         """Remember the best value so far of the study's metric, where that is a validation one."""
         split_name, _, metric = self.plan.metric.partition("/")
         if split_name != "valid" or metric not in line:
@@ -249,8 +248,8 @@ class Pack:
                 self.checkpoints.restore(Members(np.empty(1), ()), step)
         return 0
 
-    def compile(self, trials: list[Trial]) -> None:
-        hypers = [split(trial.config)[1] for trial in trials]
+    def compile(self, trials: list[TrialRun]) -> None:
+        hypers = [trial.config.hyper for trial in trials]
         self.compiled = Compiled(self.program, hypers)
 
     # ------------------------------------------------------------ the end

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from lstm_jax.config.fields import replaced
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep.pack.memory import block_size
 from lstm_jax.training import train
@@ -24,10 +25,7 @@ def pack_program(config: Any) -> Program:
             "train.on_nan=rollback is for single runs: the trials of a pack share their "
             "checkpoints, so none goes back alone; use stop or skip in a sweep"
         )
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.parallel.data = 1
-    program = build_program(config)
+    program = build_program(replaced(config, {"parallel.data": 1}))
     if program.task.feed is not None:
         raise UsageError("a pack keeps its data on the device: set task.pipeline=device")
     return program

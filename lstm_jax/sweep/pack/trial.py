@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lstm_jax.config.fields import config_hash
+from lstm_jax.config.fields import Resolved
 from lstm_jax.config.options import default_config
 from lstm_jax.workdir.checkpoint import Checkpoints
 from lstm_jax.workdir.files import read_json, replace_json, write_json
@@ -27,22 +27,21 @@ STATUS = "status.json"
 OVER = ("completed", "diverged", "pruned")  # a trial that trains no more, and has its summary
 
 
-class Trial:
+class TrialRun:
     """A trial of a pack that is being trained: `number` in the sweep, its files, how far it is."""
 
-    def __init__(self, number: int, config: Any, folder: Path, attempt: int, pack: int):
+    def __init__(self, number: int, config: Resolved, folder: Path, attempt: int, pack: int):
         self.number, self.config, self.folder = number, config, folder
         self.attempt, self.pack, self.step = attempt, pack, 0
         self.ended = ""  # completed | diverged | pruned
-        self.hash = config_hash(config)
 
     def open(self, step: int) -> None:
         """Log lines after the pack's `step` are dropped: they will be written again."""
         self.writer = open_writer(self.folder, self.config, resume_step=step)
         if not (self.folder / "manifest.json").exists():
             write_config(self.folder, self.config)
-            manifest = _pack_manifest() | {"config_hash": self.hash, "seed": int(self.config.seed)}
-            write_json(self.folder / "manifest.json", manifest)
+            own = {"config_hash": self.config.hash, "seed": int(self.config.seed)}
+            write_json(self.folder / "manifest.json", _pack_manifest() | own)
         self.say("running")
 
     def say(self, status: str, **more: Any) -> None:
@@ -72,7 +71,7 @@ class Trial:
             "step": self.step,
             "metrics": last | metrics,
             **speed,
-            "config_hash": self.hash,
+            "config_hash": self.config.hash,
             "best_step": int(state.best.step),
             "baselines": baselines,
             "parameters": sum(np.size(leaf) for leaf in _leaves(state.params)),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.compute import processes, sharding
+from lstm_jax.config.fields import replaced
 from lstm_jax.errors import INTERRUPTED, OK, UsageError
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define import names
@@ -77,9 +78,6 @@ def train(plan: Plan, workdir: Path, number: int, trial: int, claim: Any) -> str
 
 def trial_config(plan: Plan, trial: int) -> Any:
     """A trial's config with its batch over all devices of the job."""
-    config = plan.config(trial).copy_and_resolve_references()
     if plan.halving:
         raise UsageError("successive halving compares the trials of a pack: not with --nodes")
-    with config.unlocked():
-        config.parallel.data, config.parallel.distributed = -1, "auto"
-    return config
+    return replaced(plan.config(trial), {"parallel.data": -1, "parallel.distributed": "auto"})

@@ -10,7 +10,7 @@ import pytest
 from sweeps import study
 
 from lstm_jax import cli, sweep
-from lstm_jax.config.fields import split
+from lstm_jax.config.fields import resolve
 from lstm_jax.config.overrides import load_module
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep.define.plan import make_plan, read_plan, write_plan
@@ -90,7 +90,7 @@ def test_every_study_expands_and_builds(folder, monkeypatch, tmp_path):
     programs = {kind(config): config for config in configs}
     for config in programs.values():
         program = pack_program(config)
-        state = jax.eval_shape(lambda h, p=program: init_state(p, h), split(config)[1])
+        state = jax.eval_shape(lambda h, p=program: init_state(p, h), resolve(config).hyper)
         assert jax.tree.leaves(state.params)
 
 

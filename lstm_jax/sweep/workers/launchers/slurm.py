@@ -68,7 +68,7 @@ class Launcher:
     def sbatch(self, packs: list[int]) -> str:
         executor = self.submitit.SlurmExecutor(self.workdir / "logs" / "slurm")
         executor.update_parameters(**self.parameters(len(packs)))
-        task = Task(str(self.workdir))
+        task = BatchTask(str(self.workdir))
         try:
             with code_at(snapshot(self.workdir)):
                 # Always an array, so that job ids look alike: one pack gets an idle twin.
@@ -167,7 +167,7 @@ class Launcher:
         print(f"jobs go on; to stop them: lstm-jax sweep cancel --workdir={self.workdir}")
 
 
-class Task:
+class BatchTask:
     """What a task of the array runs; pickled by reference, so the code is that of the snapshot."""
 
     def __init__(self, workdir: str):

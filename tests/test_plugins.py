@@ -188,7 +188,7 @@ def _key():
     return jax.random.key(0)
 
 
-def test_a_package_is_imported_and_recorded(mine, tmp_path, monkeypatch):
+def test_a_package_is_imported_and_recorded(mine, tmp_path, monkeypatch, capsys):
     package = tmp_path / "lib" / "some_package"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -200,6 +200,11 @@ def test_a_package_is_imported_and_recorded(mine, tmp_path, monkeypatch):
     kept = json.loads((tmp_path / "w" / "parts" / "parts.json").read_text())
     assert set(kept) == {"some_package.tables", "mine.py"}
     assert kept["some_package.tables"]["file"] == str(package / "tables.py")
+    (package / "tables.py").write_text(text + "# changed\n")
+    plugins.use(tmp_path / "w")
+    said = capsys.readouterr().err
+    assert f"{package / 'tables.py'} has changed since {tmp_path / 'w'} began" in said
+    assert "what is installed now is what runs" in said
     del sys.modules["some_package.tables"], sys.modules["some_package"]
 
 

@@ -343,9 +343,8 @@ def apart() -> Iterator[None]:
 def _changed(where: str, kept: Kept, folder: Path) -> str:
     what = f"{kept.file} has changed since {folder.parent} began"
     if where.endswith(".py"):
-        return (
-            f"{what}, which goes by its copy, {folder / kept.copy}; the new one: another --workdir"
-        )
+        copy = folder / kept.copy
+        return f"{what}, which goes by its copy, {copy}; name another --workdir for the new one"
     return f"{what}, and what is installed now is what runs; as it was: {folder / kept.copy}"
 
 

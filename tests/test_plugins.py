@@ -146,6 +146,7 @@ def swept(sweep, capsys):
     trials = sorted((sweep / "trials").iterdir())
     assert len(trials) == 4
     assert (sweep / "parts" / "parts.json").is_file()
+    assert (sweep / "tensorboard" / "lazy_swish_s0").is_dir()
     found, _ = evaluated(trials[-1], capsys)
     assert np.isfinite(found["metrics"]["test"]["loss"])
     assert json.loads((trials[-1] / "config.json").read_text())["cell"]["gates"] == "mine.py:lazy"

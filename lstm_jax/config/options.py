@@ -42,7 +42,7 @@ OPTIONS = {
         Option("name", "lstm", "an entry of cells.CELLS, or FILE.py:NAME; see `lstm-jax cells`"),
         Option("hidden", 64, "H, units of a layer", SIZE),
         Option("gates", "lstm", "a row of gates.GATES: lstm, cifg, ...; or FILE.py:NAME"),
-        Option("gate_activation", "", "of i, f and o at once; as each below, a name or FILE.py:NAME"),
+        Option("gate_activation", "", "of i, f and o at once; a name or FILE.py:NAME, as below"),
         Option("input_gate_activation", "", "of i alone; wins over gate_activation",
                option_of="gate_activation", gate="i"),
         Option("forget_gate_activation", "", "of f alone", option_of="gate_activation", gate="f"),

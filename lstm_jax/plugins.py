@@ -311,8 +311,10 @@ def _of(where: str) -> Source | None:
 
 
 def use(workdir: Path) -> None:
-    """References mean from now on what the run in `workdir` used; says which files have changed."""
-    _kept.clear()
+    """References mean from now on what the run in `workdir` used; says which files have changed.
+
+    Where it used none of that name, they mean what they meant: a report reads several sweeps.
+    """
     folder = workdir / FOLDER
     for where, kept in _index(folder).items():
         _kept[where] = (folder, kept)

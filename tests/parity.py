@@ -12,13 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import converters
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax import unroll
-from lstm_jax.cells import gru, lstm, rnn, transforms
+from lstm_jax import convert, unroll
 from lstm_jax.core import Carry, Hidden
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -60,65 +58,61 @@ def load(name: str) -> dict:
 
 # How each fixture is spelled in lstm_jax ---------------------------------------------------------
 
-
-def torch_stack(w, *, make, params, layers=1, ways=1, carry_of: Any = Carry, lengths=None):
-    """torch's layers and directions; states stacked [layers * ways, B, .]."""
-    ys, lasts = w["xs"], []
-    for layer in range(layers):
-        outputs = []
-        for way in range(ways):
-            at = layer * ways + way
-            p = params(w, f"l{layer}" + "_reverse" * way)
-            start = {k: w[f"{k}0"][at] for k in carry_of._fields}
-            cell = make(p)
-            carry, y = unroll(cell, p, ys, carry_of(**start), lengths=lengths, reverse=way == 1)
-            outputs.append(y)
-            lasts.append(carry._asdict())
-        ys = jnp.concatenate(outputs, -1)
-    return {"ys": ys} | {k: jnp.stack([last[k] for last in lasts]) for k in carry_of._fields}
+STATES = ("xs", "h0", "c0")
 
 
-def _lstm_like(p):
-    cell = lstm(p["bias"].size // 4)
-    if "projection_kernel" not in p:
-        return cell
-    return transforms.projection(cell, p["projection_kernel"].shape[1])
+def read(library, w, **options):
+    return convert.read(library, {k: v for k, v in w.items() if k not in STATES}, **options)
 
 
-torch_lstm = partial(torch_stack, make=_lstm_like, params=converters.torch_lstm)
-torch_gru = partial(
-    torch_stack,
-    make=lambda p: gru(p["bias"].size // 3),
-    params=converters.torch_gru,
-    carry_of=Hidden,
-)
-torch_rnn = partial(torch_stack, params=converters.torch_rnn, carry_of=Hidden)
+def stack(w, *, library, lengths=None, **options):
+    """All layers and directions; states stacked [layers * ways, B, .], as torch and ONNX do."""
+    layers = read(library, w, **options)
+    if "h0" not in w:
+        return {"ys": convert.apply(layers, w["xs"], lengths=lengths)[1]}
+    kind = Carry if "c0" in w else Hidden
+    starts = iter(zip(*(w[f"{k}0"] for k in kind._fields), strict=True))
+    carries = [tuple(kind(*next(starts)) for _ in layer.ways) for layer in layers]
+    lasts, ys = convert.apply(layers, w["xs"], carries, lengths)
+    ends = [carry for both in lasts for carry in both]
+    return {"ys": ys} | {k: jnp.stack([getattr(e, k) for e in ends]) for k in kind._fields}
 
 
-def one(
-    w, *, cell, params, carry: Any = Carry, reverse=False, lengths=None, mask=None, resets=None
+def onnx(w, *, around=lambda cell: cell, reverse=False, lengths=None, **options):
+    """ONNX's layout: Y [T, ways, B, H], states [ways, B, H]."""
+    if reverse:
+        found = one(
+            {k: v if k == "xs" else v[0] for k, v in w.items() if k in STATES},
+            cell=around(read("onnx", w, **options)[0].cell),
+            params=read("onnx", w, **options)[0].forward,
+            reverse=True,
+            lengths=lengths,
+        )
+        return {k: v[:, None] if k == "ys" else v[None] for k, v in found.items()}
+    (layer,) = read("onnx", w, **options)
+    kind = Carry if "c0" in w else Hidden
+    starts = [kind(*each) for each in zip(*(w[f"{k}0"] for k in kind._fields), strict=True)]
+    layer = layer._replace(cell=around(layer.cell))
+    (ends,), ys = convert.apply([layer], w["xs"], [tuple(starts)], lengths)
+    ys = ys.reshape(*ys.shape[:2], len(ends), -1).swapaxes(1, 2)
+    return {"ys": ys} | {k: jnp.stack([getattr(e, k) for e in ends]) for k in kind._fields}
+
+
+def single(
+    w, *, library, renamed="", reverse=False, lengths=None, mask=None, resets=None, **options
 ):
     """One layer, one direction; `xs`, `h0` and `c0` beside the weights."""
-    p = params({k: v for k, v in w.items() if k not in ("xs", "h0", "c0")})
-    start = carry(**{k: w[f"{k}0"] for k in carry._fields})
+    weights = {renamed + k: v for k, v in w.items() if k not in STATES}
+    (layer,) = convert.read(library, weights, **options)
     marks = {"lengths": lengths, "mask": mask, "resets": resets, "reverse": reverse}
-    last, ys = unroll(cell, p, w["xs"], start, **marks)
+    return one(w, cell=layer.cell, params=layer.forward, **marks)
+
+
+def one(w, *, cell, params, **marks):
+    kind = Carry if "c0" in w else Hidden
+    start = kind(**{k: w[f"{k}0"] for k in kind._fields})
+    last, ys = unroll(cell, params, w["xs"], start, **marks)
     return {"ys": ys, **last._asdict()}
-
-
-def onnx_ways(w, *, cells, params, carry: Any = Carry, directions=("forward",), lengths=None):
-    """ONNX's layout: Y [T, ways, B, H], states [ways, B, H]."""
-    outputs, lasts = [], []
-    for n, direction in enumerate(directions):
-        start = carry(**{k: w[f"{k}0"][n] for k in carry._fields})
-        last, ys = unroll(
-            cells, params(w, n), w["xs"], start, lengths=lengths, reverse=direction == "reverse"
-        )
-        outputs.append(ys)
-        lasts.append(last._asdict())
-    return {"ys": jnp.stack(outputs, 1)} | {
-        k: jnp.stack([last[k] for last in lasts]) for k in carry._fields
-    }
 
 
 def bounded(cell, limit):
@@ -130,105 +124,56 @@ def bounded(cell, limit):
     return cell._replace(merge=merge, info=cell.info._replace(plain=False))
 
 
-BOTH_WAYS = ("forward", "reverse")
 SQUASHED: dict[str, Any] = {"gate_activation": "hard_sigmoid", "candidate_activation": "softsign"}
 
+torch, keras, haiku, equinox = (
+    partial(stack, library="torch"),
+    partial(single, library="keras"),
+    partial(single, library="haiku"),
+    partial(single, library="equinox"),
+)
+
 REPLAY: dict[str, Callable[..., dict]] = {
-    "torch_lstm": torch_lstm,
-    "torch_lstm_bidirectional_stacked": partial(torch_lstm, layers=2, ways=2),
-    "torch_lstm_packed": partial(torch_lstm, ways=2),
-    "torch_lstm_proj": torch_lstm,
-    "torch_lstm_proj_bidirectional_stacked_packed": partial(torch_lstm, layers=2, ways=2),
-    "torch_gru": partial(torch_gru, layers=2),
-    "torch_gru_packed": partial(torch_gru, ways=2),
-    "torch_rnn_tanh": partial(torch_rnn, make=lambda p: rnn(p["bias"].size), ways=2),
-    "torch_rnn_relu": partial(
-        torch_rnn, make=lambda p: rnn(p["bias"].size, activation="relu"), layers=2
-    ),
-    "keras_lstm": partial(one, cell=lstm(4), params=converters.keras_lstm),
-    "keras_lstm_masked": partial(one, cell=lstm(4), params=converters.keras_lstm),
+    "torch_lstm": torch,
+    "torch_lstm_bidirectional_stacked": torch,
+    "torch_lstm_packed": torch,
+    "torch_lstm_proj": torch,
+    "torch_lstm_proj_bidirectional_stacked_packed": torch,
+    "torch_gru": torch,
+    "torch_gru_packed": torch,
+    "torch_rnn_tanh": torch,
+    "torch_rnn_relu": partial(torch, activation="relu"),
+    "keras_lstm": keras,
+    "keras_lstm_masked": keras,
     "keras_lstm_relu_backwards": partial(
-        one,
-        cell=lstm(
-            4,
-            gate_activation="hard_sigmoid",
-            candidate_activation="relu",
-            output_activation="relu",
-        ),
-        params=converters.keras_lstm,
+        keras,
+        gate_activation="hard_sigmoid",
+        candidate_activation="relu",
+        output_activation="relu",
         reverse=True,
     ),
-    "keras_gru_after_masked": partial(one, cell=gru(4), params=converters.keras_gru, carry=Hidden),
-    "keras_gru_before_masked": partial(
-        one,
-        cell=gru(4, reset="before"),
-        params=partial(converters.keras_gru, reset_after=False),
-        carry=Hidden,
-    ),
-    "haiku_lstm": partial(one, cell=lstm(4), params=partial(converters.haiku_lstm, features=3)),
-    "haiku_lstm_resets": partial(
-        one, cell=lstm(4), params=partial(converters.haiku_lstm, features=3)
-    ),
-    "haiku_gru": partial(
-        one, cell=gru(4, reset="before"), params=converters.haiku_gru, carry=Hidden
-    ),
-    "equinox_lstm": partial(one, cell=lstm(4), params=converters.equinox_lstm),
-    "equinox_gru": partial(one, cell=gru(4), params=converters.equinox_gru, carry=Hidden),
-    "onnx_lstm_peepholes": partial(
-        onnx_ways,
-        cells=lstm(4, peepholes="diagonal"),
-        params=converters.onnx_lstm,
-        directions=BOTH_WAYS,
-    ),
-    "onnx_lstm_input_forget": partial(
-        onnx_ways,
-        cells=lstm(4, gates="cifg", peepholes="learned"),
-        params=partial(converters.onnx_lstm, input_forget=True),
-        directions=BOTH_WAYS,
-    ),
+    "keras_gru_after_masked": keras,
+    "keras_gru_before_masked": keras,
+    "keras_rnn": keras,
+    "keras_lstm_bidirectional_stacked": partial(stack, library="keras"),
+    "keras_gru_bidirectional": partial(stack, library="keras"),
+    "haiku_lstm": partial(haiku, renamed="linear/"),
+    "haiku_lstm_resets": partial(haiku, renamed="linear/"),
+    "haiku_gru": haiku,
+    "haiku_rnn": haiku,
+    "equinox_lstm": equinox,
+    "equinox_gru": equinox,
+    "onnx_lstm_peepholes": onnx,
+    "onnx_lstm_input_forget": partial(onnx, input_forget=True),
     "onnx_lstm_hard_sigmoid_softsign_affine": partial(
-        onnx_ways,
-        cells=lstm(4, output_activation="identity", **SQUASHED),
-        params=converters.onnx_lstm,
+        onnx, output_activation="identity", **SQUASHED
     ),
     "onnx_lstm_relu": partial(
-        onnx_ways,
-        cells=lstm(4, candidate_activation="relu", output_activation="relu"),
-        params=converters.onnx_lstm,
-        directions=("reverse",),
+        onnx, candidate_activation="relu", output_activation="relu", reverse=True
     ),
-    "onnx_lstm_clip": partial(
-        onnx_ways,
-        cells=bounded(lstm(4), 0.5),
-        params=converters.onnx_lstm,
-        directions=BOTH_WAYS,
-    ),
-    "onnx_gru_linear_before_reset": partial(
-        onnx_ways,
-        cells=gru(4),
-        params=converters.onnx_gru,
-        carry=Hidden,
-        directions=BOTH_WAYS,
-    ),
-    "onnx_gru_reset_first": partial(
-        onnx_ways,
-        cells=gru(4, reset="before", **SQUASHED),
-        params=partial(converters.onnx_gru, linear_before_reset=False),
-        carry=Hidden,
-        directions=BOTH_WAYS,
-    ),
-    "onnx_rnn_relu": partial(
-        onnx_ways,
-        cells=rnn(4, activation="relu"),
-        params=converters.onnx_rnn,
-        carry=Hidden,
-        directions=BOTH_WAYS,
-    ),
-    "onnx_rnn_affine": partial(
-        onnx_ways,
-        cells=rnn(4, activation="identity"),
-        params=converters.onnx_rnn,
-        carry=Hidden,
-        directions=("reverse",),
-    ),
+    "onnx_lstm_clip": partial(onnx, around=partial(bounded, limit=0.5)),
+    "onnx_gru_linear_before_reset": onnx,
+    "onnx_gru_reset_first": partial(onnx, reset="before", **SQUASHED),
+    "onnx_rnn_relu": partial(onnx, activation="relu"),
+    "onnx_rnn_affine": partial(onnx, activation="identity", reverse=True),
 }

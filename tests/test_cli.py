@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,32 @@ def test_predict_writes_forecasts(airline, tmp_path, capsys):
     rows = list(csv.DictReader((out / "forecast.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     drawn.picture(out / "forecast.png")
+
+
+def test_a_run_whose_data_file_changed_is_refused(airline, tmp_path, capsys):
+    """Rows appended to a CSV would change the test split of an old run without a word."""
+    run = tmp_path / "run"
+    shutil.copytree(airline, run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["data"]["splits"]["test"] == ["1957-01", "1960-12"]
+    manifest["data"]["sha256"] = "0" * 64
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    for verb in ("evaluate", "predict"):
+        assert call(verb, f"--workdir={run}") == 2
+        assert "sha256: 0000" in capsys.readouterr().err
+    assert call("train", f"--workdir={run}", "--config.train.num_steps=21") == 2
+    assert "--changed_data" in capsys.readouterr().err
+
+
+def test_inspect_says_how_a_file_is_read(tmp_path, capsys):
+    rows = [f"{day:02d}.01.2020;{day},5" for day in range(1, 31)]
+    (tmp_path / "a.csv").write_text("\n".join(["Tag;Wert", *rows]) + "\n")
+    picture = f"--out={tmp_path / 'a.png'}"
+    assert call("data", "inspect", tmp_path / "a.csv", picture) == 0
+    out = capsys.readouterr().out
+    for words in ("semicolon", "%d.%m.%Y", "daily (D)", "2020-01-30", "--config.task.period=7"):
+        assert words in out
+    drawn.picture(tmp_path / "a.png")
 
 
 def test_checkpoint_lists_steps_and_digests(adding, capsys):

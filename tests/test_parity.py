@@ -12,7 +12,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import converters
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
@@ -24,8 +23,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops.op_gru import GRU
 from onnx.reference.ops.op_lstm import LSTM
 
-from lstm_jax import unroll
-from lstm_jax.cells import gru, lstm, rnn
+from lstm_jax import convert, unroll
 from lstm_jax.core import Carry, Hidden
 
 T, B, D, H = 5, 3, 3, 4
@@ -63,53 +61,38 @@ def _filled(state, values):
 
 
 FLAX = {
-    "linen LSTMCell": (partial(linen_case, linen.LSTMCell(H)), converters.linen_lstm, lstm(H)),
-    "linen OptimizedLSTMCell": (
-        partial(linen_case, linen.OptimizedLSTMCell(H)),
-        converters.linen_lstm,
-        lstm(H),
-    ),
-    "linen GRUCell": (partial(linen_case, linen.GRUCell(H)), converters.linen_gru, gru(H)),
-    "linen SimpleCell": (partial(linen_case, linen.SimpleCell(H)), converters.flax_rnn, rnn(H)),
-    "nnx LSTMCell": (
-        partial(nnx_case, nnx.LSTMCell),
-        partial(converters.linen_lstm, forget="f_"),
-        lstm(H),
-    ),
-    "nnx OptimizedLSTMCell": (
-        partial(nnx_case, nnx.OptimizedLSTMCell),
-        converters.nnx_lstm,
-        lstm(H),
-    ),
-    "nnx GRUCell": (partial(nnx_case, nnx.GRUCell), converters.nnx_gru, gru(H)),
-    "nnx SimpleCell": (
-        partial(nnx_case, partial(nnx.SimpleCell, dtype=None)),
-        partial(converters.flax_rnn, inputs="dense_i", hiddens="dense_h"),
-        rnn(H),
-    ),
+    "linen LSTMCell": partial(linen_case, linen.LSTMCell(H)),
+    "linen OptimizedLSTMCell": partial(linen_case, linen.OptimizedLSTMCell(H)),
+    "linen GRUCell": partial(linen_case, linen.GRUCell(H)),
+    "linen SimpleCell": partial(linen_case, linen.SimpleCell(H)),
+    "nnx LSTMCell": partial(nnx_case, nnx.LSTMCell),
+    "nnx OptimizedLSTMCell": partial(nnx_case, nnx.OptimizedLSTMCell),
+    "nnx GRUCell": partial(nnx_case, nnx.GRUCell),
+    "nnx SimpleCell": partial(nnx_case, partial(nnx.SimpleCell, dtype=None)),
 }
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", FLAX)
 def test_a_layer_equals_that_of_flax(name, precision):
-    case, convert, cell = FLAX[name]
     wide = precision == "float64"
     with jax.enable_x64(wide):
-        shapes, step = case()
+        shapes, step = FLAX[name]()
         rng = np.random.default_rng(0)
         weights = drawn(rng, shapes, precision)
         xs, h, c = (
             (0.6 * rng.standard_normal(s)).astype(precision) for s in ((T, B, D), (B, H), (B, H))
         )
-        two = cell.info.carry == ("c", "h")
+        two = "LSTM" in name
 
         def theirs(w, xs, c, h):
             last, ys = jax.lax.scan(partial(step, w), (c, h) if two else h, xs)
             return ys, last if two else (last,)
 
         def ours(w, xs, c, h):
-            last, ys = unroll(cell, convert(w), xs, Carry(c, h) if two else Hidden(h))
+            (layer,) = convert.read(name.split()[0], w)
+            start = Carry(c, h) if two else Hidden(h)
+            last, ys = unroll(layer.cell, layer.forward, xs, start)
             return ys, tuple(last)
 
         compare(theirs, ours, (weights, xs, c, h), PRECISIONS[precision])
@@ -174,17 +157,19 @@ def onnx_arrays(gates, ways, cell_state, peepholes=False):
     return {k: 0.6 * rng.standard_normal(s) for k, s in shapes.items()}
 
 
-def replay(cell, params_of, arrays, directions):
+def replay(arrays, directions, **options):
     """The same of lstm_jax, one direction after the other."""
-    carry = Carry if "c0" in arrays else Hidden
+    kind = Carry if "c0" in arrays else Hidden
+    weights = {k: v for k, v in arrays.items() if k in "WRBP"}
+    (layer,) = convert.read("onnx", weights, **options)
     lasts, outputs = [], []
-    for n, direction in enumerate(directions):
-        start = carry(**{k: arrays[f"{k}0"][n] for k in carry._fields})
-        run = jax.jit(partial(unroll, cell, reverse=direction == "reverse"), compiler_options=QUICK)
-        last, ys = run(params_of(arrays, n), arrays["xs"], start)
+    for n, (direction, params) in enumerate(zip(directions, layer.ways, strict=True)):
+        start = kind(**{k: arrays[f"{k}0"][n] for k in kind._fields})
+        way = partial(unroll, layer.cell, reverse=direction == "reverse")
+        last, ys = jax.jit(way, compiler_options=QUICK)(params, arrays["xs"], start)
         lasts.append(last)
         outputs.append(ys)
-    states = {k: np.stack([getattr(last, k) for last in lasts]) for k in carry._fields}
+    states = {k: np.stack([getattr(last, k) for last in lasts]) for k in kind._fields}
     return {"ys": np.stack(outputs, 1), **states}
 
 
@@ -212,9 +197,8 @@ def float64():
 def test_lstm_equals_that_of_onnx(direction, peepholes, float64):
     ways = DIRECTIONS[direction]
     arrays = onnx_arrays(4, len(ways), True, peepholes)
-    cell = lstm(H, peepholes="diagonal" if peepholes else "none")
     expected = evaluate("LSTM", arrays, direction=direction)
-    agree(replay(cell, converters.onnx_lstm, arrays, ways), expected)
+    agree(replay(arrays, ways), expected)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -224,8 +208,7 @@ def test_gru_equals_that_of_onnx(direction, reset, float64):
     arrays = onnx_arrays(3, len(ways), False)
     linear = reset == "after"
     expected = evaluate("GRU", arrays, direction=direction, linear_before_reset=int(linear))
-    params_of = partial(converters.onnx_gru, linear_before_reset=linear)
-    agree(replay(gru(H, reset=reset), params_of, arrays, ways), expected)
+    agree(replay(arrays, ways, reset=reset), expected)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
@@ -235,8 +218,7 @@ def test_rnn_equals_that_of_onnx(direction, activation, float64):
     affine = {"activations": ["Affine"], "activation_alpha": [1.0], "activation_beta": [0.0]}
     given: dict[str, Any] = {"activations": ["Tanh"]} if activation == "tanh" else affine
     expected = evaluate("RNN", arrays, direction=direction, **given)
-    cell = rnn(H, activation=activation)
-    agree(replay(cell, converters.onnx_rnn, arrays, [direction]), expected)
+    agree(replay(arrays, [direction], activation=activation), expected)
 
 
 class SquashedLSTM(LSTM):
@@ -270,18 +252,11 @@ def test_onnx_activations(float64):
     arrays = onnx_arrays(4, 1, True, peepholes=True)
     options = {"direction": "forward", "layout": 0}
     expected = evaluate("SquashedLSTM", arrays, [SquashedLSTM], "here", **options)
-    cell = lstm(
-        H,
-        peepholes="diagonal",
-        gate_activation="hard_sigmoid",
-        candidate_activation="relu",
-        output_activation="softsign",
-    )
-    agree(replay(cell, converters.onnx_lstm, arrays, ["forward"]), expected)
+    squashed = {"gate_activation": "hard_sigmoid", "candidate_activation": "relu"}
+    agree(replay(arrays, ["forward"], **squashed, output_activation="softsign"), expected)
 
     arrays = onnx_arrays(3, 1, False)
     expected = evaluate(
         "SquashedGRU", arrays, [SquashedGRU], "here", linear_before_reset=1, **options
     )
-    cell = gru(H, gate_activation="hard_sigmoid", candidate_activation="relu")
-    agree(replay(cell, converters.onnx_gru, arrays, ["forward"]), expected)
+    agree(replay(arrays, ["forward"], **squashed), expected)

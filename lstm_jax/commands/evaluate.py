@@ -6,16 +6,19 @@ lstm-jax evaluate --workdir=runs/airline
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import jax
 
 from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.errors import OK
-from lstm_jax.training import saved, train
+from lstm_jax.training import begin, saved, train
+from lstm_jax.training.journal import exact
 from lstm_jax.workdir.console import closing_table
 
 FLAGS = (
     Flag("workdir", "", "the run", path=True),
+    Flag("changed_data", False, "evaluate on data that are not those of the run"),
     Flag("json", False, "print one JSON object instead of tables"),
 )
 
@@ -24,7 +27,8 @@ def run(arguments: Arguments) -> int:
     """Reload, evaluate, print."""
     no_words(arguments)
     workdir = saved.workdir_of(arguments.flags.workdir, "evaluate")
-    loaded = saved.open_run(workdir)
+    check = partial(begin.check_data, workdir=workdir, may=arguments.flags.changed_data)
+    loaded = saved.open_run(workdir, check)
     metrics = evaluate(loaded)
     baselines = loaded.program.task.baselines
     if arguments.flags.json:
@@ -46,4 +50,5 @@ def evaluate(loaded) -> dict[str, dict[str, float]]:
         }
 
     found = jax.jit(measure)(loaded.params, loaded.hyper, loaded.data)
-    return jax.tree.map(float, found)
+    task, forward = loaded.program.task, loaded.program.forward(loaded.params, loaded.hyper)
+    return exact(jax.tree.map(float, found), task, forward)

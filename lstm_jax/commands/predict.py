@@ -7,6 +7,7 @@ lstm-jax predict --workdir=runs/chars --prompt="KING:" --length=500 --temperatur
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import jax
 
 from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.errors import OK, UsageError
-from lstm_jax.training import saved
+from lstm_jax.training import begin, saved
 
 FLAGS = (
     Flag("workdir", "", "the run", path=True),
@@ -23,6 +24,7 @@ FLAGS = (
     Flag(
         "csv", "", "another file to predict from, with the columns of the training file", path=True
     ),
+    Flag("changed_data", False, "predict from data that are not those of the run"),
     Flag("prompt", "", "text to go on from"),
     Flag("length", 0, "symbols to generate (0: the task's own)"),
     Flag("temperature", 1.0, "1 samples as learned, towards 0 takes the likeliest"),
@@ -36,7 +38,8 @@ def run(arguments: Arguments) -> int:
     flags = arguments.flags
     check(flags)
     workdir = saved.workdir_of(flags.workdir, "predict")
-    loaded = saved.open_run(workdir)
+    check_data = partial(begin.check_data, workdir=workdir, may=flags.changed_data)
+    loaded = saved.open_run(workdir, check_data)
     predict = loaded.program.task.predict
     if predict is None:
         raise UsageError(f"task {loaded.config.task.name!r} has nothing to predict")

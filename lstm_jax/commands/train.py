@@ -39,6 +39,7 @@ FLAGS = (
     Flag("extend", 0, "steps to train past the end of a finished run"),
     Flag("init_from", "", "a run whose best weights a new run starts from", path=True),
     Flag("init_optimizer", False, "with --init_from: its newest weights and its optimizer's state"),
+    Flag("changed_data", False, "go on with a run whose data file has changed"),
     Flag(
         "reproduce",
         "",
@@ -65,7 +66,9 @@ def run(arguments: Arguments) -> int:
 
     parallel.configure_cpu_devices(config.parallel.data)
     with processes.joined(config):
-        summary = train.train(config, workdir, reopen=reopen, source=source)
+        summary = train.train(
+            config, workdir, reopen=reopen, source=source, changed_data=flags.changed_data
+        )
     return EXIT_CODES[summary["status"]]
 
 

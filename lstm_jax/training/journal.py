@@ -54,6 +54,12 @@ def finished(config: ConfigDict, workdir: str | Path) -> dict | None:
     return summary
 
 
+def exact(metrics: dict, task: Any, forward: Callable) -> dict:
+    """The metrics, those that the task computes in float64 from the forecasts in their place."""
+    found = task.scores(forward) if task.scores else {}
+    return metrics | {split: metrics.get(split, {}) | more for split, more in found.items()}
+
+
 class Journal:
     """One run's workdir while it trains: `with Journal(config, workdir) as run`."""
 
@@ -133,10 +139,13 @@ class Journal:
         first = not hasattr(self, "writer")
         self.writer = open_writer(self.workdir, self.config, resume_step=self.step)
         if first:
+            if self.begins.understood:
+                self.progress.message(self.begins.understood)
             self.progress.message(sharding.table(self.config, self.why))
             state = self._goes_on_otherwise(state)
             write_config(self.workdir, self.config)
-            write_manifest(self.workdir, self.config, init_from=self.begins.source)
+            begins = self.begins
+            write_manifest(self.workdir, self.config, init_from=begins.source, data=begins.data)
         for step, why, moved in self.checkpoints.skipped:
             self.record("corrupt checkpoint", step=step, why=why, moved_to=moved and moved.name)
         self.checkpoints.skipped.clear()
@@ -151,7 +160,7 @@ class Journal:
 
         What this leaves on disk, and in which order, lets the same command be killed and repeated.
         """
-        changes, reopen, source = self.begins
+        changes, reopen, source, *_ = self.begins
         if state is None:
             if source:
                 self.progress.message(f"starting from {source['run']}, step {source['step']}")
@@ -286,6 +295,7 @@ class Journal:
         if self.status != "interrupted":
             with self.progress.phase("test"):
                 metrics = jax.tree.map(float, jax.device_get(evaluate()))
+                metrics = exact(metrics, task, forward)
             self.writer.scalars(int(state.best.step), "test", metrics.get("test", {}))
             with self.progress.phase("figures"):
                 self.draw(task, forward)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,8 +57,10 @@ def recorded(workdir: Path) -> dict[str, Any]:
     return files.read_json(workdir / "manifest.json")
 
 
-def open_run(workdir: Path) -> Run:
+def open_run(workdir: Path, check: Callable[[dict], None] = lambda source: None) -> Run:
     """The run in `workdir`, its task built and its best parameters restored.
+
+    `check` gets to know which data these are, and may refuse them.
 
     Raises:
       UsageError: no run, no checkpoint that verifies, or data that is gone.
@@ -66,6 +69,7 @@ def open_run(workdir: Path) -> Run:
     # It may have been trained on more devices than there are here.
     config = replaced(saved_config(workdir), {"parallel.data": 1})
     program, hyper = build_program(config), config.hyper
+    check(program.task.source)
     target = jax.eval_shape(partial(init_state, program), hyper)
     restored = Checkpoints(workdir).restore(target, move=False)
     if restored is None:

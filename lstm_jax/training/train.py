@@ -157,11 +157,17 @@ def validate(program: Program, state: TrainState, hyper: dict, data: Any) -> tup
 
 
 def train(
-    config: Any, workdir: str | Path, *, reopen: bool = False, source: dict | None = None
+    config: Any,
+    workdir: str | Path,
+    *,
+    reopen: bool = False,
+    source: dict | None = None,
+    changed_data: bool = False,
 ) -> dict:
     """Train in `workdir`, from the start or from where the last run stopped; the summary.
 
     `reopen` goes on with a run that has ended; `source` is the run to start from: see `begin`.
+    `changed_data` goes on with data that are not those of the run.
     """
     config = resolve(config)
     if not reopen and (done := finished(config, workdir)):
@@ -169,6 +175,7 @@ def train(
     changed = begin.changes(config, Path(workdir))
     program, options, hyper = build_program(config), config.train, config.hyper
     task, whole, data = program.task, program.whole, program.task.data
+    begin.check_data(task.source, Path(workdir), changed_data)
     jit = partial(program.jit, out_shardings=whole)
     progress = Progress(options.num_steps)
     runs = partial(run_chunk, program), partial(run_short, program)
@@ -186,7 +193,7 @@ def train(
     start = partial(first_state, program, hyper, **inherited)
     start = progress.during("initial parameters", start)
     check, slope = progress.during("evaluation", check), progress.during("gradients", slope)
-    begins = begin.Begin(changed, reopen, source)
+    begins = begin.Begin(changed, reopen, source, task.source, task.understood)
     with Journal(program.config, workdir, program.why, begins, progress) as run:
         state = run.restore(like) or place(start(), whole)
         going = run.goes_on(state)

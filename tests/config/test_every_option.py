@@ -51,7 +51,10 @@ ELSEWHERE = {
 }
 
 # Name what is looked up, and where: of each kind one row below stands for all tasks.
-NAMES = ("task.name", "task.data_dir", "task.date")
+NAMES = (
+    "task.name", "task.data_dir", "task.date", "task.date_format", "task.encoding",
+    "task.time_zone", "task.conformal",
+)  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -158,6 +161,17 @@ def pictures(changes: dict[str, Any], tmp_path: Path) -> str:
     return str([drawn.panels(figure) for figure in made.figures(zeros(made)).values()])
 
 
+def understood(changes: dict[str, Any], tmp_path: Path) -> str:
+    """What a task says of its data before anything is trained."""
+    return build_task(config({"train.batch_size": 2} | changes)).understood
+
+
+def bands(changes: dict[str, Any], tmp_path: Path) -> list[str]:
+    """The scores that a task computes at the end, by name: those of intervals among them."""
+    made = build_task(config({"train.batch_size": 2} | changes))
+    return sorted(made.scores(zeros(made))["test"])
+
+
 def text_of(function: Any, *like: Any) -> list[Any]:
     """The function as text, without the addresses in it, and the arrays that it closes over."""
     made = jax.make_jaxpr(function)(*like)
@@ -243,7 +257,7 @@ DESCENTS = [
     Row("optimizer.beta2", 0.5),
     Row("optimizer.epsilon", 1.0),
 ]
-FORECAST = {"task.name": "forecast"}
+EARLY = {"task.name": "forecast", "task.csv": "early.csv", "task.look_back": 2, "task.period": 3}
 OTHERS = [
     (start, Row("seed", 1)),
     (task, Row("task.name", "adding")),
@@ -255,7 +269,11 @@ OTHERS = [
             {"task.name": "forecast", "task.csv": "apart.csv", "task.data_dir": "A"},
         ),
     ),
-    (pictures, Row("task.date", "day", {"task.name": "forecast", "task.csv": "series.csv"})),
+    (understood, Row("task.date_format", "excel", EARLY | {"task.date": "day"})),
+    (understood, Row("task.encoding", "latin-1", EARLY | {"task.csv": "accents.csv"})),
+    (understood, Row("task.time_zone", "Asia/Tokyo", EARLY | {"task.csv": "series.csv"})),
+    (bands, Row("task.conformal", True, EARLY | {"task.csv": "series.csv", "task.valid_rows": 20})),
+    (pictures, Row("task.date", "row", {"task.name": "forecast", "task.csv": "series.csv"})),
     (compiled, Row("train.compile", "quick")),
     (trials, Row("parallel.trials", 1)),
     (strictness, Row("train.strict", True)),
@@ -281,11 +299,27 @@ TASK_ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         WINDOWS,
         {
             "csv": "others.csv", "target": "a", "features": "a",
+            "layout": ("rows", {"csv": "rows.csv"}),
+            "then_csv": ("rows.csv", {"csv": "rows.csv", "layout": "rows"}),
             "missing": ("zero", {"csv": "gaps.csv", "missing": "forward"}),
             "look_back": 3, "horizon": 2, "log": False, "difference": False,
             "seasonal_difference": True, "seasonal_input": True,
             "period": (4, {"seasonal_input": True}),
-            "standardize": False, "objective": "absolute", "test_part": 0.25, "valid_part": 0.25,
+            "scaling": "none", "objective": "absolute", "test_part": 0.25, "valid_part": 0.25,
+            "test_rows": 5, "valid_rows": 5, "test_from": "2020-02-01",
+            "valid_from": "2020-01-22", "until": "2020-02-01", "origins": 2,
+            "strategy": "sequence", "calendar": (("weekday",), {}),
+            "known_future": ("a", {"features": "a", "strategy": "sequence"}),
+            "quantiles": ((0.2, 0.5, 0.8), {"objective": "quantile"}),
+            "series_id": ("shop", {"csv": "shops.csv", "duplicates": "mean"}),
+            "delimiter": (";", {"csv": "both.csv"}), "decimal": (",", {"csv": "marks.csv"}),
+            "thousands": (".", {"csv": "marks.csv"}),
+            "skip_rows": (2, {"csv": "plain.csv", "header": "first"}),
+            "header": ("none", {"csv": "plain.csv", "header": "first"}),
+            "comment": ("3", {"csv": "plain.csv", "header": "first"}),
+            "missing_markers": (tuple(map(str, range(40, 70))), {"missing": "zero"}),
+            "duplicates": ("first", {"csv": "shops.csv", "duplicates": "mean"}),
+            "gaps": ("ignore", {"csv": "holes.csv", "missing": "zero", "gaps": "asfreq"}),
         },
     ),
     "language": (
@@ -372,7 +406,30 @@ def place(tmp_path_factory):
     datafiles.write_text(folder / "other.txt", 9)
     for path in ("series.csv", "others.csv", "gaps.csv", "A/apart.csv", "B/apart.csv"):
         write_series(folder / path, 9 if path == "gaps.csv" else 0)
+    write_marks(folder)
     return folder
+
+
+def write_marks(folder: Path) -> None:
+    """Series whose dates, marks and delimiters can be read in more than one way."""
+    days = np.datetime64("2020-01-01") + np.arange(40)
+    values = datafiles.RANDOM.integers(1000, 9999, 40)
+    files = {
+        "early": [f"{43831 + i},{v}" for i, v in enumerate(values)],
+        "accents": [f"{d},{v}" for d, v in zip(days, values, strict=True)],
+        "plain": [f"{v}" for v in values],
+        "shops": [f"{d},{s},{v + s}" for d, v in zip(days, values, strict=True) for s in (1, 2)],
+        "marks": [f"{d};{v // 1000}.{v % 1000:03}" for d, v in zip(days, values, strict=True)],
+        "both": [f"{d};{v // 100},{v % 100:02}" for d, v in zip(days, values, strict=True)],
+        "holes": [f"{days[i]},{values[i]}" for i in range(40) if i not in (5, 22)],
+    }
+    wide = datafiles.RANDOM.integers(10, 99, (30, 30)).astype(str)
+    files["rows"] = [",".join([f"s{i}", *row]) for i, row in enumerate(wide)]
+    heads = {"rows": ",".join(["name", *(f"V{i}" for i in range(30))])}
+    heads |= {"shops": "day,shop,v", "marks": "day;v", "both": "day;n,v", "plain": "1"}
+    heads["accents"] = "day,été"
+    for name, lines in files.items():
+        (folder / f"{name}.csv").write_text("\n".join([heads.get(name, "day,v"), *lines]) + "\n")
 
 
 def write_series(path: Path, gap: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scipy.io
 
+from lstm_jax.config import default_config
 from lstm_jax.data import files
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep.define import plan
@@ -72,9 +73,10 @@ def words(path: Path) -> None:
     corpus.tokenize(text, str(path), "words")
 
 
+SERIES = default_config("forecast").task
 # What a good file holds, its name, and who reads it.
 INPUTS = {
-    "csv": (AIRLINE.read_bytes(), "x.csv", lambda p: read_series(p, "Passengers", (), "Month")),
+    "csv": (AIRLINE.read_bytes(), "x.csv", lambda p: read_series(p, SERIES)),
     "mat": (a_mat(), "x.mat", lambda p: matfile.read(files.read(p), p.name, ("traindata",))),
     "idx": (an_idx(), "x.idx", lambda p: readers.idx(files.read(p), p.name, (None, 28, 28))),
     "npz": (an_npz(), "x.npz", lambda p: readers.npz(files.read(p), p.name)),

@@ -85,7 +85,9 @@ def torch_layer(kind: str, packed: bool = False, **options) -> Fixture:
 def keras_layer(kind: str, masked: bool = False, **options) -> Fixture:
     import keras
 
-    keras.backend.set_floatx("float64")
+    # The SimpleRNN squashes in float32 and then refuses its own carry.
+    floatx = "float32" if kind == "SimpleRNN" else "float64"
+    keras.backend.set_floatx(floatx)
     options = {"return_sequences": True, "return_state": True, **options}
     layer = getattr(keras.layers, kind)(H, zero_output_for_mask=True, **options)
     layer.build((B, T, D))
@@ -96,6 +98,7 @@ def keras_layer(kind: str, masked: bool = False, **options) -> Fixture:
     backwards = options.get("go_backwards", False)
 
     def run(w):
+        w = {k: v.astype(floatx) for k, v in w.items()}
         start = [w["h0"], w["c0"]] if kind == "LSTM" else [w["h0"]]
         fixed = [jnp.asarray(v.value) for v in layer.non_trainable_variables]
         (ys, *last), _ = layer.stateless_call(
@@ -110,6 +113,31 @@ def keras_layer(kind: str, masked: bool = False, **options) -> Fixture:
         return dict(zip(("ys", "h", "c"), (ys, *last), strict=False))
 
     return differentiated(run, drawn(shapes, 2), {"mask": MASK} if masked else {})
+
+
+def keras_stack(kind: str, layers: int, **options) -> Fixture:
+    """Bidirectional layers on top of each other, by keras' own paths; zero initial states."""
+    import keras
+
+    keras.backend.set_floatx("float64")
+    keras.backend.clear_session()  # else the names count on
+    make = getattr(keras.layers, kind)
+    model = keras.Sequential(
+        [
+            keras.layers.Bidirectional(make(H, return_sequences=True, **options))
+            for _ in range(layers)
+        ]
+    )
+    model.build((B, T, D))
+    weights = {v.path.removeprefix("sequential/"): v.shape for v in model.trainable_variables}
+
+    def run(w):
+        fixed = [jnp.asarray(v.value) for v in model.non_trainable_variables]
+        given = [w[name] for name in weights]
+        ys, _ = model.stateless_call(given, fixed, w["xs"].swapaxes(0, 1))
+        return {"ys": ys.swapaxes(0, 1)}
+
+    return differentiated(run, drawn(weights | {"xs": (T, B, D)}, 6), {})
 
 
 # haiku and equinox --------------------------------------------------------------------------------
@@ -129,11 +157,15 @@ def haiku_core(kind: str, resets: bool = False) -> Fixture:
     states = {"h0": (B, H)} | ({"c0": (B, H)} if kind == "LSTM" else {})
     blank = {k: jnp.zeros(s) for k, s in states.items()}
     params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((T, B, D)), state(blank))
-    ((module, leaves),) = params.items()
-    shapes = {k: v.shape for k, v in leaves.items()} | {"xs": (T, B, D)} | states
+    # One module's arrays by their own names; of several by module and name.
+    alone = len(params) == 1
+    names = {(m, k): k if alone else f"{m.split('/')[-1]}/{k}" for m in params for k in params[m]}
+    shapes = {name: params[m][k].shape for (m, k), name in names.items()}
+    shapes |= {"xs": (T, B, D)} | states
 
     def run(w):
-        ys, last = net.apply({module: {k: w[k] for k in leaves}}, w["xs"], state(w))
+        given = {m: {k: w[names[m, k]] for k in params[m]} for m in params}
+        ys, last = net.apply(given, w["xs"], state(w))
         final = {"h": last.hidden, "c": last.cell} if kind == "LSTM" else {"h": last}
         return {"ys": ys, **final}
 
@@ -228,9 +260,13 @@ ORACLES: dict[str, Callable[[], Fixture]] = {
     ),
     "keras_gru_after_masked": partial(keras_layer, "GRU", masked=True, reset_after=True),
     "keras_gru_before_masked": partial(keras_layer, "GRU", masked=True, reset_after=False),
+    "keras_rnn": partial(keras_layer, "SimpleRNN"),
+    "keras_lstm_bidirectional_stacked": partial(keras_stack, "LSTM", 2),
+    "keras_gru_bidirectional": partial(keras_stack, "GRU", 1),
     "haiku_lstm": partial(haiku_core, "LSTM"),
     "haiku_lstm_resets": partial(haiku_core, "LSTM", resets=True),
     "haiku_gru": partial(haiku_core, "GRU"),
+    "haiku_rnn": partial(haiku_core, "VanillaRNN"),
     "equinox_lstm": partial(equinox_cell, "LSTM"),
     "equinox_gru": partial(equinox_cell, "GRU"),
     "onnx_lstm_peepholes": partial(onnx_node, "LSTM", peepholes=True, **BOTH),

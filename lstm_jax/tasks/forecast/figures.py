@@ -1,102 +1,145 @@
-"""Pictures and files of the forecast task: one step ahead, recursive, beyond the end."""
+"""Pictures of forecasts: one window ahead, unseen, by horizon, beyond the end."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from lstm_jax.errors import UsageError
-from lstm_jax.tasks.forecast import windows
-from lstm_jax.tasks.forecast.series import Series, following, labels
+from lstm_jax.tasks.forecast import frame as frames
+from lstm_jax.tasks.forecast import intervals, scores, windows
+from lstm_jax.tasks.forecast.frame import Frame
+from lstm_jax.tasks.forecast.series import Series
 
-RECURSIVE = 24  # steps of the recursive figure
+UNSEEN = 24  # steps of the figure from the start of the test
 LONGEST = 1000  # rows that a figure still shows one by one
 
 
-class Frame(NamedTuple):
-    """A series and everything that was derived from it."""
-
-    series: Series
-    task: Any
-    fitted: windows.Fitted
-    data: dict
-    valid: int  # first row of the validation part
-    test: int  # first row of the test part
-
-
-def one_step_ahead(forward: Callable, frame: Frame, origins: np.ndarray) -> np.ndarray:
-    """Forecasts of row o+H in the target's units, for each origin."""
-    batch = windows.take(frame.data, origins, frame.task.look_back, np)
-    outputs, _ = forward({"inputs": batch["inputs"]})
-    forecast = windows.to_units(
-        np.asarray(outputs, np.float64), frame.data["base"][origins], frame.task, frame.fitted, np
-    )
-    return forecast[:, -1]
-
-
-def recursive(forward: Callable, frame: Frame, series: Series, num_steps: int) -> np.ndarray:
-    """The `num_steps` values after the end of `series` [num_steps], each fed back as if seen.
-
-    Raises UsageError where further columns would have to be known in the future.
-    """
-    task = frame.task
-    if num_steps > task.horizon and len(series.names) > 1:
-        raise UsageError(
-            f"horizon {num_steps}: this model looks {task.horizon} steps ahead, and to go further "
-            f"it would need the future of {', '.join(series.names[1:])}; ask for at most "
-            f"{task.horizon}, or train with --config.task.horizon={num_steps}"
-        )
-    values, end = series.values, len(series.values)
-    needed = windows.lost(task) + task.look_back
-    if end < needed:
-        raise UsageError(f"{series.source}: {end} rows, but one window needs {needed}")
-    while len(values) < end + num_steps:
-        values = np.concatenate([values, _next(forward, frame, series._replace(values=values))])
-    return values[end : end + num_steps, 0]
-
-
-def _next(forward: Callable, frame: Frame, series: Series) -> np.ndarray:
-    """H more rows [H, D]; columns beside the target are unknown."""
-    data = windows.prepare(series, frame.task, frame.fitted)
-    origin = np.array([len(series.values) - 1])
-    batch = windows.take(data, origin, frame.task.look_back, np)
-    outputs, _ = forward({"inputs": batch["inputs"]})
-    outputs = np.asarray(outputs, np.float64)
-    forecast = windows.to_units(outputs, data["base"][origin], frame.task, frame.fitted, np)
-    rows = np.full((frame.task.horizon, len(series.names)), np.nan)
-    rows[:, 0] = forecast[0]
-    return rows
-
-
 def figures(forward: Callable, frame: Frame) -> dict:
-    return {
-        "one_step_ahead": figure_one_step(forward, frame),
-        "recursive": figure_recursive(forward, frame),
-    }
+    """Of the first series where there are several."""
+    found = {"one_step_ahead": one_step(forward, frame), "recursive": unseen(forward, frame)}
+    if frame.task.horizon > 1:
+        found["by_horizon"] = by_horizon(forward, frame)
+    return found
 
 
-def figure_one_step(forward: Callable, frame: Frame) -> Any:
-    """Observed against forecast over the whole span (of a long series: where the test begins)."""
-    num_rows, horizon = len(frame.series.values), frame.task.horizon
-    start = 0 if num_rows <= LONGEST else max(frame.test - LONGEST // 4, 0)
-    stop = min(num_rows, start + LONGEST)
-    first = windows.lost(frame.task) + frame.task.look_back - 1
+def name_of(series: Series) -> str:
+    """The target as text: Matplotlib would take $ for mathematics."""
+    return series.names[0].replace("$", r"\$")
+
+
+def one_step(forward: Callable, frame: Frame) -> Any:
+    """Observed against the forecast of the last step, where the test begins in a long series."""
+    start, _, test, stop = frame.edges[0]
+    horizon = windows.steps(frame.task)
+    if stop - start > LONGEST:
+        start = max(test - LONGEST // 4, start)
+        stop = min(stop, start + LONGEST)
+    first = frame.edges[0][0] + windows.lost(frame.task) + frame.task.look_back - 1
     origins = np.arange(max(first, start - horizon), stop - horizon)
-    forecast = one_step_ahead(forward, frame, origins)
+    said = frames.say(forward, frame, origins)
+    forecast = frames.units(said.middle, said, frame)[:, -1]
+    quantiles = frames.bands(forward, frame, said)
     actual = frame.series.values[origins + horizon, 0]
-    miss = (forecast - actual)[origins + horizon >= frame.test]
-    rmse = np.sqrt(np.nanmean(miss**2))
-    part = "" if num_rows <= LONGEST else " of the rows shown"
+    rmse = _rmse((forecast - actual)[origins + horizon >= test])
+    part = "" if stop - start < LONGEST else " of the rows shown"
     figure, axes = _axes(frame, f"{_steps(horizon)} ahead: test RMSE{part} {rmse:.4g}")
-    x = _positions(frame)
+    x = _positions(frame.series)
     axes.plot(x[start:stop], frame.series.values[start:stop, 0], color="0.35", label="observed")
     axes.plot(x[origins + horizon], forecast, color="C1", lw=1.2, label="forecast")
+    if quantiles is not None:
+        _bands(axes, x[origins + horizon], quantiles[:, -1], frame.task)
     _mark_splits(axes, frame, x, start, stop)
     axes.legend()
+    return figure
+
+
+def unseen(forward: Callable, frame: Frame) -> Any:
+    """From the last row before the test part on, the network's own forecasts as its inputs."""
+    series, (start, _, test, stop) = frame.series, frame.edges[0]
+    ahead = windows.steps(frame.task)
+    free = all(name in series.known for name in series.names[1:])
+    count = min(max(UNSEEN, ahead, frame.task.horizon) if free else ahead, stop - test)
+    past = frames.Histories(series.part(start, test), np.array([0]))
+    if frame.task.strategy == "sequence":
+        count = min(count, ahead)
+    forecast = path(forward, frame, past, test, count)
+    begin, end = max(start, test - 3 * count), min(stop, test + 2 * count)
+    rows = np.arange(test, test + count)
+    rmse = _rmse(forecast - series.values[rows, 0])
+    title = f"{_steps(count)} from {series.moment(test)} on, unseen: RMSE {rmse:.4g}"
+    figure, axes = _axes(frame, title)
+    x = _positions(series)
+    axes.plot(x[begin:end], series.values[begin:end, 0], color="0.35", label="observed")
+    name = "recursive forecast" if count > ahead else "forecast"
+    axes.plot(x[rows], forecast, color="C1", marker="o", ms=3, label=name)
+    if intervals.has_intervals(frame.task):
+        quantiles = frames.bands(forward, frame, frames.say(forward, frame, np.array([test - 1])))
+        shown = min(count, ahead)
+        _bands(axes, x[rows[:shown]], np.asarray(quantiles)[0, :shown], frame.task)
+    _mark_splits(axes, frame, x, begin, end)
+    axes.legend()
+    return figure
+
+
+def path(forward: Callable, frame: Frame, past: Any, test: int, count: int) -> np.ndarray:
+    """[count] values from `test` on; a `sequence` sees its known inputs there."""
+    if frame.task.strategy == "sequence":
+        return frames.forecast(forward, frame, np.array([test - 1]))[0, :count]
+    return frames.recursive(forward, frame, past, count)[0]
+
+
+def by_horizon(forward: Callable, frame: Frame) -> Any:
+    """The test error of each step ahead, beside the baselines'."""
+    rows = frame.origins["test"]
+    truth = frames.truth(frame, rows)
+    lines = {"model": frames.forecast(forward, frame, rows)} | frames.naive(frame, rows)
+    figure, axes = _axes(frame, "test error by steps ahead")
+    steps = np.arange(1, frame.task.horizon + 1)
+    for name, forecast in lines.items():
+        errors = [one["rmse"] for one in scores.by_step(forecast, truth)]
+        style = {"color": "C1", "lw": 2} if name == "model" else {"lw": 1}
+        axes.plot(steps, errors, label=name, **style)
+    axes.set_xlabel("steps ahead")
+    axes.set_ylabel(f"RMSE, {name_of(frame.series)}")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+def beyond(
+    frame: Frame, series: Series, forecast: np.ndarray, ends: np.ndarray | None, when: list[str]
+) -> Any:
+    """The end of the (first) series and what is forecast after it."""
+    start, stop = series.spans[0]
+    shown = min(stop - start, max(4 * len(forecast), 48))
+    title = f"{_steps(len(forecast))} beyond the end: {when[0]} to {when[-1]}"
+    figure, axes = _axes(frame, title)
+    x = np.arange(1, len(forecast) + 1)
+    past = series.values[stop - shown : stop, 0]
+    axes.plot(np.arange(1 - shown, 1), past, color="0.35", label="observed")
+    axes.plot(x, forecast, color="C1", marker="o", ms=3, label="forecast")
+    if ends is not None:
+        _bands(axes, x[: ends.shape[1]], ends[0][: len(x)], frame.task)
+    axes.axvline(0.5, color="0.5", ls="--", lw=1, label="end of the series")
+    axes.set_xlabel(f"steps after {series.moment(stop - 1)}")
+    axes.legend()
+    return figure
+
+
+def whole(series: Series) -> Any:
+    """Every row of the first series: what `lstm-jax data inspect` draws."""
+    from matplotlib.figure import Figure  # start-up
+
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes, (start, stop) = figure.subplots(), series.spans[0]
+    axes.plot(_positions(series)[start:stop], series.values[start:stop, 0], color="0.35", lw=1)
+    axes.set_xlabel("row" if series.index is None else "time")
+    axes.set_ylabel(name_of(series))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -104,94 +147,44 @@ def _steps(count: int) -> str:
     return "one step" if count == 1 else f"{count} steps"
 
 
-def figure_recursive(forward: Callable, frame: Frame) -> Any:
-    """From the last row before the test part on, the network's own forecasts as its inputs."""
-    num_rows, horizon = len(frame.series.values), frame.task.horizon
-    alone = len(frame.series.names) == 1
-    num_steps = min(max(RECURSIVE, horizon) if alone else horizon, num_rows - frame.test)
-    name = "recursive forecast" if num_steps > horizon else "forecast"
-    past = frame.series._replace(values=frame.series.values[: frame.test])
-    forecast = recursive(forward, frame, past, num_steps)
-    start, stop = max(0, frame.test - 3 * num_steps), min(num_rows, frame.test + 2 * num_steps)
-    rows = np.arange(frame.test, frame.test + num_steps)
-    rmse = np.sqrt(np.nanmean((forecast - frame.series.values[rows, 0]) ** 2))
-    title = (
-        f"{num_steps} steps from {_moment(frame.series, frame.test)} on, unseen: RMSE {rmse:.4g}"
-    )
-    figure, axes = _axes(frame, title)
-    x = _positions(frame)
-    axes.plot(x[start:stop], frame.series.values[start:stop, 0], color="0.35", label="observed")
-    axes.plot(x[rows], forecast, color="C1", marker="o", ms=3, label=name)
-    _mark_splits(axes, frame, x, start, stop)
-    axes.legend()
-    return figure
+def _rmse(miss: np.ndarray) -> float:
+    seen = miss[np.isfinite(miss)]
+    return float(np.sqrt(np.mean(np.square(seen)))) if seen.size else float("nan")
+
+
+def _bands(axes: Any, x: np.ndarray, quantiles: np.ndarray, task: Any) -> None:
+    """The central intervals [n, Q], the widest lightest."""
+    for k in range(len(task.quantiles) // 2):
+        share = scores.name_of(task.quantiles[-1 - k] - task.quantiles[k])
+        low, high = quantiles[:, k], quantiles[:, -1 - k]
+        axes.fill_between(x, low, high, color="C1", alpha=0.18, lw=0, label=f"{share} % interval")
 
 
 def _axes(frame: Frame, title: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # start-up
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title)
-    axes.set_xlabel("row" if not frame.series.dates else "time")
-    axes.set_ylabel(frame.series.names[0])
+    axes, series = figure.subplots(), frame.series
+    many = f"{series.ids[0]}: " if len(series.ids) > 1 else ""
+    axes.set_title((many + title).replace("$", r"\$"))
+    axes.set_xlabel("row" if series.index is None else "time")
+    axes.set_ylabel(name_of(series))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     return figure, axes
 
 
-def _positions(frame: Frame) -> np.ndarray:
+def _positions(series: Series) -> np.ndarray:
     """Where each row stands on the horizontal axis."""
-    return np.array(frame.series.dates) if frame.series.dates else np.array(frame.series.rows)
+    if series.index is None:
+        return np.asarray(series.rows)
+    if isinstance(series.index, pd.DatetimeIndex):
+        return series.index.tz_localize(None).to_numpy()
+    return np.asarray(series.index)
 
 
 def _mark_splits(axes: Any, frame: Frame, x: np.ndarray, start: int, stop: int) -> None:
-    for row, name, style in ((frame.valid, "validation", ":"), (frame.test, "test", "--")):
+    _, valid, test, _ = frame.edges[0]
+    for row, name, style in ((valid, "validation", ":"), (test, "test", "--")):
         if start < row < stop:
             axes.axvline(x[row], color="0.5", ls=style, lw=1, label=f"{name} begins")
-
-
-def _moment(series: Series, row: int) -> str:
-    return labels(series.dates)[row] if series.dates else f"row {series.rows[row]}"
-
-
-def predict(
-    forward: Callable, out_dir: Path, options: Any, frame: Frame, load: Callable
-) -> list[Path]:
-    """Forecasts beyond the end of the series (or of options.csv) as CSV and PNG.
-
-    options.horizon steps, or where it is 0: two seasons of a series alone, else the horizon.
-    """
-    csv_file = getattr(options, "csv", "") or ""
-    series = load(frame.task, csv_file) if csv_file else frame.series
-    if series.names != frame.series.names:
-        raise UsageError(f"{csv_file}: columns {series.names}, expected {frame.series.names}")
-    alone = len(series.names) == 1
-    default = max(2 * frame.task.period, frame.task.horizon) if alone else frame.task.horizon
-    num_steps = getattr(options, "horizon", 0) or default
-    if num_steps < 1:
-        raise UsageError(f"horizon {num_steps}: expected a positive whole number")
-    forecast = recursive(forward, frame, series, num_steps)
-    when = following(series.dates, num_steps)
-    paths = [Path(out_dir) / "forecast.csv", Path(out_dir) / "forecast.png"]
-    with paths[0].open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "time", series.names[0]])
-        writer.writerows((k + 1, when[k], f"{forecast[k]:.6g}") for k in range(num_steps))
-    figure_beyond(frame, series, forecast, when).savefig(paths[1], dpi=120)
-    return paths
-
-
-def figure_beyond(frame: Frame, series: Series, forecast: np.ndarray, when: list[str]) -> Any:
-    """The end of the series and what is forecast after it."""
-    shown = min(len(series.values), max(4 * len(forecast), 48))
-    start = len(series.values) - shown
-    title = f"{_steps(len(forecast))} beyond the end: {when[0]} to {when[-1]}"
-    figure, axes = _axes(frame, title)
-    x = np.arange(1, len(forecast) + 1)
-    axes.plot(np.arange(1 - shown, 1), series.values[start:, 0], color="0.35", label="observed")
-    axes.plot(x, forecast, color="C1", marker="o", ms=3, label="forecast")
-    axes.axvline(0.5, color="0.5", ls="--", lw=1, label="end of the series")
-    axes.set_xlabel(f"steps after {_moment(series, -1)}")
-    axes.legend()
-    return figure

@@ -1,11 +1,13 @@
-"""Forecast the next values of a series from a window of past ones.
+"""Forecast the next values of one or many series from windows of past ones.
 
 The embedded series is Box & Jenkins' airline passengers, 144 months from 1949 to 1960; task.csv
-names any other. Rows are split by time, never at random: training, validation, test.
+names any other. Rows are split by time, never at random: training, validation, test. Many series
+(`task.series_id`) train one global model, whose windows never cross from one to the next.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,7 @@ from jax import Array
 from lstm_jax.data import files as data_files
 from lstm_jax.data.datasets import DATASETS
 from lstm_jax.errors import UsageError, unknown
-from lstm_jax.option import Option
-from lstm_jax.tasks.forecast import figures, windows
-from lstm_jax.tasks.forecast.figures import Frame
-from lstm_jax.tasks.forecast.series import Series, check_missing, check_varied, read_series
+from lstm_jax.option import NOT_NEGATIVE, SIZE, Option
 from lstm_jax.tasks.task import (
     Spec,
     Split,
@@ -33,58 +32,114 @@ from lstm_jax.tasks.task import (
 )
 
 AIRLINE = Path(__file__).parent / "airline.csv"
+STRATEGIES = ("direct", "recursive", "sequence")
 
-
+# fmt: off
 OPTIONS = (
-    Option("csv", "", 'a CSV file with a header; "": the embedded airline passengers'),
-    Option("target", "", 'column to forecast; "": the last'),
-    Option("features", "", "further input columns, separated by commas"),
-    Option("date", "", 'date column, or year,month,day,hour; "": the first, where it holds dates'),
+    # What is read; what no option settles is recognised, and said.
+    Option("csv", "", 'a CSV file; "": the embedded airline passengers'),
+    Option("layout", "long", "long (a row each step) | rows (a row each series, its name first)"),
+    Option("then_csv", "", "of rows: a file of the values that follow, as M4's test values do"),
+    Option("target", "", 'column to forecast, or several as so many series; "": the last'),
+    Option("features", "", "further input columns, with commas between; quote a name with a comma"),
+    Option("date", "", 'date column, or several: Date,Time or year,month,day,hour; "": found'),
+    Option("date_format", "", 'as in %d.%m.%Y; s, ms, us or ns since 1970; excel; "": recognised'),
+    Option("time_zone", "", 'of dates without an offset, as in Europe/Paris; "": none'),
+    Option("series_id", "", 'the column that names the series of each row; "": one series'),
+    Option("encoding", "", 'of the file; "": UTF-8, UTF-16 with its mark, else Windows-1252'),
+    Option("delimiter", "", 'between cells; "": comma, semicolon, tab or bar'),
+    Option("decimal", "", 'point; "": recognised'),
+    Option("thousands", "", 'mark between groups of digits; "": recognised'),
+    Option("skip_rows", -1, "lines above the header; -1: recognised"),
+    Option("header", "auto", "first | none | auto (refused where the first row holds values)"),
+    Option("comment", "", "what lines to be left out begin with"),
+    Option("missing_markers", (), "further cells that stand for a missing value, as in -999"),
+    Option("duplicates", "error", "rows of one date: error | first | mean"),
+    Option("gaps", "error", "dates left out: error | asfreq (missing values) | ignore"),
     Option("missing", "error", "error | zero | forward | linear | mask (with time since seen)"),
-    Option("look_back", 12, "T: past rows in a window"),
-    Option("horizon", 1, "H: rows ahead; metrics are those of the last of them"),
+    Option("calendar", (), "inputs known ahead: hour, weekday, day, month, yearday"),
+    Option("known_future", "", "features whose future is known, for task.strategy=sequence"),
+    # Windows and what is forecast.
+    Option("look_back", 12, "T: past rows in a window", SIZE),
+    Option("horizon", 1, "H: rows ahead; loss and metrics are means over all of them", SIZE),
+    Option("strategy", "direct",
+           "direct (all H at once) | recursive (one, fed back) | sequence (on over known inputs)"),
     Option("log", True, "the logarithm of the target"),
     Option("difference", True, "changes against the row before"),
     Option("seasonal_difference", False, "changes against the same row one period before"),
-    Option(
-        "seasonal_input", False, "a second input: what the target did a season before the forecast"
-    ),
-    Option("period", 12, "rows in a season"),
-    Option("standardize", True, "z-score, fitted on the training part"),
-    Option("objective", "squared", "squared | absolute error, after the transforms"),
+    Option("seasonal_input", False,
+           "a second input: what the target did a season before the forecast"),
+    Option("period", 12, "rows in a season; also of the naive forecast that MASE divides by", SIZE),
+    Option("scaling", "zscore",
+           "of each series: zscore | mean_abs (its training part) | none | instance (by window)"),
+    Option("objective", "squared",
+           "squared | absolute | quantile | gaussian | student, after the transforms"),
+    Option("quantiles", (0.025, 0.1, 0.5, 0.9, 0.975), "of the forecast: ends of the intervals"),
+    Option("conformal", False, "calibrate the intervals on the validation part"),
+    # Splits; a date wins over a number of rows, and that over a share.
     Option("test_part", 1 / 3, "of all rows, the last"),
     Option("valid_part", 1 / 8, "of the rows before the test part, the last"),
+    Option("test_rows", 0, "of each series, the last; 0: by share", NOT_NEGATIVE),
+    Option("valid_rows", 0, "before the test part; 0: by share", NOT_NEGATIVE),
+    Option("test_from", "", 'date on which the test begins; "": by number'),
+    Option("valid_from", "", 'date on which validation begins; "": by number'),
+    Option("until", "", 'rows from this date on are left out; "": none'),
+    Option("origins", 0, "test forecasts, evenly spread; 0: from every row", NOT_NEGATIVE),
 )
+# fmt: on
+CHOICES = {
+    "layout": ("long", "rows"),
+    "missing": ("error", "zero", "forward", "linear", "mask"),
+    "strategy": STRATEGIES,
+    "scaling": ("zscore", "mean_abs", "instance", "none"),
+    "duplicates": ("error", "first", "mean"),
+    "gaps": ("error", "asfreq", "ignore"),
+}
 
 
-def load(task: Any, csv: str = "") -> Series:
-    """The series that `task` names, or the same columns of another file, checked for gaps."""
-    features = [name.strip() for name in task.features.split(",") if name.strip()]
-    date = [name.strip() for name in task.date.split(",") if name.strip()]
-    series = read_series(csv or _path(task), task.target, features, date)
+READERS = {
+    "long": lambda reading: reading.read_series,
+    "rows": lambda reading: reading.read_rows,
+}
+
+
+def load(task: Any, csv: str = "") -> Any:
+    """The series that `task` names, or the same columns of another file, checked for gaps.
+
+    Returns:
+      a `series.Series`.
+    """
+    from lstm_jax.tasks.forecast import series as reading  # start-up
+
+    read = READERS[task.layout](reading)
+    series = read(csv or _path(task, task.csv), task)
+    if task.then_csv and not csv:
+        series = reading.followed(series, read(_path(task, task.then_csv), task))
+    series = reading.before(series, task.until) if task.until and not csv else series
     if task.missing == "error":
-        check_missing(series)
-    return series
+        reading.check_missing(series)
+    return reading.with_calendar(series, task)
 
 
-def _path(task: Any) -> Path:
-    """task.csv as given, below task.data_dir, or a file of a known data set."""
-    if not task.csv:
+def _path(task: Any, csv: str) -> Path:
+    """A file as given, below task.data_dir, or of a known data set; "": the embedded one."""
+    if not csv:
         return AIRLINE
-    given = Path(task.csv).expanduser()
-    below = Path(task.data_dir or ".").expanduser() / task.csv
+    given = Path(csv).expanduser()
+    below = Path(task.data_dir or ".").expanduser() / csv
     if given.exists() or below.exists():
         return given if given.exists() else below
-    dataset, _, name = task.csv.partition("/")
+    dataset, _, name = csv.partition("/")
     known = dataset in DATASETS and name in [file.name for file in DATASETS[dataset].files]
     return data_files.path(dataset, name, task.data_dir) if known else given
 
 
 def check_options(task: Any) -> None:
-    if task.missing not in windows.FILLS:
-        raise unknown("task.missing", task.missing, windows.FILLS)
-    if task.objective not in ("squared", "absolute"):
-        raise unknown("task.objective", task.objective, ("squared", "absolute"))
+    from lstm_jax.tasks.forecast import intervals  # start-up
+
+    for name, known in CHOICES.items():
+        if getattr(task, name) not in known:
+            raise unknown(f"task.{name}", getattr(task, name), known)
     for name in ("look_back", "horizon", "period"):
         if getattr(task, name) < 1:
             raise UsageError(f"task.{name}={getattr(task, name)}: expected a positive whole number")
@@ -93,174 +148,113 @@ def check_options(task: Any) -> None:
     for name in ("test_part", "valid_part"):
         if not 0 < getattr(task, name) < 1:
             raise UsageError(f"task.{name}={getattr(task, name)}: expected between 0 and 1")
-
-
-def boundaries(series: Series, task: Any) -> tuple[int, int]:
-    """First row of the validation part and of the test part."""
-    num_rows = len(series.values)
-    test = num_rows - round(num_rows * task.test_part)
-    valid = test - round(test * task.valid_part)
-    needed = windows.lost(task) + task.look_back + task.horizon
-    if valid < needed or not valid < test < num_rows:
+    intervals.check(task)
+    if task.strategy == "recursive" and intervals.has_intervals(task):
         raise UsageError(
-            f"{series.source}: {num_rows} rows leave {max(valid, 0)} for training, "
-            f"{test - valid} for validation and {num_rows - test} for the test, but one window "
-            f"needs {needed} (look_back {task.look_back} + horizon {task.horizon} + "
-            f"{windows.lost(task)} for differences); give more rows or lower task.look_back"
+            "task.strategy=recursive feeds back one value, which says nothing of the spread; take "
+            "task.strategy=direct for intervals, or objective squared or absolute without conformal"
         )
-    return valid, test
+
+
+def framed(task: Any) -> Any:
+    """The series of `task` with splits and scales: a `frame.Frame`."""
+    from lstm_jax.tasks.forecast import frame as frames  # start-up
+    from lstm_jax.tasks.forecast import intervals, windows
+    from lstm_jax.tasks.forecast.series import check_varied
+
+    check_options(task)
+    series = load(task)
+    edges = frames.edges(series, task)
+    check_varied(series, [(start, valid) for start, valid, *_ in edges])
+    fitted = windows.fit(series, task, [(valid, test) for _, valid, test, _ in edges])
+    data = windows.prepare(series, task, fitted)
+    origins = frames.origins(series, task, edges)
+    intervals.check_calibration(len(origins["valid"]), task, series.source)
+    return frames.Frame(series, task, fitted, data, edges, origins)
 
 
 def build(config: Any) -> Task:
     """Windows of the training part in a new order each epoch; later parts in order of time."""
+    from lstm_jax.tasks.forecast import figures, intervals, said, windows  # start-up
+
     task, batch_size = config.task, config.train.batch_size
-    check_options(task)
-    series = load(task)
-    valid, test = boundaries(series, task)
-    train_part = series._replace(values=series.values[:valid], rows=series.rows[:valid])
-    check_varied(train_part)
-    fitted = windows.fit(series, task, valid)
-    data = windows.prepare(series, task, fitted)
-    data["origins"] = origins(data, series, task, (0, valid, test, len(series.values)))
-    frame = Frame(series, task, fitted, data, valid, test)
+    made = framed(task)
+    data = windows.on_device(made.data) | {
+        "origins": {name: rows.astype(np.int32) for name, rows in made.origins.items()}
+    }
+    size = len(made.origins["train"])
 
     def batch(data: dict, key: Array, step: Array) -> dict:
-        picked = shuffled(key, step, len(data["origins"]["train"]), batch_size)
-        return windows.take(data, jnp.asarray(data["origins"]["train"])[picked], task.look_back)
+        picked = shuffled(key, step, size, batch_size)
+        return cut(data, jnp.asarray(data["origins"]["train"])[picked], task)
 
+    at_once = intervals.outputs(task)
+    each = task.strategy == "sequence"
     return Task(
         spec=Spec(
-            in_features=windows.num_inputs(series, task),
-            out_features=task.horizon,
-            readout="last",
+            in_features=windows.num_inputs(made.series, task),
+            out_features=at_once if each else at_once * windows.steps(task),
+            readout="every" if each else "last",
         ),
         data=data,
         batch=batch,
-        loss=loss_of(frame),
-        summarize=summarize,
-        splits={name: _split(frame, name, batch_size) for name in ("valid", "test")},
-        baselines={name: baselines(frame, name) for name in ("valid", "test")},
-        steps_per_epoch=-(-len(data["origins"]["train"]) // batch_size),
-        figures=lambda forward: figures.figures(forward, frame),
-        predict=lambda forward, out_dir, options: figures.predict(
-            forward, out_dir, options, frame, load
-        ),
+        loss=partial(loss, task=task, has_naive=bool((made.data["naive"] > 0).any())),
+        summarize=partial(in_units, unit=made.fitted.unit_of_metrics),
+        splits={name: split(name, made, batch_size) for name in ("valid", "test")},
+        baselines={name: said.baselines(made, name) for name in ("valid", "test")},
+        steps_per_epoch=-(-size // batch_size),
+        figures=partial(figures.figures, frame=made),
+        predict=partial(said.predict, frame=made, load=load),
+        scores=partial(said.all_scores, frame=made),
+        understood=said.understood(made),
+        source=said.source(made),
     )
 
 
-def origins(data: dict, series: Series, task: Any, edges: tuple[int, ...]) -> dict:
-    """Rows after which a forecast is made, by the part that the row o+H falls into."""
-    first = windows.lost(task) + task.look_back - 1
-    found = {}
-    for name, start, stop in zip(("train", "valid", "test"), edges, edges[1:], strict=False):
-        rows = np.arange(max(start - task.horizon, first), stop - task.horizon)
-        rows = rows[data["observed"][rows, -1] > 0]
-        if not len(rows):
-            raise UsageError(
-                f"{series.source}, column {series.names[0]}: no value in the {name} part "
-                f"(rows {series.rows[start]} to {series.rows[stop - 1]}) can be forecast; "
-                "give more rows or change task.test_part and task.valid_part"
-            )
-        found[name] = rows.astype(np.int32)
-    return found
+def cut(data: dict, rows: Array, task: Any) -> dict:
+    """Windows on the device; over examples along the axis that the model wants."""
+    from lstm_jax.tasks.forecast import windows  # start-up
+
+    found = windows.take(data, rows, task)
+    return found | ({"targets": found["targets"].T} if task.strategy == "sequence" else {})
 
 
-def _split(frame: Frame, name: str, batch_size: int) -> Split:
-    look_back = frame.task.look_back
-
+def split(name: str, frame: Any, batch_size: int) -> Split:
     def take(data: dict, indices: Array) -> dict:
-        return windows.take(data, jnp.asarray(data["origins"][name])[indices], look_back)
+        return cut(data, jnp.asarray(data["origins"][name])[indices], frame.task)
 
-    return sequential(take, len(frame.data["origins"][name]), batch_size)
-
-
-def loss_of(frame: Frame) -> Any:
-    """loss(outputs [B, H], batch): error after the transforms, metrics in the target's units."""
-    task = frame.task
-
-    def loss(outputs: Array, batch: dict) -> tuple[Array, dict]:
-        counted = example_weights(batch, outputs.shape[0])[:, None] * batch["observed"]
-        known = weighed(counted, outputs, *(batch[name] for name in ("targets", "base", "actual")))
-        outputs, targets, base, actual = known
-        difference = outputs - targets
-        error = jnp.abs(difference) if task.objective == "absolute" else jnp.square(difference)
-        mean = average(error, counted)
-        forecast = windows.to_units(outputs, base, task, frame.fitted)
-        miss, counted = (forecast - actual)[:, -1], counted[:, -1]
-        metrics = {
-            "loss": mean,
-            "squared_error": average(jnp.square(miss), counted),
-            "mae": average(jnp.abs(miss), counted),
-        }
-        return ratio(mean), metrics
-
-    return loss
+    return sequential(take, len(frame.origins[name]), batch_size)
 
 
-def summarize(metrics: dict) -> dict:
-    """squared_error -> rmse; both in the target's units, at the last step of the horizon."""
-    rmse = jnp.sqrt(metrics["squared_error"])
-    return {"loss": metrics["loss"], "rmse": rmse, "mae": metrics["mae"]}
+def loss(outputs: Array, batch: dict, task: Any, has_naive: bool) -> tuple[Array, dict]:
+    """Error after the transforms, and metrics in one unit of the target, over all steps."""
+    from lstm_jax.tasks.forecast import frame, intervals  # start-up
+
+    answers = frame.answers(outputs, task)
+    targets = batch["targets"].T if task.strategy == "sequence" else batch["targets"]
+    counted = example_weights(batch, len(targets))[:, None] * batch["observed"]
+    answers, targets, actual = weighed(counted, answers, targets, batch["actual"])
+    mean = average(intervals.loss(answers, targets, task), counted)
+    apart = (intervals.middle(answers, task) - targets) * batch["factor"] * batch["unit"]
+    miss = (
+        actual * jnp.expm1(apart) if task.log else apart
+    )  # of a billion, without a float32's gaps
+    both = jnp.abs(actual) + jnp.abs(actual + miss)
+    metrics = {
+        "loss": mean,
+        "squared_error": average(jnp.square(miss), counted),
+        "mae": average(jnp.abs(miss), counted),
+        "smape": average(200 * jnp.abs(miss) / jnp.where(both == 0, 1, both), counted),
+    }
+    if has_naive:
+        naive = batch["naive"]
+        scaled = jnp.abs(miss) / jnp.where(naive > 0, naive, 1)
+        metrics["mase"] = average(scaled, counted * (naive > 0))
+    return ratio(mean), metrics
 
 
-def baselines(frame: Frame, name: str) -> dict:
-    """rmse and mae of forecasts that need no network, on the same rows; loss one step ahead."""
-    rows = frame.data["origins"][name]
-    actual = frame.data["actual"][rows, -1].astype(np.float64)
-    scores = {}
-    for label, forecast in naive_forecasts(frame, rows).items():
-        miss = forecast - actual
-        rmse, mae = np.sqrt(np.mean(miss**2)), np.mean(np.abs(miss))
-        scores[label] = {"rmse": float(rmse), "mae": float(mae)}
-        if frame.task.horizon == 1:
-            scores[label]["loss"] = transformed_loss(frame, forecast, actual)
-    return scores
-
-
-def transformed_loss(frame: Frame, forecast: np.ndarray, actual: np.ndarray) -> float:
-    """The training loss of a forecast given in the target's units."""
-    ours, theirs = (np.log(v) if frame.task.log else v for v in (forecast, actual))
-    difference = (ours - theirs) / np.asarray(frame.fitted.targets.std)
-    absolute = frame.task.objective == "absolute"
-    return float(np.mean(np.abs(difference) if absolute else np.square(difference)))
-
-
-def naive_forecasts(frame: Frame, rows: np.ndarray) -> dict:
-    """Persistence, the last season, the last season times growth, linear autoregression."""
-    task, horizon = frame.task, frame.task.horizon
-    filled = windows.forward_fill(frame.series.values[:, :1])[:, 0]
-    back = windows.season(task)
-    found = {"persistence": filled[rows]}
-    if task.period > 1 and rows[0] >= back:
-        found["seasonal-naive"] = filled[rows + horizon - back]
-        if np.nanmin(filled) > 0:
-            growth = filled[rows] / filled[rows - back]
-            found["seasonal-naive x growth"] = found["seasonal-naive"] * growth
-    autoregression = linear_autoregression(filled, rows, frame.test, task)
-    if autoregression is not None:
-        found["linear autoregression"] = autoregression
-    return found
-
-
-def linear_autoregression(
-    filled: np.ndarray, rows: np.ndarray, stop: int, task: Any
-) -> np.ndarray | None:
-    """Least squares for y[o+H] - y[o] on the last period + 1 changes of y, fitted before `stop`.
-
-    y is the logarithm where every value is positive. None where there is too little to fit on.
-    """
-    logarithm = np.nanmin(filled) > 0
-    y = np.log(filled) if logarithm else filled
-    order, changes = task.period + 1, np.diff(y, prepend=np.nan)
-    fitted_on = np.arange(order, stop - task.horizon)
-
-    def past(origins: np.ndarray) -> np.ndarray:
-        return np.stack([changes[origins - k] for k in range(order)], axis=1)
-
-    if len(fitted_on) < 2 * order or rows[0] < order:
-        return None
-    design, answer = past(fitted_on), y[fitted_on + task.horizon] - y[fitted_on]
-    good = np.isfinite(design).all(axis=1) & np.isfinite(answer)
-    weights = np.linalg.lstsq(design[good], answer[good], rcond=None)[0]
-    forecast = y[rows] + past(rows) @ weights
-    return np.exp(forecast) if logarithm else forecast
+def in_units(metrics: dict, unit: float) -> dict:
+    """squared_error -> rmse; rmse and mae in the target's units."""
+    rmse = unit * jnp.sqrt(metrics["squared_error"])
+    rest = {name: metrics[name] for name in ("smape", "mase") if name in metrics}
+    return {"loss": metrics["loss"], "rmse": rmse, "mae": unit * metrics["mae"], **rest}

@@ -1,6 +1,6 @@
-"""From a series to windows: logarithm, differences, z-score, gaps, and the way back to units.
+"""From series to windows: logarithm, differences, scaling, gaps, and the way back to units.
 
-With y the (logarithm of the) target, s the period, o the last month seen and h = 1..H steps ahead,
+With y the (logarithm of the) target, s the period, o the last row seen and h = 1..H steps ahead,
 the network forecasts a change against what is known at o:
 
     none      y[o+h]
@@ -9,11 +9,14 @@ the network forecasts a change against what is known at o:
     both      y[o+h] - y[o+h-ks] - (y[o] - y[o-ks])
 
 which at h = 1 are the ordinary differences, and sees the same differences over the look-back.
-Everything fitted (means, standard deviations) is fitted on training rows alone.
+Everything fitted is fitted on training rows alone, for each series by itself. All of it is computed
+in float64; what goes to the device is relative to the series' own level and spread, so that float32
+loses nothing of a series around a billion.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -23,6 +26,8 @@ from lstm_jax.errors import UsageError
 from lstm_jax.tasks.forecast.series import Series
 
 FILLS = ("error", "zero", "forward", "linear", "mask")
+SCALINGS = ("zscore", "mean_abs", "instance", "none")
+WHOLE = ("unit_of_metrics",)  # of Fitted: one number for all series
 
 
 class Scale(NamedTuple):
@@ -33,21 +38,41 @@ class Scale(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What the training part has taught before any training: the two scales."""
+    """What the rows before any training have taught, for S series."""
 
-    inputs: Scale  # [D]
-    targets: Scale  # [H]
+    offset: np.ndarray  # [S] of y
+    unit: np.ndarray  # [S] of y
+    inputs: Scale  # [S, D]
+    targets: Scale  # [S, H], of y less offset over unit
+    naive: np.ndarray  # [S] mean error of the (seasonal) naive forecast before the test, in units
+    naive_squared: np.ndarray  # [S] and its mean square
+    unit_of_metrics: float = 1.0  # on the device
+
+    def of(self, which: Any) -> Fitted:
+        """Those of the series numbered so."""
+        which = np.asarray(which)
+        parts = {
+            name: Scale(*(leaf[which] for leaf in part)) if isinstance(part, Scale) else part[which]
+            for name, part in self._asdict().items()
+            if name not in WHOLE
+        }
+        return self._replace(**parts)
+
+
+def steps(task: Any) -> int:
+    """H: the steps that one pass of the network forecasts."""
+    return 1 if task.strategy == "recursive" else task.horizon
 
 
 def lost(task: Any) -> int:
     """Rows at the start that differencing and the seasonal input leave without a value."""
     differences = int(task.difference) + task.period * int(task.seasonal_difference)
-    return differences + int(task.seasonal_input) * (season(task) - task.horizon)
+    return differences + int(task.seasonal_input) * (season(task) - steps(task))
 
 
 def season(task: Any) -> int:
     """k s: rows from o+H back to the same row of the last season that is known at o."""
-    return task.period * -(-task.horizon // task.period)
+    return task.period * -(-steps(task) // task.period)
 
 
 def levels(series: Series, task: Any) -> np.ndarray:
@@ -71,77 +96,140 @@ def differenced(y: np.ndarray, task: Any) -> np.ndarray:
     return y
 
 
-def target_inputs(y: np.ndarray, task: Any) -> np.ndarray:
-    """The target's history [N, 1], and with `seasonal_input` what it did a season before o+H."""
-    history = differenced(y, task)
-    if not task.seasonal_input:
-        return history[:, None]
-    shift = season(task) - task.horizon
-    earlier = np.concatenate([np.full(shift, np.nan), history])[: len(history)]
-    return np.stack([history, earlier], axis=1)
+def columns_of(series: Series, task: Any) -> np.ndarray:
+    """What the network sees of one series, before scaling [N, D].
+
+    The target's history, with `seasonal_input` what it did a season before o+H, the features.
+    """
+    history = differenced(levels(series, task), task)
+    columns = [history]
+    if task.seasonal_input:
+        shift = season(task) - steps(task)
+        columns.append(np.concatenate([np.full(shift, np.nan), history])[: len(history)])
+    return np.column_stack([*columns, series.values[:, 1:]])
 
 
-def base(y: np.ndarray, task: Any) -> np.ndarray:
-    """What the forecast from origin o for h = 1..H is a change against [N, H]; see above."""
-    filled, rows = forward_fill(y[:, None])[:, 0], np.arange(len(y))
-    columns = []
+def base(y: Any, origins: Any, task: Any, xp: Any) -> Any:
+    """What the forecast from each origin for h = 1..H is a change against [B, H]; see above."""
 
-    def past(shift: int) -> np.ndarray:
-        return filled[np.maximum(rows + shift, 0)]
+    def past(shift: int) -> Any:
+        return y[xp.maximum(origins + shift, 0)]
 
-    for h in range(1, task.horizon + 1):
+    found = []
+    for h in range(1, steps(task) + 1):
         back = task.period * -(-h // task.period)
-        column = np.zeros(len(y))
         if task.seasonal_difference:
-            column = past(h - back) + (past(0) - past(-back) if task.difference else 0)
-        elif task.difference:
-            column = past(0)
-        columns.append(column)
-    return np.stack(columns, axis=1)
+            found.append(past(h - back) + (past(0) - past(-back) if task.difference else 0))
+        else:
+            found.append(past(0) if task.difference else xp.zeros_like(past(0)))
+    return xp.stack(found, axis=1)
 
 
-def ahead(x: np.ndarray, horizon: int) -> np.ndarray:
-    """x[o+h] for h = 1..H [N, H]; NaN past the end."""
-    padded = np.concatenate([x, np.full(horizon, np.nan)])
-    return np.stack([padded[h : h + len(x)] for h in range(1, horizon + 1)], axis=1)
+# ---------------------------------------------------------------- fitting
 
 
-def fit(series: Series, task: Any, train_rows: int) -> Fitted:
-    """Scales from the first `train_rows` rows."""
-    y = levels(series, task)[:train_rows]
-    columns = np.column_stack([target_inputs(y, task), series.values[:train_rows, 1:]])
-    changes = ahead(y, task.horizon) - base(y, task)
-    changes[: lost(task)] = np.nan
-    return Fitted(_scale(columns, task), _scale(changes, task))
+def fit(series: Series, task: Any, ends: Sequence[tuple[int, int]]) -> Fitted:
+    """From the rows of each series up to (the end of training, the end of validation)."""
+    parts = [
+        fit_one(series.part(start, train), series.part(start, before), task)
+        for (start, _), (train, before) in zip(series.spans, ends, strict=True)
+    ]
+    offset, unit, inputs, targets, naive, squared = zip(*parts, strict=True)
+    inputs, targets = (Scale(*map(np.stack, zip(*pair, strict=True))) for pair in (inputs, targets))
+    whole = float(np.nanmax(np.abs(series.values[:, 0]))) if task.log else max(unit)
+    offset, unit, naive, squared = map(np.array, (offset, unit, naive, squared))
+    return Fitted(offset, unit, inputs, targets, naive, squared, whole)
 
 
-def _scale(columns: np.ndarray, task: Any) -> Scale:
-    if not task.standardize:
-        return Scale(np.zeros(columns.shape[1]), np.ones(columns.shape[1]))
-    std = np.nanstd(columns, axis=0)
-    return Scale(np.nanmean(columns, axis=0), np.where(std > 0, std, 1.0))
+def fit_one(train: Series, before: Series, task: Any) -> tuple:
+    """(offset, unit, inputs, targets, naive, naive_squared) of one series."""
+    y = levels(train, task)
+    offset = float(np.nanmean(y)) if np.isfinite(y).any() else 0.0
+    unit = 1.0 if task.log else float(np.nanstd(y)) or 1.0
+    inputs = scale(columns_of(train, task), 0.0, 1.0, task)
+    if task.scaling == "instance":
+        own = 1 + int(task.seasonal_input)
+        inputs.mean[:own], inputs.std[:own] = (0.0 if changes(task) else offset), unit
+    zero = 0.0 if changes(task) else -offset / unit
+    targets = scale(_targets((y - offset) / unit, task), zero, 1 / unit, task)
+    if task.scaling == "instance":
+        targets = Scale(np.zeros(steps(task)), np.ones(steps(task)))
+    errors = np.abs(before.values[task.period :, 0] - before.values[: -task.period, 0])
+    errors = errors[np.isfinite(errors)]
+    naive = (errors.mean(), np.square(errors).mean()) if len(errors) else (np.nan, np.nan)
+    return offset, unit, inputs, targets, *naive
+
+
+def changes(task: Any) -> bool:
+    return task.difference or task.seasonal_difference
+
+
+def _targets(y: np.ndarray, task: Any) -> np.ndarray:
+    """What is forecast from every row of the training part [N, H]; NaN past its end."""
+    if not changes(task):
+        return np.repeat(y[:, None], steps(task), axis=1)  # the series' own mean and spread
+    origins = np.arange(lost(task), max(len(y), lost(task) + 1))
+    ahead = origins[:, None] + np.arange(1, steps(task) + 1)
+    known = np.where(ahead < len(y), y[np.minimum(ahead, len(y) - 1)], np.nan)
+    return known - base(forward_fill(y[:, None])[:, 0], origins, task, np)
+
+
+def scale(columns: np.ndarray, zero: float, one: float, task: Any) -> Scale:
+    """By task.scaling; a raw 0 stands at `zero`, and a raw 1 is `one` wide.
+
+    The training windows' own scales (instance) come later, on top of a z-score of the features.
+    """
+    seen = np.atleast_1d(np.isfinite(columns).any(axis=0))
+    known = np.where(seen, columns, 0.0)
+    mean, std = np.full(len(seen), zero), np.full(len(seen), one)
+    if task.scaling in ("zscore", "instance"):
+        mean, std = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
+    elif task.scaling == "mean_abs":
+        std = np.nanmean(np.abs(known - zero), axis=0)
+    return Scale(mean, np.where(std > 0, std, one))
+
+
+# ---------------------------------------------------------------- arrays
 
 
 def prepare(series: Series, task: Any, fitted: Fitted) -> dict:
-    """Device arrays over all N rows: what `take` cuts windows from."""
-    y = levels(series, task)
-    columns = np.column_stack([target_inputs(y, task), series.values[:, 1:]])
-    z = (columns - fitted.inputs.mean) / fitted.inputs.std
-    actual = ahead(series.values[:, 0], task.horizon)
-    start = base(y, task)
-    targets = (ahead(y, task.horizon) - start - fitted.targets.mean) / fitted.targets.std
-    data = {
-        "inputs": fill(z, task),
-        "base": np.nan_to_num(start),
-        "targets": np.nan_to_num(targets),
-        "actual": np.nan_to_num(actual),
-        "observed": np.isfinite(targets),
+    """Arrays over all N rows and S series, float64: what `take` cuts windows from."""
+    parts = [
+        prepare_one(series.part(*span), task, fitted.of([k])) for k, span in enumerate(series.spans)
+    ]
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if "next_seen" in rows:
+        first = np.repeat(series.starts, [stop - start for start, stop in series.spans])
+        rows["next_seen"] = rows["next_seen"] + first[:, None]
+    whole = fitted.unit_of_metrics
+    sizes = [stop - start for start, stop in series.spans]
+    return rows | {
+        "actual": np.nan_to_num(series.values[:, 0]) / whole,
+        "observed": np.isfinite(series.values[:, 0]).astype(np.float64),
+        "series": np.repeat(np.arange(len(sizes)), sizes),
+        "shift": fitted.targets.mean,
+        "factor": fitted.targets.std,
+        "unit": fitted.unit if task.log else fitted.unit / whole,
+        "naive": np.nan_to_num(fitted.naive) / whole,
+        "known": known_columns(series, task),
     }
-    data = {name: array.astype(np.float32) for name, array in data.items()}
+
+
+def prepare_one(series: Series, task: Any, fitted: Fitted) -> dict:
+    y = (levels(series, task) - fitted.offset[0]) / fitted.unit[0]
+    z = (columns_of(series, task) - fitted.inputs.mean[0]) / fitted.inputs.std[0]
+    found = {"inputs": fill(z, task), "y": np.nan_to_num(forward_fill(y[:, None])[:, 0])}
     if task.missing == "linear":
-        data["forward"] = np.nan_to_num(forward_fill(z)).astype(np.float32)
-        data["next_seen"] = _next_seen(z).astype(np.int32)
-    return data
+        found |= {"forward": np.nan_to_num(forward_fill(z)), "next_seen": _next_seen(z)}
+    return found
+
+
+def on_device(data: dict) -> dict:
+    """float32 and int32."""
+    return {
+        name: array.astype(np.int32 if array.dtype.kind == "i" else np.float32)
+        for name, array in data.items()
+    }
 
 
 def fill(z: np.ndarray, task: Any) -> np.ndarray:
@@ -163,9 +251,16 @@ def fill(z: np.ndarray, task: Any) -> np.ndarray:
 
 
 def num_inputs(series: Series, task: Any) -> int:
-    """D: the columns, and for `mask` as many masks and times."""
+    """D: the columns, for `mask` as many masks and times, for `sequence` what is past or future."""
     columns = len(series.names) + int(task.seasonal_input)
-    return columns * (3 if task.missing == "mask" else 1)
+    return columns * (3 if task.missing == "mask" else 1) + (task.strategy == "sequence")
+
+
+def known_columns(series: Series, task: Any) -> np.ndarray:
+    """[D] 1 for the inputs whose future is known: those of `task.known_future`, the calendar."""
+    known = [0.0] * (1 + int(task.seasonal_input))
+    known += [float(name in series.known) for name in series.names[1:]]
+    return np.array(known + [0.0] * (2 * len(known) if task.missing == "mask" else 0))
 
 
 def forward_fill(x: np.ndarray) -> np.ndarray:
@@ -196,22 +291,71 @@ def _interpolate(x: np.ndarray) -> np.ndarray:
     return filled
 
 
-def take(data: dict, origins: Any, look_back: int, xp: Any = jnp) -> dict:
+# ---------------------------------------------------------------- windows
+
+
+def take(data: dict, origins: Any, task: Any, xp: Any = jnp) -> dict:
     """Windows that end at `origins` [B], with what follows them; by `xp`, JAX's NumPy or NumPy.
 
     A line across a gap may end after the origin, in the future: there the last value seen stands
     in for it.
     """
-    index = origins - look_back + 1 + xp.arange(look_back)[:, None]
+    index = origins - task.look_back + 1 + xp.arange(task.look_back)[:, None]
     inputs = xp.asarray(data["inputs"])[index]
     if "forward" in data:
         known = xp.asarray(data["next_seen"])[index] <= origins[:, None]
         inputs = xp.where(known, inputs, xp.asarray(data["forward"])[index])
-    after = {k: xp.asarray(data[k])[origins] for k in ("base", "targets", "actual", "observed")}
-    return {"inputs": inputs, **after}
+    y, which = xp.asarray(data["y"]), xp.asarray(data["series"])[origins]
+    ahead = xp.minimum(origins[:, None] + xp.arange(1, steps(task) + 1), len(y) - 1)
+    shift, factor, unit, naive = (
+        xp.asarray(data[name])[which] for name in ("shift", "factor", "unit", "naive")
+    )
+    start = base(y, origins, task, xp)
+    if task.scaling == "instance":
+        inputs, shift, factor = by_window(inputs, task, xp)
+    if task.strategy == "sequence":
+        inputs = with_future(inputs, xp.asarray(data["inputs"])[ahead.T], data["known"], xp)
+    return {
+        "inputs": inputs,
+        "base": start + shift,
+        "factor": factor,
+        "targets": (y[ahead] - start - shift) / factor,
+        "actual": xp.asarray(data["actual"])[ahead],
+        "observed": xp.asarray(data["observed"])[ahead],
+        "unit": unit[:, None],
+        "naive": naive[:, None],
+    }
 
 
-def to_units(outputs: Any, start: Any, task: Any, fitted: Fitted, xp: Any = jnp) -> Any:
-    """Forecasts in the target's own units [..., H] from outputs and `base`."""
-    y = start + outputs * fitted.targets.std + fitted.targets.mean
-    return xp.exp(y) if task.log else y
+def by_window(inputs: Any, task: Any, xp: Any) -> tuple[Any, Any, Any]:
+    """(inputs, shift [B, H], factor [B, H]): the target by its own mean and spread in the window.
+
+    Where the network sees changes, by their spread alone. Kim et al. (2022), reversible instance
+    normalisation.
+    """
+    own = 1 + int(task.seasonal_input)
+    mean = xp.zeros(inputs.shape[1]) if changes(task) else xp.mean(inputs[..., 0], axis=0)
+    std = xp.sqrt(xp.var(inputs[..., 0], axis=0) + 1e-5)
+    target = (inputs[..., :own] - mean[:, None]) / std[:, None]
+    inputs = xp.concatenate([target, inputs[..., own:]], axis=-1)
+    shape = (inputs.shape[1], steps(task))
+    return inputs, xp.broadcast_to(mean[:, None], shape), xp.broadcast_to(std[:, None], shape)
+
+
+def with_future(inputs: Any, later: Any, known: Any, xp: Any) -> Any:
+    """[T + H, B, D + 1]: the past, and of the future what is known; the last column says which."""
+    both = xp.concatenate([inputs, later * known])
+    future = (xp.arange(len(both)) >= len(inputs)).astype(both.dtype)
+    flag = xp.broadcast_to(future[:, None, None], (*both.shape[:2], 1))
+    return xp.concatenate([both, flag], axis=-1)
+
+
+def to_units(outputs: np.ndarray, batch: dict, task: Any, fitted: Fitted) -> np.ndarray:
+    """Forecasts in the target's own units [B, H, ...], float64; `fitted` of each of the B."""
+
+    def wide(array: np.ndarray) -> np.ndarray:
+        return array.reshape(*array.shape, *[1] * (outputs.ndim - array.ndim))
+
+    y = wide(batch["base"]) + outputs.astype(np.float64) * wide(batch["factor"])
+    y = wide(fitted.offset) + wide(fitted.unit) * y
+    return np.exp(y) if task.log else y

@@ -1,0 +1,77 @@
+"""A workdir from a file of weights: step 0 of a run whose parameters came from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.compute import sharding
+from lstm_jax.config.fields import resolve
+from lstm_jax.convert import files, runs
+from lstm_jax.errors import UsageError
+from lstm_jax.training.program import build_program
+from lstm_jax.training.state import init_state
+from lstm_jax.workdir.checkpoint import Checkpoints
+from lstm_jax.workdir.manifest import write_config, write_manifest
+
+
+class Imported(NamedTuple):
+    """What an import found."""
+
+    library: str  # whose names
+    guessed: bool
+    lacking: list[str]  # arrays that kept their initial values
+
+
+def renamed(state: dict[str, Any], rename: str) -> dict[str, Any]:
+    """`lstm.=rnn.,fc.=head.linear.`: names that begin so begin otherwise."""
+    pairs = [pair.partition("=") for pair in rename.split(",") if pair]
+    for old, equals, _ in pairs:
+        if not equals or not any(name.startswith(old) for name in state):
+            raise UsageError(
+                f"--rename: expected OLD=NEW,OLD=NEW with beginnings of names; {old!r} begins "
+                f"none of {', '.join(list(state)[:8])}"
+            )
+
+    def new(name: str) -> str:
+        found = next(((o, n) for o, _, n in pairs if name.startswith(o)), ("", ""))
+        return found[1] + name.removeprefix(found[0])
+
+    return {new(name): array for name, array in state.items()}
+
+
+def make(config: Any, path: Path, workdir: Path, library: str, rename: str, part: bool) -> Imported:
+    """Make `workdir` from the arrays in `path`.
+
+    Raises: UsageError for a workdir that is taken, or that lists what does not fit.
+    """
+    if (workdir / "config.json").exists():
+        raise UsageError(f"{workdir} holds a run; name another directory with --workdir=DIR")
+    arrays, notes = files.load(path)
+    arrays = renamed(arrays, rename)
+    sharding.configure_cpu_devices(1)
+    program, hyper = build_program(config), resolve(config).hyper
+    cell = runs.cell_of(config, hyper)
+    state = program.jit(partial(init_state, program))(hyper)
+    known = library or notes.get("library", "")
+    library = known or runs.guess(cell, state.params, arrays)
+    params, lacking = runs.from_names(library, cell, jax.device_get(state.params), arrays, part)
+    state = init_state(program, hyper, jax.tree.map(jnp.asarray, params))
+    _save(config, workdir, state, path, library)
+    return Imported(library, not known, lacking)
+
+
+def _save(config: Any, workdir: Path, state: Any, path: Path, library: str) -> None:
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(0, state)
+    checkpoints.close()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    source = {"file": str(path), "sha256": digest, "library": library}
+    write_manifest(workdir, config, imported=source)
+    write_config(workdir, config)

@@ -1,0 +1,1 @@
+"""ONNX: models out (`export`), recurrent nodes in (`nodes`). Needs the extra `onnx`."""

@@ -1,0 +1,234 @@
+"""One recurrent layer in ONNX: an LSTM, GRU or RNN node where one says it exactly, else a Scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+from onnx import helper
+
+from lstm_jax.cells.gates import step
+from lstm_jax.convert.conventions import CONVENTIONS
+from lstm_jax.convert.layers import Layer, from_plain
+from lstm_jax.convert.onnx.graph import Graph
+from lstm_jax.convert.onnx.jaxprs import inline
+from lstm_jax.convert.plain import Inexpressible, Plain, plain
+from lstm_jax.core import Cell, Params, noted
+
+
+class Marks(NamedTuple):
+    """Names of what says which steps count: lengths [B] int32, valid and resets [T, B] bool."""
+
+    lengths: str = ""
+    valid: str = ""
+    resets: str = ""
+
+
+class Said(NamedTuple):
+    """Names of what a layer says: ys of each direction [T, B, H], the last forward carry."""
+
+    ys: list[str]
+    carry: list[str]
+
+
+# What ONNX calls our activations, with alpha and beta where it wants them.
+ACTIVATIONS: dict[str, tuple] = {
+    "sigmoid": ("Sigmoid",),
+    "tanh": ("Tanh",),
+    "relu": ("Relu",),
+    "softsign": ("Softsign",),
+    "hard_sigmoid": ("HardSigmoid", 1 / 6, 0.5),
+    "identity": ("Affine", 1.0, 0.0),
+    "one": ("Affine", 0.0, 1.0),
+}
+OPERATORS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
+
+
+def operator(layer: Layer, marks: Marks) -> list[Plain] | None:
+    """Each direction as ONNX's operator has it; None where it has not."""
+    if marks.resets or (marks.valid and not marks.lengths):
+        return None
+    try:
+        plains = [plain(layer.cell, p, ignore=("learned_carry",)) for p in layer.ways]
+    except Inexpressible:
+        return None
+    inexact = any(p.projection is not None for p in plains)
+    unknown = any(name not in ACTIVATIONS for p in plains for name in p.activations)
+    return None if inexact or unknown else plains
+
+
+def add(graph: Graph, layer: Layer, xs: str, starts: Sequence[str], marks: Marks) -> Said:
+    """The layer over xs [T, B, D] from `starts`, the forward carry's entries [B, H] each."""
+    plains = operator(layer, marks)
+    if plains is not None:
+        return _node(graph, layer, plains, xs, starts, marks)
+    ways = [
+        _scan(graph, layer.cell, params, xs, starts if way == 0 else None, marks, way == 1)
+        for way, params in enumerate(layer.ways)
+    ]
+    return Said([ys for ys, _ in ways], ways[0][1])
+
+
+def fresh(cell: Cell, params: Params) -> list[np.ndarray]:
+    """The entries of the initial carry, [1, H] each."""
+    carry = cell.initial_carry(jax.tree.map(jnp.asarray, params), (1,))
+    return [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(carry)]
+
+
+def _spread(graph: Graph, start: str, xs: str, width: int) -> str:
+    """A carry's entry [1 or B, H] as [B, H]."""
+    shape = graph.add("Concat", graph.size(xs, 1), graph.ints(width), axis=0)
+    return graph.add("Expand", start, shape)
+
+
+def _starts(graph: Graph, layer: Layer, starts: Sequence[str], xs: str) -> list[list[str]]:
+    """For each direction the entries of its carry, [B, H] each."""
+    each = [fresh(layer.cell, params) for params in layer.ways]
+    names = [list(starts), *([graph.constant(a) for a in way] for way in each[1:])]
+    widths = [a.shape[-1] for a in each[0]]
+    return [[_spread(graph, n, xs, w) for n, w in zip(way, widths, strict=True)] for way in names]
+
+
+def _node(
+    graph: Graph, layer: Layer, plains: list[Plain], xs: str, starts: Sequence[str], marks: Marks
+) -> Said:
+    kind, ways = plains[0].kind, len(plains)
+    row = CONVENTIONS[f"onnx {OPERATORS[kind]}"]
+    own = [from_plain(row, p) for p in plains]
+    arrays = {k: np.stack([np.asarray(o[k], np.float32) for o in own]) for k in own[0]}
+    carries = _starts(graph, layer, starts, xs)
+    zero = graph.ints(0)
+    stacked = [
+        graph.add("Concat", *(graph.add("Unsqueeze", n, zero) for n in entry), axis=0)
+        for entry in zip(*carries, strict=True)
+    ]
+    # Our carry is (c, h), ONNX takes h first.
+    inputs = [xs, *(graph.constant(arrays[k]) for k in "WRB"), marks.lengths, *reversed(stacked)]
+    if "P" in arrays:
+        inputs.append(graph.constant(arrays["P"]))
+    count = 3 if kind == "lstm" else 2
+    outputs = graph.several(OPERATORS[kind], inputs, count, **_attributes(plains))
+    ys = graph.several("Split", [outputs[0], graph.ints(*[1] * ways)], ways, axis=1)
+    ys = [graph.add("Squeeze", y, graph.ints(1)) for y in ys]
+    last = [graph.add("Gather", o, graph.constant(np.int64(0)), axis=0) for o in outputs[1:]]
+    return Said(ys, list(reversed(last)))
+
+
+def _attributes(plains: list[Plain]) -> dict[str, Any]:
+    p, ways = plains[0], len(plains)
+    names = [ACTIVATIONS[name] for name in p.activations] * ways
+    attributes: dict[str, Any] = {
+        "hidden_size": p.hidden,
+        "direction": "bidirectional" if ways > 1 else "forward",
+        "activations": [name[0] for name in names],
+    }
+    if wanting := [name for name in names if len(name) > 1]:
+        attributes["activation_alpha"] = [name[1] for name in wanting]
+        attributes["activation_beta"] = [name[2] for name in wanting]
+    if p.kind == "gru":
+        attributes["linear_before_reset"] = int(p.reset == "after")
+    return attributes
+
+
+def _scan(
+    graph: Graph,
+    cell: Cell,
+    params: Params,
+    xs: str,
+    starts: Sequence[str] | None,
+    marks: Marks,
+    reverse: bool,
+) -> tuple[str, list[str]]:
+    """(ys, last carry): a Scan whose body is the cell's step, from its jaxpr."""
+    initial = fresh(cell, params)
+    names = starts or [graph.constant(a) for a in initial]
+    widths = [a.shape[-1] for a in initial]
+    given = [_spread(graph, n, xs, w) for n, w in zip(names, widths, strict=True)]
+    scanned = [
+        xs,
+        *([marks.valid] if marks.valid else []),
+        *([marks.resets] if marks.resets else []),
+    ]
+    body = _body(graph.sub(), cell, params, widths, marks, reverse)
+    ways = {"scan_input_directions": [int(reverse)] * len(scanned)}
+    ways["scan_output_directions"] = [int(reverse)]
+    *last, ys = graph.several(
+        "Scan",
+        [*given, *scanned],
+        len(given) + 1,
+        body=body,
+        num_scan_inputs=len(scanned),
+        **ways,
+    )
+    return ys, last
+
+
+def _body(
+    graph: Graph, cell: Cell, params: Params, widths: list[int], marks: Marks, reverse: bool
+) -> Any:
+    (batch,) = export.symbolic_shape("b")
+    features = params["kernel"].shape[0] if "kernel" in params else None
+    carry = jax.eval_shape(lambda p: cell.initial_carry(p, (1,)), params)
+    tree = jax.tree.structure(carry)
+    entries = [graph.name("carry") for _ in widths]
+    x, valid, resets = graph.name("x"), graph.name("valid"), graph.name("reset")
+    sizes = {"b": graph.size(x, 0)}
+    kinds = [jax.ShapeDtypeStruct((batch, w), np.float32) for w in [*widths, features]]
+    params = {name: np.asarray(leaf) for name, leaf in params.items()}
+
+    def now(*inputs):
+        *leaves, x = inputs
+        carry = jax.tree.unflatten(tree, leaves)
+        z, notes = noted(cell.project(params, x[None], None))
+        first = jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), (z, dict(notes)))
+        new, y = step(cell, params, carry, *first)
+        return (*jax.tree.leaves(new), y)
+
+    start = [graph.constant(a) for a in fresh(cell, params)]
+    counts = graph.add("Unsqueeze", valid, graph.ints(-1)) if marks.valid else ""
+    again = graph.add("Unsqueeze", resets, graph.ints(-1)) if marks.resets else ""
+    seen = entries if reverse else _chosen(graph, again, start, entries)
+    *new, y = inline(graph, now, [*seen, x], kinds, sizes)
+    new = _chosen(graph, again, start, new) if reverse else new
+    if marks.valid:
+        new = _chosen(graph, counts, new, entries)
+        y = graph.add("Where", counts, y, graph.constant(np.float32(0)))
+    outputs = [graph.add("Identity", n) for n in [*new, y]]
+    kinds_in = [
+        helper.make_tensor_value_info(n, 1, ["b", w]) for n, w in zip(entries, widths, strict=True)
+    ]
+    kinds_in += [helper.make_tensor_value_info(x, 1, ["b", features])]
+    bools = [valid] * bool(marks.valid) + [resets] * bool(marks.resets)
+    kinds_in += [helper.make_tensor_value_info(n, 9, ["b"]) for n in bools]
+    wide = [*widths, None]
+    kinds_out = [
+        helper.make_tensor_value_info(n, 1, ["b", w]) for n, w in zip(outputs, wide, strict=True)
+    ]
+    return graph.graph("step", kinds_in, kinds_out)
+
+
+def _chosen(graph: Graph, where: str, yes: Sequence[str], no: Sequence[str]) -> list[str]:
+    if not where:
+        return list(no)
+    return [graph.add("Where", where, a, b) for a, b in zip(yes, no, strict=True)]
+
+
+def words(layer: Layer, marks: Marks) -> str:
+    """What the layer becomes, and why no single node."""
+    plains = operator(layer, marks)
+    if plains is not None:
+        return f"one {OPERATORS[plains[0].kind]} node"
+    if marks.resets or (marks.valid and not marks.lengths):
+        return "a Scan of the step: no recurrent operator knows resets or masks with holes"
+    try:
+        p = plain(layer.cell, layer.forward, ignore=("learned_carry",))
+    except Inexpressible as error:
+        return f"a Scan of the step: {str(error).split(';')[0]}"
+    if p.projection is not None:
+        return "a Scan of the step: no recurrent operator has a projection"
+    odd = ", ".join(name for name in p.activations if name not in ACTIVATIONS)
+    return f"a Scan of the step: no recurrent operator has the activation {odd}"

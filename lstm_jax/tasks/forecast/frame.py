@@ -1,0 +1,285 @@
+"""A series with its splits and scales, and what a network says about its future."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lstm_jax.errors import UsageError
+from lstm_jax.tasks.forecast import baselines, dates, intervals, scores, windows
+from lstm_jax.tasks.forecast.series import Series
+
+SIZES = (16, 256, 2048)  # windows that the network is asked about at once: programs compiled
+
+
+class Frame(NamedTuple):
+    """A series and everything that was derived from it."""
+
+    series: Series
+    task: Any
+    fitted: windows.Fitted
+    data: dict  # float64, what windows are cut from
+    edges: list[tuple[int, int, int, int]]  # of each series: start, validation, test, end
+    origins: dict[str, np.ndarray]  # rows after which a forecast is made, by split
+
+
+class Said(NamedTuple):
+    """What a network says from n origins, and what came."""
+
+    quantiles: np.ndarray  # [n, H, Q] in the space of training, before calibration
+    middle: np.ndarray  # [n, H] the forecast itself, likewise
+    batch: dict  # the windows without their inputs, [n, ...]
+    series: np.ndarray  # [n] number of the series
+
+
+# ---------------------------------------------------------------- splits
+
+
+def edges(series: Series, task: Any) -> list[tuple[int, int, int, int]]:
+    """First row of each series, of its validation part and of its test part, and its end.
+
+    Raises:
+      UsageError: a part is too short for a window, with the number that would do.
+    """
+    return [edge(series, k, *span, task) for k, span in enumerate(series.spans)]
+
+
+def edge(series: Series, k: int, start: int, stop: int, task: Any) -> tuple[int, int, int, int]:
+    rows = stop - start
+    test = cut(series, start, stop, task.test_from, task.test_rows, task.test_part)
+    valid = cut(series, start, test, task.valid_from, task.valid_rows, task.valid_part)
+    needed = windows.lost(task) + task.look_back + windows.steps(task)
+    source = series.source + (f", series {series.ids[k]}" if len(series.ids) > 1 else "")
+    if valid - start < needed or not valid < test < stop:
+        raise UsageError(
+            f"{source}: {rows} rows leave {max(valid - start, 0)} for training, {test - valid} for "
+            f"validation and {stop - test} for the test, but one window needs {needed} (look_back "
+            f"{task.look_back} + horizon {windows.steps(task)} + {windows.lost(task)} for "
+            "differences); give more rows or lower task.look_back"
+        )
+    for name, size in (("valid", test - valid), ("test", stop - test)):
+        if size < task.horizon:
+            raise UsageError(
+                f"{source}: the {name} part has {size} rows, and task.horizon={task.horizon} needs "
+                f"as many; set task.{name}_rows={task.horizon} or more, or lower task.horizon"
+            )
+    return start, valid, test, stop
+
+
+def cut(series: Series, start: int, stop: int, date: str, rows: int, part: float) -> int:
+    """Where the last part of rows start .. stop begins: by date, else by count, else by share."""
+    if not date:
+        return stop - (rows or round((stop - start) * part))
+    if not isinstance(series.index, pd.DatetimeIndex):
+        raise UsageError(f"{series.source}: a split by date ({date}) needs a date column")
+    try:
+        moment = pd.Timestamp(date)
+    except ValueError:
+        raise UsageError(f"{date!r} is no date; expected YYYY-MM-DD, or with HH:MM") from None
+    if series.index.tz is not None and moment.tz is None:
+        moment = moment.tz_localize(series.index.tz)
+    return start + int(series.index[start:stop].searchsorted(moment))
+
+
+def origins(series: Series, task: Any, found: list[tuple[int, int, int, int]]) -> dict:
+    """Rows after which a forecast is made, by the part that all of its H rows fall into.
+
+    So no row is the target of two parts.
+    """
+    observed = np.isfinite(series.values[:, 0])
+    parts: dict[str, list[np.ndarray]] = {"train": [], "valid": [], "test": []}
+    for start, valid, test, stop in found:
+        first = start + windows.lost(task) + task.look_back - 1
+        places = {"train": (first, valid), "valid": (valid - 1, test), "test": (test - 1, stop)}
+        for name, (low, high) in places.items():
+            ahead = windows.steps(task) if name == "train" else task.horizon
+            rows = np.arange(max(low, first), high - ahead)
+            if name == "test" and task.origins:
+                rows = rows[
+                    np.unique(np.linspace(0, len(rows) - 1, task.origins).round().astype(int))
+                ]
+            seen = observed[rows[:, None] + np.arange(1, ahead + 1)].any(axis=1)
+            parts[name].append(rows[seen])
+    joined = {name: np.concatenate(rows) for name, rows in parts.items()}
+    for place, name in enumerate(joined):
+        if not len(joined[name]):
+            low, high = found[0][place], found[0][place + 1] - 1
+            raise UsageError(
+                f"{series.source}, column {series.names[0]}: no value in the {name} part (rows "
+                f"{series.rows[low]} to {series.rows[high]}) can be forecast; give more rows or "
+                "change task.test_part and task.valid_part"
+            )
+    return joined
+
+
+# ---------------------------------------------------------------- asking
+
+
+def answers(outputs: Any, task: Any) -> Any:
+    """[B, H, P] of a network's outputs: [B, H P], or for `sequence` [T + H, B, P]."""
+    if task.strategy == "sequence":
+        return outputs[-windows.steps(task) :].swapaxes(0, 1)
+    return outputs.reshape(len(outputs), windows.steps(task), intervals.outputs(task))
+
+
+def ask(forward: Callable, data: dict, rows: np.ndarray, task: Any) -> tuple[np.ndarray, dict]:
+    """(what the network says [n, H, P], the windows without inputs) from each of n origins."""
+    size = next((size for size in SIZES if size >= len(rows)), SIZES[-1])
+    said, batches = [], []
+    for start in range(0, len(rows), size):
+        chunk = rows[start : start + size]
+        padded = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk))])
+        batch = windows.take(data, padded, task, np)
+        outputs, _ = forward({"inputs": batch.pop("inputs").astype(np.float32)})
+        said.append(np.asarray(answers(np.asarray(outputs), task), np.float64)[: len(chunk)])
+        batches.append({name: array[: len(chunk)] for name, array in batch.items()})
+    joined = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    return np.concatenate(said), joined
+
+
+def say(forward: Callable, frame: Frame, rows: np.ndarray, data: dict | None = None) -> Said:
+    """One pass of the network from each origin."""
+    data = frame.data if data is None else data
+    said, batch = ask(forward, data, rows, frame.task)
+    middle = intervals.middle(said, frame.task)
+    return Said(intervals.quantiles(said, frame.task), middle, batch, data["series"][rows])
+
+
+def units(values: np.ndarray, said: Said, frame: Frame) -> np.ndarray:
+    """Forecasts [n, H] or quantiles [n, H, Q] in the series' units."""
+    return windows.to_units(values, said.batch, frame.task, frame.fitted.of(said.series))
+
+
+def moves(forward: Callable, frame: Frame) -> np.ndarray:
+    """How far the validation part moves the ends of each interval [H, Q // 2]."""
+    said = say(forward, frame, frame.origins["valid"])
+    seen = np.where(said.batch["observed"] > 0, said.batch["targets"], np.nan)
+    return intervals.calibration(said.quantiles, seen, frame.task)
+
+
+def bands(forward: Callable, frame: Frame, said: Said) -> np.ndarray | None:
+    """[n, H, Q] quantiles in the series' units; None where the network says but one value."""
+    if not intervals.has_intervals(frame.task):
+        return None
+    found = said.quantiles
+    if frame.task.conformal:
+        found = intervals.calibrated(found, moves(forward, frame))
+    return units(found, said, frame)
+
+
+# ---------------------------------------------------------------- over the horizon
+
+
+def forecast(forward: Callable, frame: Frame, rows: np.ndarray) -> np.ndarray:
+    """[n, H] in units, over the whole task.horizon from each origin."""
+    if frame.task.strategy == "recursive" and frame.task.horizon > 1:
+        return recursive(forward, frame, histories(frame, rows), frame.task.horizon)
+    said = say(forward, frame, rows)
+    return units(said.middle, said, frame)
+
+
+def truth(frame: Frame, rows: np.ndarray) -> scores.Truth:
+    """What came after each origin, in float64 as in the file."""
+    ahead = rows[:, None] + np.arange(1, frame.task.horizon + 1)
+    actual = frame.series.values[ahead, 0]
+    fitted = frame.fitted
+    return scores.Truth(actual, frame.data["series"][rows], fitted.naive, fitted.naive_squared)
+
+
+def naive(frame: Frame, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """{baseline: [n, H]} from each origin, of those that every series has."""
+    which, found = frame.data["series"][rows], {}
+    for k in np.unique(which):
+        start, valid, _, stop = frame.edges[k]
+        own, values = rows[which == k] - start, frame.series.values[start:stop, 0]
+        for name, part in baselines.forecasts(values, own, valid - start, frame.task).items():
+            found.setdefault(name, []).append(part)
+    joined = {name: np.concatenate(parts) for name, parts in found.items()}
+    return {name: values for name, values in joined.items() if len(values) == len(rows)}
+
+
+class Histories(NamedTuple):
+    """Short series, each of which ends where a forecast begins."""
+
+    series: Series
+    which: np.ndarray  # the number of the series that each is of
+
+
+def histories(frame: Frame, rows: np.ndarray) -> Histories:
+    """Of each origin the rows that one window needs."""
+    needed = windows.lost(frame.task) + frame.task.look_back
+    index = rows[:, None] - needed + 1 + np.arange(needed)
+    series = frame.series
+    stamps = None if series.index is None else series.index[index.ravel()]
+    short = series._replace(
+        values=series.values[index.ravel()], index=stamps, rows=series.rows[index.ravel()],
+        ids=tuple(map(str, rows)), starts=tuple(range(0, index.size, needed)),
+    )  # fmt: skip
+    return Histories(short, frame.data["series"][rows])
+
+
+def recursive(forward: Callable, frame: Frame, past: Histories, num_steps: int) -> np.ndarray:
+    """The values after the end of each series [S, num_steps], each fed back as if it were seen.
+
+    Raises:
+      UsageError: further columns would have to be known in the future, or a series is too short.
+    """
+    task, series = frame.task, past.series
+    check_future(series, task, num_steps)
+    needed = windows.lost(task) + task.look_back
+    shortest = min(stop - start for start, stop in series.spans)
+    if shortest < needed:
+        raise UsageError(f"{series.source}: {shortest} rows, but one window needs {needed}")
+    fitted, found = frame.fitted.of(past.which), []
+    own = frame._replace(fitted=fitted)
+    ahead = windows.steps(task)
+    while len(found) < num_steps:
+        longer = extended(series, ahead)
+        data = windows.prepare(longer, task, fitted)
+        ends = np.array([stop for _, stop in longer.spans]) - 1 - ahead
+        said = say(forward, own, ends, data)
+        values = units(said.middle, said, own)
+        found.extend(values.T)
+        series = with_values(longer, values)
+    return np.stack(found[:num_steps], axis=1)
+
+
+def check_future(series: Series, task: Any, num_steps: int) -> None:
+    unknown = [name for name in series.names[1:] if name not in series.known]
+    if num_steps > windows.steps(task) and unknown:
+        raise UsageError(
+            f"horizon {num_steps}: this model looks {windows.steps(task)} steps ahead, and to go "
+            f"further it would need the future of {', '.join(unknown)}; ask for at most "
+            f"{windows.steps(task)}, or train with --config.task.horizon={num_steps}"
+        )
+
+
+def extended(series: Series, count: int) -> Series:
+    """`count` more rows below each series, empty but for the calendar."""
+    parts, stamps = [], []
+    for start, stop in series.spans:
+        later = np.full((count, series.values.shape[1]), np.nan)
+        if series.index is not None:
+            index = series.index[start:stop]
+            after = dates.after(index, series.freq, count)
+            stamps.append(index.append(after))
+            later[:, 1:] = dates.calendar(after, series.names[1:])
+        parts.append(np.concatenate([series.values[start:stop], later]))
+    sizes = [len(part) for part in parts]
+    index = stamps[0].append(stamps[1:]) if stamps else None
+    starts = tuple(np.cumsum([0, *sizes])[:-1].tolist())
+    values = np.concatenate(parts)
+    return series._replace(
+        values=values, index=index, rows=np.zeros(len(values), int), starts=starts
+    )
+
+
+def with_values(series: Series, found: np.ndarray) -> Series:
+    """The last rows of each series [S, count] filled with what was forecast."""
+    values = series.values.copy()
+    for (_, stop), one in zip(series.spans, found, strict=True):
+        values[stop - len(one) : stop, 0] = one
+    return series._replace(values=values)

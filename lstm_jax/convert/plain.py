@@ -89,7 +89,8 @@ def plain(cell: Cell, params: Params, ignore: tuple[str, ...] = ()) -> Plain:
             raise Inexpressible(f"{transform} on {name!r}: no other library has it; {_TRAIN}")
     if name not in _MAKE:
         raise Inexpressible(
-            f"cell {name!r} is none of lstm, gru and rnn, which other libraries have; {_TRAIN}"
+            f"cell {cell.info.name!r} is none of lstm, gru and rnn, which other libraries have; "
+            + _TRAIN
         )
     _refuse(name, options)
     return _MAKE[name](cell, params, options)

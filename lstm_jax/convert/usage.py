@@ -32,7 +32,9 @@ ys, last = rnn(xs)
 import keras
 import safetensors.numpy
 
-rnn = keras.Sequential([keras.Input((None, {features})), {call}])  # xs [B, T, D]
+rnn = keras.Sequential(
+    [keras.Input((None, {features})), {call}]
+)  # xs [B, T, D]
 state = safetensors.numpy.load_file("{file}")
 rnn.set_weights([state[v.path.split("/", 1)[1]] for v in rnn.weights])
 ys = rnn(xs)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from onnx import helper
 
 from lstm_jax.cells.gates import step
 from lstm_jax.convert.conventions import CONVENTIONS
 from lstm_jax.convert.layers import Layer, from_plain
-from lstm_jax.convert.onnx.graph import Graph
+from lstm_jax.convert.onnx.graph import Graph, value
 from lstm_jax.convert.onnx.jaxprs import inline
 from lstm_jax.convert.plain import Inexpressible, Plain, plain
 from lstm_jax.core import Cell, Params, noted
@@ -173,45 +172,43 @@ def _scan(
 def _body(
     graph: Graph, cell: Cell, params: Params, sizes_of: tuple, marks: Marks, reverse: bool
 ) -> Any:
-    (batch,) = export.symbolic_shape("b")
-    widths, features = sizes_of
-    carry = jax.eval_shape(lambda p: cell.initial_carry(p, (1,)), params)
-    tree = jax.tree.structure(carry)
+    """One step: carry and x in, carry and y out; held where it does not count."""
+    (batch,), (widths, features) = export.symbolic_shape("b"), sizes_of
     entries = [graph.name("carry") for _ in widths]
     x, valid, resets = graph.name("x"), graph.name("valid"), graph.name("reset")
-    sizes = {"b": graph.size(x, 0)}
     kinds = [jax.ShapeDtypeStruct((batch, w), np.float32) for w in [*widths, features]]
-    params = jax.tree.map(np.asarray, params)
-
-    def now(*inputs):
-        *leaves, x = inputs
-        carry = jax.tree.unflatten(tree, leaves)
-        z, notes = noted(cell.project(params, x[None], None))
-        first = jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), (z, dict(notes)))
-        new, y = step(cell, params, carry, *first)
-        return (*jax.tree.leaves(new), y)
-
     start = [graph.constant(a) for a in fresh(cell, params)]
     counts = graph.add("Unsqueeze", valid, graph.ints(-1)) if marks.valid else ""
     again = graph.add("Unsqueeze", resets, graph.ints(-1)) if marks.resets else ""
     seen = entries if reverse else _chosen(graph, again, start, entries)
+    now, sizes = _flat_step(cell, params), {"b": graph.size(x, 0)}
     *new, y = inline(graph, now, [*seen, x], kinds, sizes)
     new = _chosen(graph, again, start, new) if reverse else new
     if marks.valid:
         new = _chosen(graph, counts, new, entries)
         y = graph.add("Where", counts, y, graph.constant(np.float32(0)))
     outputs = [graph.add("Identity", n) for n in [*new, y]]
-    kinds_in = [
-        helper.make_tensor_value_info(n, 1, ["b", w]) for n, w in zip(entries, widths, strict=True)
-    ]
-    kinds_in += [helper.make_tensor_value_info(x, 1, ["b", features])]
+    pairs = zip([*entries, x], [*widths, features], strict=True)
+    inputs = [value(n, np.float32, ("b", w)) for n, w in pairs]
     bools = [valid] * bool(marks.valid) + [resets] * bool(marks.resets)
-    kinds_in += [helper.make_tensor_value_info(n, 9, ["b"]) for n in bools]
-    wide = [*widths, None]
-    kinds_out = [
-        helper.make_tensor_value_info(n, 1, ["b", w]) for n, w in zip(outputs, wide, strict=True)
-    ]
-    return graph.graph("step", kinds_in, kinds_out)
+    inputs += [value(n, np.bool_, ("b",)) for n in bools]
+    ends = zip(outputs, [*widths, None], strict=True)
+    return graph.graph("step", inputs, [value(n, np.float32, ("b", w)) for n, w in ends])
+
+
+def _flat_step(cell: Cell, params: Params) -> Callable:
+    """(the carry's entries, x) -> (the new ones, y), as a function of arrays [B, .]."""
+    carry = jax.eval_shape(lambda p: cell.initial_carry(p, (1,)), params)
+    tree, params = jax.tree.structure(carry), jax.tree.map(np.asarray, params)
+
+    def now(*inputs):
+        *leaves, x = inputs
+        z, notes = noted(cell.project(params, x[None], None))
+        first = jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), (z, dict(notes)))
+        new, y = step(cell, params, jax.tree.unflatten(tree, leaves), *first)
+        return (*jax.tree.leaves(new), y)
+
+    return now
 
 
 def _chosen(graph: Graph, where: str, yes: Sequence[str], no: Sequence[str]) -> list[str]:

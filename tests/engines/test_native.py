@@ -84,7 +84,12 @@ def test_every_operation_in_c():
         near = jnp.tanh(u)
         parts = [jnp.exp(u), jnp.log(2.0 + near), jnp.log1p(near**2), jnp.expm1(u), -u]
         parts += [jax.nn.sigmoid(u), jnp.abs(u), jnp.sign(u) * h, jnp.sqrt(1.5 + near), jnp.sin(u)]
-        parts += [jnp.cos(u), jax.scipy.special.erf(u), jnp.power(1.5 + near, 0.3), u**-2]
+        parts += [
+            jnp.cos(u),
+            jax.scipy.special.erf(u),
+            jnp.power(1.5 + near, 0.3),
+            (2.0 + near) ** -2,
+        ]
         parts += [
             jnp.maximum(u, h),
             jnp.minimum(u, h),
@@ -98,7 +103,8 @@ def test_every_operation_in_c():
 
     cell = bare(update)
     params, xs = problem(cell)
-    assert_same(*(gradients(cell, engine, params, xs) for engine in ("native", "scan")))
+    ours, theirs = (gradients(cell, engine, params, xs) for engine in ("native", "scan"))
+    assert_same(ours, theirs)
 
 
 def bare(update):
@@ -134,7 +140,8 @@ def test_not_a_number_stays_where_it_was():
     assert jnp.isnan(ours).any() and not jnp.isnan(ours).all()
     huge = jax.tree.map(lambda leaf: 1e4 * leaf, params)
     for cell in (lstm(H), slstm(H)):
-        assert_same(*(lstm_jax.unroll(cell, huge, xs, engine=e)[1] for e in ("native", "scan")))
+        ours, theirs = (lstm_jax.unroll(cell, huge, xs, engine=e)[1] for e in ("native", "scan"))
+        assert_same(ours, theirs)
 
 
 # Around a call ----------------------------------------------------------------------------------
@@ -168,9 +175,12 @@ def test_higher_derivatives():
         slope = jax.grad(partial(loss, cell, engine))
         return jax.grad(lambda p: sum(jnp.sum(g**2) for g in jax.tree.leaves(slope(p, xs))))(params)
 
-    assert_same(*(quick(lambda e=e: curvature(e)) for e in ("native", "scan")), 1e-4)
-    push = lambda e: jax.jvp(partial(loss, cell, e, params), (xs,), (jnp.ones_like(xs),))  # noqa: E731
-    ours, theirs = map(push, ("native", "scan"))
+    ours, theirs = (quick(lambda e=e: curvature(e)) for e in ("native", "scan"))
+    assert_same(ours, theirs, 1e-4)
+    along = (jnp.ones_like(xs),)
+    ours, theirs = (
+        jax.jvp(partial(loss, cell, engine, params), (xs,), along) for engine in ("native", "scan")
+    )
     assert_same(ours, theirs)
 
 

@@ -68,15 +68,21 @@ def plan(cell: Cell, params: Params, carry: Any, steps: Any) -> Plan | str:
     why = place() or types(params, carry) or beyond(steps) or build.missing()
     if why:
         return why
-    z, notes = jax.eval_shape(lambda p, s: noted(cell.project(p, s)), params, steps)
     try:
-        made = design(cell, params, carry, z, notes)
-        inside = None if cell.info.transforms else affine(cell, params, steps.x)
-        build.cell(call.code(made))
+        return _read(cell, params, carry, steps)
     except Unsupported as error:
         return f"cell {cell.info.name!r} {error}"
     except build.Failed as error:
         return str(error)
+    except Exception as error:  # a stranger's cell: what is wrong with it, other engines say
+        return f"cell {cell.info.name!r} could not be read ({type(error).__name__}: {error})"
+
+
+def _read(cell: Cell, params: Params, carry: Any, steps: Any) -> Plan:
+    z, notes = jax.eval_shape(lambda p, s: noted(cell.project(p, s)), params, steps)
+    made = design(cell, params, carry, z, notes)
+    inside = None if cell.info.transforms else affine(cell, params, steps.x)
+    build.cell(call.code(made))
     return Plan(made, inside)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Key = tuple[Any, ...]
 
@@ -152,7 +153,9 @@ def _simpler(operation: str, of: tuple[int, ...], known: list[float | None]) -> 
             return mine
         if len(of) == 2 and n == 0 and (operation, other) in (("sub", 0.0), ("div", 1.0)):
             return mine
-    return of[1] if operation == "select" and of[1] == of[2] else None
+    if operation == "select" and of[1:2] == of[2:]:
+        return of[1]
+    return None
 
 
 class Lanes:
@@ -160,7 +163,7 @@ class Lanes:
 
     def __init__(self, hidden: int) -> None:
         self.hidden, self.graph = hidden, Graph()
-        self.product: tuple[Any, Any, int] | None = None  # carry, parameter, columns a unit
+        self.product: tuple[int, str, int] | None = None  # carry, parameter, columns a unit
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """One node for every H units along the last axis."""
@@ -180,6 +183,8 @@ class Lanes:
         return nodes
 
     def constant(self, value: Any) -> np.ndarray:
+        if isinstance(value, Tracer):
+            raise Unsupported("closes over a value that is traced")
         array = np.asarray(value)
         if self.by_unit(array.shape):
             blocks = array.reshape(*array.shape[:-1], -1, self.hidden)
@@ -188,9 +193,8 @@ class Lanes:
             array = blocks[..., 0]
         nodes = np.empty(array.shape, object)
         for place in np.ndindex(array.shape):
-            nodes[place] = self.graph.constant(array[place])
-            if array.dtype == bool:
-                nodes[place] = self.graph.apply("true", nodes[place])
+            number = self.graph.constant(array[place])
+            nodes[place] = self.graph.apply("true", number) if array.dtype == bool else number
         return nodes
 
     def read(self, jaxpr: Any, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
@@ -228,11 +232,11 @@ class Lanes:
         nodes = STRUCTURE[name](self, given, shapes, out, params)
         return nodes if isinstance(nodes, list) else [nodes]
 
-    def multiplied(self, equation: Any, x: Any, w: Any) -> np.ndarray:
+    def multiplied(self, equation: Any, x: Any, w: Any) -> Any:
         """The recurrent product: of one whole entry of the carry and one parameter."""
         contract = equation.params["dimension_numbers"]
-        whole = isinstance(w, str) and not isinstance(x, str) and x.shape == (1, 1)
-        node = self.graph.nodes[x[0, 0]] if whole else ()
+        whole = isinstance(w, str) and getattr(x, "shape", ()) == (1, 1)
+        node = self.graph.nodes[x.item()] if whole else ()
         entry = node[1] if node and node[0] == "input" and node[1][0] == "carry" else None
         if self.product or entry is None or contract != (((1,), (0,)), ((), ())):
             raise Unsupported("multiplies by a matrix more than h R, or something else than h")

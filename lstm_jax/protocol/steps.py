@@ -187,8 +187,8 @@ def needed(compared: Comparison, margin: float, alpha: float, count: int) -> int
     half = half_width(compared, alpha)
     if half <= margin:
         return count
-    most = 2 * count
-    return min(max(math.ceil(count * (half / margin) ** 2), count + 1), most) if half else count
+    times = (half / margin) ** 2  # infinite where so few pairs allow no interval
+    return max(math.ceil(count * min(times, 2.0)), count + 1)
 
 
 def partnered(

@@ -41,16 +41,17 @@ def reach(arrays: dict[str, Any]) -> float:
 
 
 def saturated(arrays: dict[str, Any]) -> float:
-    """Share of gates, units and steps below 0.1 or above 0.9, over all layers."""
-    names = [name.partition("/shut/") for name in arrays if "/shut/" in name]
-    shares = [
-        float(
-            np.nanmean(arrays[f"{layer}/shut/{gate}"]) + np.nanmean(arrays[f"{layer}/open/{gate}"])
-        )
-        for layer, _, gate in names
-        if f"{layer}/open/{gate}" in arrays
+    """Share of gates, units and steps below 0.1 or above 0.9, over all layers.
+
+    A gate that is always shut or always open, everywhere, is a constant of the cell, not saturated.
+    """
+    pairs = [
+        (arrays[name], arrays[opened])
+        for name in arrays
+        if "/shut/" in name and (opened := name.replace("/shut/", "/open/")) in arrays
     ]
-    return float(np.mean(shares)) if shares else math.nan
+    moving = [pair for pair in pairs if max(map(np.nanmin, pair)) < 1]
+    return float(np.mean([np.nanmean(s) + np.nanmean(o) for s, o in moving] or [math.nan]))
 
 
 MEASURES = (

@@ -131,12 +131,20 @@ def how(plan: Plan) -> Reading:
         confirm=given.get("confirm", 0),
         budget=given.get("budget", plan.launched),
         fresh=tuple(given.get("fresh", ())),
-        early=tuple(next((m.fresh for m in plan.grown if m.fresh), ())),
+        early=early(plan),
         trim=TRIM,
         tuned=names.tuned(plan),
         by=names.sections(plan),
         select=given.get("select", "setting"),
     )
+
+
+def early(plan: Plan) -> tuple:
+    """The fresh seeds that judged before any were added for the width of an interval."""
+    added = [m.fresh for m in plan.grown if m.fresh]
+    new = {seed for seeds in added for seed in seeds}
+    named = tuple(seed for seed in plan.report.get("fresh", ()) if seed not in new)
+    return named or tuple(next(iter(added), ()))
 
 
 def _trial(plan, reading, fields, number, folder, summary, found, size) -> Trial:

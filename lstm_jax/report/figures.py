@@ -368,12 +368,13 @@ def through_training(sweep: Sweep, section: Section) -> Plot | None:
             label = text(variant, 30) if axis is axes[0] else None
             axis.plot(steps, band[1], color=colour, ls=style, marker=".", lw=1.4, label=label)
     axes[0].set_ylabel("reach, steps")
+    axes[0].set_ylim(bottom=0)
     axes[1].set_ylabel("saturated gates")
     axes[1].set_ylim(0, 1)
     axes[1].set_xlabel("updates")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     caption = (
-        "Median over the seeds that were diagnosed, band: all of them; step 0 is initialisation. "
+        "Median over the seeds that were diagnosed there, band: all; step 0 is initialisation. "
         "Reach: steps back until the gradient stays below 1e-3 of its value one step back."
     )
     return Plot("through_training", figure, "Reach and saturation through training", caption)

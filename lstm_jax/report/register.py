@@ -14,6 +14,7 @@ from lstm_jax.report.collect import how
 from lstm_jax.report.names import plain, short
 from lstm_jax.sweep.define.names import variant_fields
 from lstm_jax.sweep.define.plan import Plan
+from lstm_jax.workdir.files import to_json
 
 HASH = "hash"
 JUDGED = (
@@ -34,7 +35,7 @@ def register(plan: Plan) -> dict[str, Any]:
         "confirm": reading.confirm,
         "budget": reading.budget,
     }
-    found = json.loads(json.dumps(found).replace("Infinity", "null"))
+    found = to_json(found)
     return found | {HASH: digest(found)}
 
 

@@ -178,6 +178,7 @@ def test_width_alone_decides_how_many_seeds():
     assert counts.pop() > 10
     assert needed(s.by_means(x, y), 100.0, 0.01, 10) == 10
     assert needed(s.by_means(x, y), 1e-6, 0.01, 10) == 20
+    assert needed(s.by_ranks(x[:4], y[:4]), 0.5, 0.01, 4) == 8  # four pairs have no interval
 
 
 def test_stopping_by_width_keeps_the_level():
@@ -201,6 +202,17 @@ def test_stopping_by_width_keeps_the_level():
         covered[early] = hits / 400
     assert covered[10, 10] > 0.94
     assert covered[10, 10] > covered[s.ALL]
+
+
+def test_seeds_that_the_study_names_are_the_early_ones(tmp_path):
+    """Fresh seeds that ran from the start said how many more there were to be."""
+    trials = RATES.replace("range(3)", "range(6)").replace("3e-3", "1e-2")
+    more = BASE + 'MARGIN = 0.04\nREPORT = {"fresh": [3, 4, 5]}\n'
+    _, workdir = planned(tmp_path, more, trials)
+    assert follow(workdir, ("seeds",), runs(workdir)) == 0
+    plan = read_plan(workdir)
+    assert plan.grown and plan.grown[0].fresh[0] == 6
+    assert read_sweep(plan, workdir).reading.early == (3, 4, 5)
 
 
 def test_paired_variants_get_the_baselines_seeds(tmp_path):

@@ -58,6 +58,10 @@ def test_only_what_reports_read_is_kept_and_torn_files_are_left_out(measured):
     sweep, _ = measured
     assert set(sweep.trials[5].looks) == {0, 20}
     assert "layer_0/norm/c" not in sweep.trials[0].flow
+    constant = {"a/shut/o": np.zeros(5), "a/open/o": np.ones(5)}
+    assert np.isnan(causes.saturated(constant))
+    moving = {"a/shut/f": np.full(5, 0.2), "a/open/f": np.full(5, 0.1)}
+    assert causes.saturated(constant | moving) == pytest.approx(0.3)
     assert causes.reach({"layer_0/flow/carry": np.r_[np.nan, np.ones(9)]}) == 10
 
 

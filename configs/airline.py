@@ -63,6 +63,11 @@ def classic(config: ConfigDict) -> None:
     config.train.checkpoint_every = 250
 
 
+def intervals(config: ConfigDict) -> None:
+    """Mean and spread of each month, by their likelihood: intervals of 80 and 95 %."""
+    config.task.objective = "gaussian"
+
+
 def smoke(config: ConfigDict) -> None:
     """Seconds, not minutes."""
     config.train.compile = "quick"
@@ -72,4 +77,4 @@ def smoke(config: ConfigDict) -> None:
     config.train.checkpoint_every = 10
 
 
-PRESETS = {"classic": classic, "smoke": smoke}
+PRESETS = {"classic": classic, "intervals": intervals, "smoke": smoke}

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.commands.arguments import Arguments, Flag, no_words
-from lstm_jax.config.fields import signature
 from lstm_jax.diagnostics import observe
 from lstm_jax.errors import OK, UsageError
 from lstm_jax.report.analysis import analyse
@@ -59,7 +58,7 @@ def diagnose(
 ) -> tuple[Path, dict[str, float]]:
     """(file, scalars) of the run's best parameters; with `start` also of those it began with."""
     loaded, looks = runs.open_run(workdir), {} if looks is None else looks
-    name = signature(loaded.config)
+    name = loaded.config.signature
     look = looks[name] = looks.get(name) or observe.observer(loaded.program)
     if start:
         first = init_state(loaded.program, loaded.hyper).params

@@ -1,6 +1,6 @@
 """statistics, words and figures of a sweep, finished or not, as one page.
 
-  lstm-jax report --workdir=sweeps/design_rationale
+  lstm-jax report --workdir=sweeps/airline_lr
   lstm-jax report sweeps/jsb sweeps/adding sweeps/counting --out=reports/cells
 
 Writes WORKDIR/report: report.html (one file, works offline), report.md, table.csv, trials.csv and

@@ -173,7 +173,7 @@ def agreement(tried: dict[str, list[Attempt]]) -> list[str]:
 # ---------------------------------------------------------------- inside the trials
 
 
-def inside(sweep: Sweep, section: Section) -> Extra | None:
+def inside(sweep: Sweep, section: Section) -> Extra:
     """Reach and saturation over all seeds, before training and after."""
     rows = causes.rows(section)
     title = ": ".join(filter(None, ("What was measured inside", section.title)))

@@ -397,7 +397,8 @@ def _bootstrap(samples: Sequence[Sample], statistic: Any) -> tuple[float, float,
         tuple(samples), statistic, n_resamples=RESAMPLES, method="percentile",
         vectorized=True, axis=-1, rng=np.random.default_rng(0),
     )  # fmt: skip
-    return estimate, *map(float, found.confidence_interval)
+    low, high = found.confidence_interval
+    return estimate, float(low), float(high)
 
 
 def expected_best(scores: Sample, direction: str) -> np.ndarray:

@@ -216,7 +216,7 @@ def over_tasks(strata: list[Stratum], variant: str, is_baseline: bool) -> Overal
             seen.add(task)
             ours.append(stratum.scores[name])
             theirs.append(stratum.scores[stratum.baseline])
-    nothing = (NOTHING,) * 3
+    nothing: Span = (NOTHING, NOTHING, NOTHING)
     return Overall(
         "baseline" if is_baseline else variant,
         is_baseline,

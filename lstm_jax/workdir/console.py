@@ -149,6 +149,8 @@ class Progress:
 
 # ---------------------------------------------------------------- the closing table
 
+WIDEST = 7  # columns; where there are more, what no baseline has goes below the table
+
 
 def closing_table(
     metrics: Mapping[str, Mapping[str, float]],
@@ -185,6 +187,9 @@ def _print_table(split: str, name: str, rows: Mapping[str, Mapping[str, float]],
     from rich.text import Text
 
     columns = _columns(name, rows)
+    others = {column for row in rows if row != name for column in rows[row]}
+    alone = [c for c in columns if c not in others] if len(columns) > WIDEST and others else []
+    columns = [column for column in columns if column not in alone]
     best = {column: _best(column, rows) for column in columns}
     table = Table(box=box.SIMPLE_HEAD, title=f"{split} split", title_justify="left")
     table.add_column("")
@@ -195,6 +200,9 @@ def _print_table(split: str, name: str, rows: Mapping[str, Mapping[str, float]],
         table.add_row(Text(row, "bold" if row == name else ""), *cells)
     # A pipe has no width: let the table take what it needs.
     Console(file=file, width=None if file.isatty() else 120).print(table)
+    if alone:
+        told = (f"{column} {rows[name][column]:.4g}" for column in alone)
+        print(f"  {name}: {', '.join(told)}\n", file=file)
 
 
 def _columns(name: str, rows: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -53,7 +53,7 @@ ELSEWHERE = {
 # Name what is looked up, and where: of each kind one row below stands for all tasks.
 NAMES = (
     "task.name", "task.data_dir", "task.date", "task.date_format", "task.encoding",
-    "task.time_zone", "task.conformal",
+    "task.time_zone", "task.conformal", "task.models",
 )  # fmt: skip
 
 

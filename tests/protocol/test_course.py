@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reports
 
+from lstm_jax import cli
 from lstm_jax.errors import UsageError
 from lstm_jax.protocol.course import COURSE, amend, follow
 from lstm_jax.protocol.steps import beyond, needed, next_step, spent, widen
@@ -254,6 +255,25 @@ def test_a_manifest_that_was_edited(tmp_path):
     other = make_plan(load_study(str(tmp_path / "study")))._replace(metric="valid/rmse")
     with pytest.raises(UsageError, match="METRIC has changed since launch"):
         amend(plan, other, tmp_path / "w", allowed=True)
+
+
+def test_confirm_needs_to_know_how_many(tmp_path, capsys):
+    _, workdir = planned(tmp_path, more=BASE)
+    assert cli.main(["sweep", "confirm", f"--workdir={workdir}"]) == 2
+    assert "names no CONFIRM" in capsys.readouterr().err
+    assert cli.main(["sweep", "extend", f"--workdir={workdir}", "--budget=-3"]) == 2
+    assert "--budget=-3: expected how many trials" in capsys.readouterr().err
+    assert not (workdir / "packs").exists()
+
+
+def test_a_launch_again_of_a_changed_study_runs_nothing(tmp_path, capsys):
+    one = RATES.replace('("lstm", "nfg", "cifg")', '("lstm",)')
+    _, workdir = planned(tmp_path, trials=one)
+    reports.study(tmp_path / "study", trials=one, more=FAST.replace("CONFIRM", "CONFIRM_"))
+    argv = ["sweep", "launch", f"--study={tmp_path / 'study'}", f"--workdir={workdir}"]
+    assert cli.main(argv) == 2
+    assert "confirm 6 -> 0" in capsys.readouterr().err
+    assert not (workdir / "packs").exists()
 
 
 def test_a_growth_that_does_not_follow(tmp_path):

@@ -131,9 +131,9 @@ def grouped(
 
 def pack_sizes(plan: Plan) -> dict[str, int]:
     """{signature: trials of its largest pack}: as many are known to fit."""
-    found: dict[str, int] = {}
+    found, base = {}, plan.base_config()
     for pack in plan.packs:
-        name = plan.config(pack[0]).signature
+        name = resolve(apply_overrides(base, plan.trials[pack[0]])).signature
         found[name] = max(found.get(name, 0), len(pack))
     return found
 

@@ -107,12 +107,19 @@ def _entries(path: Path, module: Any, name: str) -> dict[str, Any]:
 
 
 def _report(path: Path, module: Any, arg: str) -> dict[str, Any]:
-    """REPORT, and the names that stand beside it; SCALE may be {preset: scale}."""
+    """REPORT, and the names that stand beside it; REPORT and SCALE may be {preset: value}."""
     beside = {name.lower(): getattr(module, name) for name in JUDGING if hasattr(module, name)}
     if isinstance(beside.get("scale"), Mapping):
         beside["scale"] = _of_preset(beside["scale"], arg, "linear")
-    found = {**_entries(path, module, "REPORT"), **beside}
+    given = _entries(path, module, "REPORT")
+    if given and not set(given) & set(REPORT_ENTRIES) and all(_is_map(v) for v in given.values()):
+        given = _of_preset(given, arg, {})
+    found = {**given, **beside}
     return found | ({"fresh": list(found["fresh"])} if "fresh" in found else {})
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _command(spec: str, overrides: Mapping[str, Any]) -> str:

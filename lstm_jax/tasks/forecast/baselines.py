@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
 
+from lstm_jax.errors import UsageError, unknown
 from lstm_jax.tasks.forecast.windows import forward_fill
 
 RECENT = 24  # changes that the autoregression sees where a season is long
@@ -32,7 +34,7 @@ def forecasts(
     autoregression = linear_autoregression(filled, origins, fitted_before, task)
     if autoregression is not None:
         found["linear autoregression"] = autoregression
-    return found
+    return found | statistical(filled, origins, fitted_before, task)
 
 
 def linear_autoregression(
@@ -75,3 +77,81 @@ def _solve(design: np.ndarray, answers: np.ndarray, asked: np.ndarray) -> np.nda
 
 def _back(y: np.ndarray, logarithm: bool) -> np.ndarray:
     return np.exp(y) if logarithm else y
+
+
+# ---------------------------------------------------------------- statistical models
+
+MODELS = ("AutoARIMA", "AutoETS", "AutoTheta")  # of statsforecast
+
+
+def check_models(names: Any) -> None:
+    """Raises UsageError for a name that is none of them, or where the library is not there."""
+    for name in names:
+        if name not in MODELS:
+            raise unknown("task.models", name, MODELS)
+    if names and importlib.util.find_spec("statsforecast") is None:
+        raise UsageError(
+            f"task.models={tuple(names)} needs statsforecast: pip install 'lstm-jax[forecast]'"
+        )
+
+
+def statistical(
+    filled: np.ndarray, origins: np.ndarray, stop: int, task: Any
+) -> dict[str, np.ndarray]:
+    """{name: [n, H]} of task.models, fitted before `stop`, then told what came since."""
+    if not task.models:
+        return {}
+    from statsforecast import models  # optional
+
+    found = {}
+    for name in task.models:
+        model = getattr(models, name)(season_length=task.period)
+        model.fit(filled[:stop])
+        ends = [model.forward(filled[: o + 1], h=task.horizon)["mean"] for o in origins]
+        found[name] = np.stack(ends)
+    return found
+
+
+# ---------------------------------------------------------------- linear maps of the window
+
+LINEAR = {"nlinear": True, "dlinear": False}  # whether the window's last value is taken off
+AT_ONCE = 4096  # windows that the normal equations take in at once
+RIDGE = 1e-6  # of the mean squared input
+
+
+def fit_linear(y: np.ndarray, origins: np.ndarray, task: Any) -> dict[str, np.ndarray]:
+    """{name: [T + 1, H]}: one linear map from window to horizon for all series, by least squares.
+
+    NLinear and DLinear of Zeng et al. (2023), where their gradient descent leads to: a trend and a
+    remainder that are both mapped linearly are one linear map of the window.
+    """
+    return {name: _fit(y, origins, last, task) for name, last in LINEAR.items()}
+
+
+def _fit(y: np.ndarray, origins: np.ndarray, last: bool, task: Any) -> np.ndarray:
+    size = task.look_back + 1
+    products, answers = np.zeros((size, size)), np.zeros((size, task.horizon))
+    for start in range(0, len(origins), AT_ONCE):
+        rows = origins[start : start + AT_ONCE]
+        inputs = _window(y, rows, last, task)
+        ahead = y[rows[:, None] + np.arange(1, task.horizon + 1)]
+        products += inputs.T @ inputs
+        answers += inputs.T @ (ahead - y[rows][:, None] * last)
+    ridge = RIDGE * (np.trace(products) / size + 1e-12)
+    return np.linalg.solve(products + ridge * np.eye(size), answers)
+
+
+def _window(y: np.ndarray, rows: np.ndarray, last: bool, task: Any) -> np.ndarray:
+    """[n, T + 1]: the window and a 1."""
+    window = y[rows[:, None] - np.arange(task.look_back)] - y[rows][:, None] * last
+    return np.column_stack([window, np.ones(len(rows))])
+
+
+def linear(
+    y: np.ndarray, rows: np.ndarray, weights: dict[str, np.ndarray], task: Any
+) -> dict[str, np.ndarray]:
+    """{name: [n, H]} of y."""
+    return {
+        name: _window(y, rows, last, task) @ weights[name] + y[rows][:, None] * last
+        for name, last in LINEAR.items()
+    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import functools
 import io
 import re
 import warnings
@@ -273,6 +274,13 @@ def convention(table: Table, texts: pd.Series) -> tuple[str, str]:
     return ".", ","
 
 
+@functools.cache
+def numeric_markers(missing: frozenset[str]) -> np.ndarray:
+    """The markers that are numbers, as -999 may be."""
+    texts = pd.Series(sorted(missing), dtype=object)
+    return pd.to_numeric(texts, errors="coerce").dropna().to_numpy()
+
+
 def plain(cells: pd.Series, decimal: str, thousands: str) -> pd.Series:
     """The numbers of cells that are written so; NaN where one is not."""
     written = cells.str.replace(thousands, "", regex=False) if thousands else cells
@@ -283,12 +291,14 @@ def plain(cells: pd.Series, decimal: str, thousands: str) -> pd.Series:
 def number(table: Table, name: str, cells: pd.Series, read: pd.Series) -> np.ndarray:
     """One column as float64, NaN where a cell says that it is missing."""
     values = read.to_numpy(np.float64, copy=True)
-    numbers = pd.to_numeric(pd.Series(sorted(table.missing), dtype=object), errors="coerce")
-    values[np.isin(values, numbers.dropna())] = np.nan
+    marks = numeric_markers(table.missing)
+    values[np.isin(values, marks)] = np.nan
     odd = np.flatnonzero(~np.isfinite(values))
+    if not len(odd):
+        return values
     texts = cells.iloc[odd].str.strip()
-    bad = ~(texts.str.lower().isin(table.missing) | texts.isin(table.missing)).to_numpy(bool)
-    bad &= ~np.isin(pd.to_numeric(texts, errors="coerce"), numbers.dropna())
+    bad = ~texts.str.lower().isin(table.missing).to_numpy(bool)
+    bad &= ~np.isin(read.to_numpy()[odd], marks)
     if bad.any():
         row, text = odd[bad][0], texts[bad].iloc[0]
         raise UsageError(

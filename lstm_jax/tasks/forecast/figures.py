@@ -92,18 +92,19 @@ def path(forward: Callable, frame: Frame, past: Any, test: int, count: int) -> n
 
 
 def by_horizon(forward: Callable, frame: Frame) -> Any:
-    """The test error of each step ahead, beside the baselines'."""
+    """The test error of each step ahead, beside the baselines'; of many series, MASE."""
     rows = frame.origins["test"]
     truth = frames.truth(frame, rows)
     lines = {"model": frames.forecast(forward, frame, rows)} | frames.naive(frame, rows)
-    figure, axes = _axes(frame, "test error by steps ahead")
+    metric = "rmse" if len(frame.series.ids) == 1 else "mase"
+    figure, axes = _axes(frame, "test error by steps ahead", of_all=True)
     steps = np.arange(1, frame.task.horizon + 1)
     for name, forecast in lines.items():
-        errors = [one["rmse"] for one in scores.by_step(forecast, truth)]
-        style = {"color": "C1", "lw": 2} if name == "model" else {"lw": 1}
+        errors = [one[metric] for one in scores.by_step(forecast, truth)]
+        style = {"color": "black", "lw": 2} if name == "model" else {"lw": 1}
         axes.plot(steps, errors, label=name, **style)
     axes.set_xlabel("steps ahead")
-    axes.set_ylabel(f"RMSE, {name_of(frame.series)}")
+    axes.set_ylabel("MASE" if metric == "mase" else f"RMSE, {name_of(frame.series)}")
     axes.set_ylim(bottom=0)
     axes.legend()
     return figure
@@ -156,16 +157,16 @@ def _bands(axes: Any, x: np.ndarray, quantiles: np.ndarray, task: Any) -> None:
     """The central intervals [n, Q], the widest lightest."""
     for k in range(len(task.quantiles) // 2):
         share = scores.name_of(task.quantiles[-1 - k] - task.quantiles[k])
-        low, high = quantiles[:, k], quantiles[:, -1 - k]
-        axes.fill_between(x, low, high, color="C1", alpha=0.18, lw=0, label=f"{share} % interval")
+        low, high, alpha = quantiles[:, k], quantiles[:, -1 - k], min(0.15 * (k + 1), 0.6)
+        axes.fill_between(x, low, high, color="C1", alpha=alpha, lw=0, label=f"{share} % interval")
 
 
-def _axes(frame: Frame, title: str) -> tuple[Any, Any]:
+def _axes(frame: Frame, title: str, of_all: bool = False) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # start-up
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes, series = figure.subplots(), frame.series
-    many = f"{series.ids[0]}: " if len(series.ids) > 1 else ""
+    many = f"{series.ids[0]}: " if len(series.ids) > 1 and not of_all else ""
     axes.set_title((many + title).replace("$", r"\$"))
     axes.set_xlabel("row" if series.index is None else "time")
     axes.set_ylabel(name_of(series))

@@ -76,6 +76,7 @@ OPTIONS = (
            "squared | absolute | quantile | gaussian | student, after the transforms"),
     Option("quantiles", (0.025, 0.1, 0.5, 0.9, 0.975), "of the forecast: ends of the intervals"),
     Option("conformal", False, "calibrate the intervals on the validation part"),
+    Option("models", (), "further baselines, by statsforecast: AutoARIMA, AutoETS, AutoTheta"),
     # Splits; a date wins over a number of rows, and that over a share.
     Option("test_part", 1 / 3, "of all rows, the last"),
     Option("valid_part", 1 / 8, "of the rows before the test part, the last"),
@@ -135,7 +136,7 @@ def _path(task: Any, csv: str) -> Path:
 
 
 def check_options(task: Any) -> None:
-    from lstm_jax.tasks.forecast import intervals  # start-up
+    from lstm_jax.tasks.forecast import baselines, intervals  # start-up
 
     for name, known in CHOICES.items():
         if getattr(task, name) not in known:
@@ -149,6 +150,7 @@ def check_options(task: Any) -> None:
         if not 0 < getattr(task, name) < 1:
             raise UsageError(f"task.{name}={getattr(task, name)}: expected between 0 and 1")
     intervals.check(task)
+    baselines.check_models(task.models)
     if task.strategy == "recursive" and intervals.has_intervals(task):
         raise UsageError(
             "task.strategy=recursive feeds back one value, which says nothing of the spread; take "
@@ -158,8 +160,8 @@ def check_options(task: Any) -> None:
 
 def framed(task: Any) -> Any:
     """The series of `task` with splits and scales: a `frame.Frame`."""
+    from lstm_jax.tasks.forecast import baselines, intervals, windows
     from lstm_jax.tasks.forecast import frame as frames  # start-up
-    from lstm_jax.tasks.forecast import intervals, windows
     from lstm_jax.tasks.forecast.series import check_varied
 
     check_options(task)
@@ -170,7 +172,9 @@ def framed(task: Any) -> Any:
     data = windows.prepare(series, task, fitted)
     origins = frames.origins(series, task, edges)
     intervals.check_calibration(len(origins["valid"]), task, series.source)
-    return frames.Frame(series, task, fitted, data, edges, origins)
+    whole = frames.train_origins(edges, task)
+    linear = baselines.fit_linear(data["y"], whole, task)
+    return frames.Frame(series, task, fitted, data, edges, origins, linear)
 
 
 def build(config: Any) -> Task:

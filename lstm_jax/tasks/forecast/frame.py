@@ -24,6 +24,7 @@ class Frame(NamedTuple):
     data: dict  # float64, what windows are cut from
     edges: list[tuple[int, int, int, int]]  # of each series: start, validation, test, end
     origins: dict[str, np.ndarray]  # rows after which a forecast is made, by split
+    linear: dict[str, np.ndarray] = {}  # weights of the linear baselines
 
 
 class Said(NamedTuple):
@@ -115,6 +116,14 @@ def origins(series: Series, task: Any, found: list[tuple[int, int, int, int]]) -
     return joined
 
 
+def train_origins(found: list[tuple[int, int, int, int]], task: Any) -> np.ndarray:
+    """Every row with a whole window before and task.horizon training rows after it."""
+    parts = [
+        np.arange(start + task.look_back - 1, valid - task.horizon) for start, valid, *_ in found
+    ]
+    return np.concatenate(parts)
+
+
 # ---------------------------------------------------------------- asking
 
 
@@ -198,6 +207,10 @@ def naive(frame: Frame, rows: np.ndarray) -> dict[str, np.ndarray]:
         for name, part in baselines.forecasts(values, own, valid - start, frame.task).items():
             found.setdefault(name, []).append(part)
     joined = {name: np.concatenate(parts) for name, parts in found.items()}
+    fitted = frame.fitted.of(which)
+    for name, y in baselines.linear(frame.data["y"], rows, frame.linear, frame.task).items():
+        y = fitted.offset[:, None] + fitted.unit[:, None] * y
+        joined[name] = np.exp(y) if frame.task.log else y
     return {name: values for name, values in joined.items() if len(values) == len(rows)}
 
 

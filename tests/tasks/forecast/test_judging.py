@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +88,7 @@ def test_splits_by_number_and_by_date(tmp_path):
         ({"quantiles": (0.1, 0.5, 0.8)}, "each with its counterpart"),
         ({"objective": "quantile", "strategy": "recursive"}, "task.strategy=direct for intervals"),
         ({"conformal": True}, r"needs 19 validation forecasts for the 95 % interval.*there are 10"),
+        ({"models": ("ETS",)}, "unknown task.models 'ETS'"),
         ({"known_future": "w"}, "unknown feature 'w'"),
         ({"calendar": ("weeks",)}, "unknown task.calendar 'weeks'"),
     ],
@@ -172,7 +174,7 @@ def test_the_autoregression_is_fitted_on_what_the_network_sees(tmp_path):
     changed[72] += 1e-9  # of the validation part, hardly
     two = said.baselines(framed(tmp_path, changed), "valid")["linear autoregression"]
     assert one["rmse"] == pytest.approx(two["rmse"], rel=1e-6)
-    origins, task = np.arange(70, 79), SimpleNamespace(period=7, horizon=1)
+    origins, task = np.arange(70, 79), SimpleNamespace(period=7, horizon=1, models=())
     late = values.copy()
     late[70:] = late[70:][::-1]
     first, second = (
@@ -191,6 +193,32 @@ def test_the_autoregression_knows_a_season_of_any_length():
     assert found is not None
     np.testing.assert_allclose(found[:, 1], values[29_002:29_902], atol=1e-6)
     assert time.monotonic() - began < 20
+
+
+def test_statistical_models_stand_beside_the_network_where_they_are_installed(tmp_path):
+    fields = {"models": ("AutoETS", "AutoTheta"), "origins": 2, "valid_rows": 3}
+    if importlib.util.find_spec("statsforecast") is None:
+        with pytest.raises(UsageError, match=r"pip install 'lstm-jax\[forecast\]'"):
+            framed(tmp_path, **fields)
+        return
+    found = said.baselines(framed(tmp_path, **fields), "test")
+    assert found["AutoTheta"]["mase"] > 0 and found["AutoETS"]["rmse"] < 10
+
+
+@pytest.mark.parametrize("name", ["nlinear", "dlinear"])
+def test_linear_maps_are_least_squares_of_the_window(name):
+    """For a line through two waves both are exact; with noise as scikit would have it."""
+    rng, task = np.random.default_rng(0), SimpleNamespace(look_back=5, horizon=2)
+    y = np.sin(np.arange(90) / 4) + 0.1 * rng.normal(size=90)
+    rows, asked = np.arange(4, 60), np.arange(70, 88)
+    weights = baselines.fit_linear(y, rows, task)
+    last = y[rows][:, None] * (name == "nlinear")
+    design = np.column_stack([y[rows[:, None] - np.arange(5)] - last, np.ones(len(rows))])
+    wanted = np.linalg.pinv(design, rcond=1e-8) @ (y[rows[:, None] + [1, 2]] - last)
+    found = baselines.linear(y, asked, weights, task)[name]
+    last = y[asked][:, None] * (name == "nlinear")
+    design = np.column_stack([y[asked[:, None] - np.arange(5)] - last, np.ones(len(asked))])
+    np.testing.assert_allclose(found, design @ wanted + last, atol=1e-4)
 
 
 # ---------------------------------------------------------------- intervals

@@ -72,17 +72,20 @@ def make_mesh(devices: list, batch_size: int, accumulate: int = 1) -> Mesh | Non
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
-def choose(config: Any, sizes: Callable[[], tuple[int, int]]) -> Choice:
+def choose(config: Any, sizes: Callable[[], tuple[int, int]], whole: bool = False) -> Choice:
     """The devices of `parallel.data`; of 0, as many as share the batch evenly and with a gain.
 
     `sizes()` are T of a batch and the number of parameters: a core that would get too little to do
     is left out, and so are devices beyond the cores. Several processes use all, or do not run.
+    `whole`: one device is best, as what it runs uses every core by itself.
     """
     wanted, devices = config.parallel.data, jax.devices()
     if wanted:
         return Choice(choose_devices(wanted), f"parallel.data={wanted}")
     if jax.process_count() > 1 or len(devices) == 1:
         return Choice(devices, "all there are")
+    if whole:
+        return Choice(devices[:1], "engine native, which uses every core by itself")
     batch, turns = config.train.batch_size, config.train.accumulate
     on_cpu = devices[0].platform == "cpu"
     there = min(len(devices), cores()) if on_cpu else len(devices)

@@ -16,7 +16,9 @@ from lstm_jax.compute import sharding as parallel
 from lstm_jax.config.fields import Resolved, replaced, resolve, with_field
 from lstm_jax.config.options import OPTIONS
 from lstm_jax.core import Array
+from lstm_jax.engines import choose
 from lstm_jax.errors import UsageError, lookup
+from lstm_jax.model.cell import build_cell
 from lstm_jax.model.model import build_model
 from lstm_jax.ops import count
 from lstm_jax.tasks import task_of
@@ -73,10 +75,21 @@ def build_program(config: Any) -> Program:
     lookup("parallel mode", config.parallel.mode, parallel.MODES)
     task, train = build_task(config), config.train
     model = build_model(config, task.spec)
-    devices, why = parallel.choose(config, partial(sizes, config, task, model))
+    whole = in_one_call(config)
+    devices, why = parallel.choose(config, partial(sizes, config, task, model), whole)
     mesh = parallel.make_mesh(devices, train.batch_size, train.accumulate)
+    if whole and mesh is not None and config.parallel.mode == "jit":
+        # The compiler cannot cut a call into shares; what it can cut is the next fastest.
+        model = build_model(replaced(config, {"model.engine": "deferred"}), task.spec)
     config = replaced(config, {"parallel.data": len(devices)})
     return Program(config, task, model, mesh, why)
+
+
+def in_one_call(config: Resolved) -> bool:
+    """Whether `auto` runs all steps in one call, which uses every core of a CPU by itself."""
+    if config.model.engine != "auto" or config.parallel.remat:
+        return False
+    return choose(build_cell(config.cell))[0] == "native"
 
 
 def sizes(config: Resolved, task: Any, model: Any) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from lstm_jax.cells import CELLS
 from lstm_jax.compute import sharding
 from lstm_jax.config import default_config
 from lstm_jax.config.fields import resolve
+from lstm_jax.engines.native import build
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep.pack.program import trial_mesh
 from lstm_jax.training import begin, saved, train
@@ -161,6 +162,7 @@ def test_placements_that_cannot_be_are_refused(changes, words):
 )
 def test_left_open_the_devices_that_gain_are_chosen(changes, count, why, monkeypatch):
     """The program's config and the table say how many, and why; the given config stays open."""
+    monkeypatch.setenv("LSTM_JAX_NATIVE", "0")
     monkeypatch.setattr(sharding, "cores", lambda: 8)
     sizes = {"task__length": 400, "cell__hidden": 64, "train__batch_size": 32}
     config = small(**sizes | changes)
@@ -174,7 +176,15 @@ def test_left_open_the_devices_that_gain_are_chosen(changes, count, why, monkeyp
     assert "none" not in table and "nothing" not in table
 
 
+@pytest.mark.skipif(bool(build.missing()), reason=build.missing() or "it compiles")
+def test_one_call_has_one_device():
+    """Compiled code uses every core by itself; where devices are asked for, they are there."""
+    assert build_program(small()).why == "engine native, which uses every core by itself"
+    assert build_program(small(parallel__data=2)).mesh.size == 2
+
+
 def test_simulated_devices_are_for_who_asks(monkeypatch):
+    monkeypatch.setenv("LSTM_JAX_NATIVE", "0")
     monkeypatch.setattr(sharding, "cores", lambda: 2)
     config = small(task__length=100, cell__hidden=64, train__batch_size=32)
     program = build_program(config)

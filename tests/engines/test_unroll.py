@@ -158,7 +158,8 @@ def test_bfloat16_parameters_give_bfloat16_outputs():
     assert ys.dtype == carry.c.dtype == jnp.bfloat16
 
 
-def test_auto_takes_the_engine_that_fits():
+def test_auto_takes_the_engine_that_fits(monkeypatch):
+    monkeypatch.setenv("LSTM_JAX_NATIVE", "0")
     assert choose(minlstm(H))[0] == "associative" and choose(CELL)[0] == "deferred"
     blended = transforms.zoneout(minlstm(H), 0.0, 0.5)
     assert choose(blended)[0] != "associative"

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 APT := apt-get -o Acquire::Retries=3
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help airline test test-newest test-slow test-faults test-oracles test-parallel test-browser test-cluster \
+.PHONY: help airline test test-newest test-slow test-faults test-oracles test-parallel test-browser test-cluster test-native \
   lint docs bench bench-dispatch bench-sweep clean
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test-faults   kills, damaged files, full disks: FAULTS=5 percent of the cases, or full"
 	@echo "make test-oracles  parity with torch, keras, haiku and equinox (own environment, large download)"
 	@echo "make test-parallel simulated devices and two real processes, for minutes"
+	@echo "make test-native   the compiled kernel under the address, undefined and thread sanitizers"
 	@echo "make test-browser  the report in a real browser (Debian, as root: installs chromium)"
 	@echo "make test-cluster  sweeps on a real SLURM (Debian, as root) and a real Ray, started here"
 	@echo "make lint          ruff, pyright and import-linter"
@@ -72,6 +73,9 @@ bench-dispatch: $(VENV)/.run
 
 test-parallel: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m parallel --ignore=tests/oracles --ignore=tests/cluster
+
+test-native: $(VENV)/.dev
+	$(BIN)/python tests/native/check.py
 
 # Chromium comes from the system; as root it is installed, else its tests are skipped.
 test-browser: $(VENV)/.dev

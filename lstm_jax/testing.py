@@ -9,6 +9,7 @@ holes and rows of length zero change nothing outside themselves, whatever stands
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial
@@ -421,6 +422,8 @@ def law_rows(lab: Lab) -> None:
 
 
 def law_engine(lab: Lab, engine: str) -> None:
+    if engine == "native":
+        return law_native(lab)
     refused = engine == "cudnn" or (engine == "associative" and lab.cell.info.linear is None)
     if not refused:
         close(lab.graded(engine)(*poisoned(lab.data)), lab.found, 1e-9, "((carry, ys), gradients)")
@@ -431,6 +434,26 @@ def law_engine(lab: Lab, engine: str) -> None:
         assert f"engine {engine!r} cannot" in str(error), str(error)
     else:
         raise AssertionError(f"engine {engine!r} runs a cell that it should refuse")
+
+
+def law_native(lab: Lab) -> None:
+    """In float32, the only type that compiled code knows; a cell that it refuses keeps the law."""
+    with jax.enable_x64(False):
+        single = copy.copy(lab)
+        single.weights, data = narrow(lab.weights), narrow(poisoned(lab.data))
+        try:
+            found = single.graded("native")(*data)
+        except UsageError as error:
+            assert "engine 'native' cannot" in str(error), str(error)
+            return
+        # What is drawn depends on the type.
+        expected = single.graded("scan")(*data) if lab.keys else lab.found
+        close(found, expected, 2e-5, "((carry, ys), gradients)")
+
+
+def narrow(tree: Any) -> Any:
+    """Every float64 leaf as float32."""
+    return jax.tree.map(lambda a: np.float32(a) if a.dtype == np.float64 else a, tree)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -201,9 +201,21 @@ CASES = [*PLAIN, *_rows(), *OPTIONS, *_activations(), *TRANSFORMED, *STACKED]
 CHUNKED = [*PLAIN, *OPTIONS[:4], *STACKED[:2]]
 
 
+LINEAR = ("minlstm", "mingru", "indrnn")  # without a product of h
+
+
 def engines(case: Case) -> list[str]:
     """The engines that are held to `scan` on this case."""
     return [e for e in ENGINES if e != "scan" and (e != "chunked" or case in CHUNKED)]
+
+
+def beyond_native(case: Case) -> bool:
+    """What no single unit computes: norms, products inside `update`, a second recurrent one."""
+    products = case.cell in ("lstm_fgr", "mgu") or case.options.get("reset") == "before"
+    products = products or case.options.get("peepholes") == "full" or "projection" in case.names()
+    masked = "variational_dropout" in case.names() and case.keyed and case.cell not in LINEAR
+    normed = case.options.get("layer_norm", "none") != "none"
+    return products or normed or masked
 
 
 def in_full(case: Case) -> bool:

@@ -17,9 +17,11 @@ TRIALS = """
 SHIFTS = {"lstm": 0.0, "nfg": 0.5, "cifg": 0.0}
 
 
-def sweep(folder, trials=TRIALS, more='\nBASELINE = {"cell.gates": "lstm"}\n', results=None):
+def sweep(
+    folder, trials=TRIALS, more='\nBASELINE = {"cell.gates": "lstm"}\n', results=None, config=""
+):
     """The workdir of a made-up sweep; `results(plan, trial) -> outcome | None` (never begun)."""
-    study(folder / "study", trials=trials, more=more)
+    study(folder / "study", trials=trials, more=more, config=config)
     workdir = folder / "sweep"
     plan = write_plan(make_plan(load_study(str(folder / "study"))), workdir)
     fill(plan, workdir, results or outcome)
@@ -42,14 +44,25 @@ def outcome(plan, trial):
     return {"valid": {"loss": score, "rmse": score}, "test": {"loss": score + 0.1, "rmse": score}}
 
 
-def write(folder, valid=None, test=None, status="completed", curve=(3.0, 2.0), summary=True):
+def write(
+    folder,
+    valid=None,
+    test=None,
+    status="completed",
+    curve=(3.0, 2.0),
+    summary=True,
+    trivial=4.0,
+    of_valid=None,
+):
     """The files of one trial."""
     folder.mkdir(parents=True)
     (folder / "status.json").write_text(json.dumps({"status": status, "step": 20}))
     lines = [{"step": 10 * (i + 1), "split": "valid", "loss": v} for i, v in enumerate(curve)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     metrics = {k: v for k, v in (("valid", valid), ("test", test)) if v is not None}
-    baselines = {"test": {"always <0>": {"loss": 4.0}}}
+    baselines = {"test": {"always <0>": {"loss": trivial}}}
+    if of_valid is not None:
+        baselines["valid"] = {"always <0>": {"loss": of_valid}}
     if summary:
         found = {"status": status, "step": 20, "metrics": metrics, "baselines": baselines}
         found |= {"parameters": 1233, "wall_seconds": 30.0}

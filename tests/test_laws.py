@@ -10,7 +10,7 @@ import jax
 import pytest
 import registry
 
-from lstm_jax.engines import deferred
+from lstm_jax.engines import deferred, native
 from lstm_jax.testing import close, laws
 
 pytestmark = pytest.mark.usefixtures("strict_types")
@@ -29,6 +29,11 @@ def test_laws(case, subtests):
     for name, law in laws(registry.lab_of(case), registry.engines(case)):
         with subtests.test(name):
             law()
+
+
+@pytest.mark.parametrize("case", registry.CASES, ids=str)
+def test_native_serves_all_but_what_no_single_unit_computes(case):
+    assert bool(native.refusal(case.build())) == registry.beyond_native(case)
 
 
 EVERY_MARK = ("lengths", "mask", "resets")

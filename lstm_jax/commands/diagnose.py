@@ -3,12 +3,14 @@
   lstm-jax diagnose --workdir=runs/airline
   lstm-jax diagnose --workdir=sweeps/airline_lr   its variants' chosen trials, for the report
 
-Writes diagnostics/step_N.npz and figures/diagnostics_layer_0.png beside the run, and the same to
+Of a sweep: every seed that judges, at initialisation and with its best parameters. Writes
+diagnostics/step_N.npz and figures/diagnostics_layer_0.png beside the run, and the same to
 TensorBoard; prints the scalars. While training: --config.train.diagnose_every=STEPS.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ from lstm_jax.report.analysis import analyse
 from lstm_jax.report.collect import read_sweep
 from lstm_jax.sweep.define.plan import MANIFEST, read_plan, trial_folder
 from lstm_jax.training import saved as runs
+from lstm_jax.training.state import init_state
 from lstm_jax.workdir.metrics import Writer, read_metrics
 
 FLAGS = (
     Flag("workdir", "", "the run, or a sweep", path=True),
-    Flag("trials", 1, "of a sweep: chosen trials of each variant to look at"),
+    Flag("trials", 0, "of a sweep: chosen trials of each variant to look at (0: all)"),
 )
 
 
@@ -31,12 +34,13 @@ def run(arguments: Arguments) -> int:
     """Reload, look, write, print."""
     no_words(arguments)
     flags = arguments.flags
-    if flags.trials < 1:
-        raise UsageError(f"--trials={flags.trials}: expected a positive whole number")
+    if flags.trials < 0:
+        raise UsageError(f"--trials={flags.trials}: expected a positive whole number, or 0 for all")
     workdir = runs.workdir_of(flags.workdir, "diagnose")
     if (workdir / MANIFEST).exists():
+        looks: Looks = {}
         for variant, folder in chosen(workdir, flags.trials):
-            print(f"{variant}: {diagnose(folder)[0]}", flush=True)
+            print(f"{variant}: {diagnose(folder, looks, True)[0]}", flush=True)
         return OK
     path, scalars = diagnose(workdir)
     width = max(map(len, scalars))
@@ -46,10 +50,20 @@ def run(arguments: Arguments) -> int:
     return OK
 
 
-def diagnose(workdir: Path) -> tuple[Path, dict[str, float]]:
-    """(file, scalars) of the run's best parameters."""
-    loaded = runs.open_run(workdir)
-    arrays = observe.observer(loaded.program)(loaded.params, loaded.hyper, loaded.data)
+Looks = dict[str, Callable]  # compiled once for all trials that share a program
+
+
+def diagnose(
+    workdir: Path, looks: Looks | None = None, start: bool = False
+) -> tuple[Path, dict[str, float]]:
+    """(file, scalars) of the run's best parameters; with `start` also of those it began with."""
+    loaded, looks = runs.open_run(workdir), {} if looks is None else looks
+    name = loaded.config.signature
+    look = looks[name] = looks.get(name) or observe.observer(loaded.program)
+    if start:
+        first = init_state(loaded.program, loaded.hyper).params
+        observe.save(look(first, loaded.hyper, loaded.data), workdir, 0)
+    arrays = look(loaded.params, loaded.hyper, loaded.data)
     last = max((line["step"] for line in read_metrics(workdir)), default=loaded.step)
     with Writer(workdir, last, True) as writer:  # after all lines that are there
         return observe.write(arrays, writer, loaded.step), observe.summarise(arrays)
@@ -61,7 +75,8 @@ def chosen(workdir: Path, most: int) -> list[tuple[str, Path]]:
     found: list[tuple[str, Path]] = []
     for section in analyse(read_sweep(plan, workdir)):
         for variant, trials in section.chosen.items():
-            folders: Any = (trial_folder(workdir, trial.number) for trial in trials[:most])
+            shown = trials[: most or None]
+            folders: Any = (trial_folder(workdir, trial.number) for trial in shown)
             found += [(variant, folder) for folder in folders]
     if not found:
         raise UsageError(f"{workdir}: no trial has ended with a score yet; lstm-jax sweep status")

@@ -1,20 +1,23 @@
 """many trials: those that differ only in numbers train together in one compiled program.
 
-  lstm-jax sweep plan   --study=experiments/airline_lr           trials, packs, memory, time
-  lstm-jax sweep launch --study=experiments/airline_lr           run it, or resume it
-  lstm-jax sweep status --workdir=sweeps/airline_lr              its progress; results.csv
-  lstm-jax sweep watch  --workdir=sweeps/airline_lr              what a launch shows, live
-  lstm-jax sweep resume --workdir=sweeps/airline_lr              resume after an interruption
-  lstm-jax sweep retry  --workdir=sweeps/airline_lr              run failed packs again
-  lstm-jax sweep cancel --workdir=sweeps/airline_lr              save and stop, wherever it runs
+  lstm-jax sweep plan    --study=experiments/airline_lr          trials, packs, memory, time
+  lstm-jax sweep run     --study=experiments/airline_lr          launch, extend, confirm, report
+  lstm-jax sweep launch  --study=experiments/airline_lr          its trials alone, or resume them
+  lstm-jax sweep extend  --workdir=sweeps/airline_lr             rates beyond an edge, more seeds
+  lstm-jax sweep confirm --workdir=sweeps/airline_lr             fresh seeds, as CONFIRM says
+  lstm-jax sweep status  --workdir=sweeps/airline_lr             its progress; results.csv
+  lstm-jax sweep watch   --workdir=sweeps/airline_lr             what a launch shows, live
+  lstm-jax sweep resume  --workdir=sweeps/airline_lr             resume after an interruption
+  lstm-jax sweep retry   --workdir=sweeps/airline_lr             run failed packs again
+  lstm-jax sweep cancel  --workdir=sweeps/airline_lr             save and stop, wherever it runs
 
---config.section.field=VALUE sets a field of every trial (plan and launch). Exit codes: 0 all trials
-have ended, 2 something failed that you can fix, 4 interrupted (resume continues).
+--config.section.field=VALUE sets a field of every trial (plan, run and launch). Exit codes: 0 all
+trials have ended, 2 something failed that you can fix, 4 interrupted (resume continues).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,12 @@ import jax
 from lstm_jax import plugins
 from lstm_jax.commands.arguments import Arguments, Flag
 from lstm_jax.compute.sharding import configure_cpu_devices
-from lstm_jax.errors import OK, UsageError, lookup
+from lstm_jax.errors import INTERRUPTED, OK, UsageError, lookup
+from lstm_jax.protocol.course import COURSE, amend, is_done
+from lstm_jax.protocol.course import follow as course_of
+from lstm_jax.protocol.steps import CONFIRM, NARROW, WIDEN
+from lstm_jax.report import build_report
+from lstm_jax.report.register import register
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import make_plan, pack_folder, read_plan, write_plan
 from lstm_jax.sweep.define.study import load_study, split_study, trial_configs
@@ -47,6 +55,8 @@ FLAGS = (
     Flag("config", "", "(fields only: --config.train.num_steps=100)"),
     Flag("launcher", "local", "local | slurm | ray"),
     Flag("pack", 0, "most trials in a pack (0: as many as fit in memory)"),
+    Flag("budget", 0, "run, extend: most trials that may be added (0: the study's BUDGET)"),
+    Flag("amend", False, "run, launch: judge by a study that has changed; the report says so"),
     Flag("measure", True, "plan: compile every pack's program and time it"),
     Flag("wait", True, "launch: stay until all is done; workers go on either way"),
     Flag("workers", 0, "local: processes (0: one per GPU, or one); slurm, ray: packs at a time"),
@@ -62,7 +72,7 @@ FLAGS = (
     Flag("setup", "", "slurm: commands before the worker, separated by newlines or ;;"),
     Flag("address", "", "ray: of the cluster (auto: the one there is; none: start one here)"),
 )
-LAUNCH_FLAGS = tuple(flag.name for flag in FLAGS[7:])
+LAUNCH_FLAGS = tuple(flag.name for flag in FLAGS[9:])
 
 
 def run(arguments: Arguments) -> int:
@@ -104,15 +114,70 @@ def plan(arguments: Arguments) -> int:
 
 
 def launch(arguments: Arguments) -> int:
-    """Nothing is created before everything has been checked."""
+    """Its trials, nothing else."""
+    found, workdir, options = launched(arguments)
+    return go(found, workdir, launchers.make(options["launcher"], options), options)
+
+
+def launched(arguments: Arguments) -> tuple[Any, Path, dict[str, Any]]:
+    """(plan, workdir, launch options); nothing is created before everything has been checked."""
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
     study, found = planned(arguments)
     options = launch_options(arguments, study.launch)
-    launcher = launchers.make(options["launcher"], options)
+    launchers.make(options["launcher"], options)  # one that cannot be says so here
     workdir = workdir_of(arguments.flags)
-    found = write_plan(found, workdir)
-    print(headline(found, workdir), flush=True)
-    return go(found, workdir, launcher, options)
+    there = write_plan(found._replace(registered=register(found)), workdir)
+    there = amend(there, found, workdir, arguments.flags.amend)
+    print(headline(there, workdir), flush=True)
+    return there, workdir, options
+
+
+def run_all(arguments: Arguments) -> int:
+    """Everything up to the report; the same command goes on after any interruption."""
+    found, workdir, options = launched(arguments)
+    kinds = [kind for kind in COURSE if kind != CONFIRM or found.report.get("confirm")]
+    code = course(arguments, workdir, options, kinds)
+    if code == INTERRUPTED:
+        print("or, up to the report: the same command again")
+    if code == OK and is_done(read_plan(workdir), workdir):
+        print(f"\n{build_report(workdir)}")
+    return code
+
+
+def extend(arguments: Arguments) -> int:
+    """Rates beyond an edge of the grid, then seeds where an interval is too wide."""
+    return added(arguments, (WIDEN, NARROW))
+
+
+def confirm(arguments: Arguments) -> int:
+    """CONFIRM fresh seeds at every variant's chosen setting."""
+    found, workdir = opened(arguments)
+    if not found.report.get("confirm"):
+        raise UsageError(
+            f"{workdir}: its study names no CONFIRM, the number of fresh seeds that are to judge; "
+            "launch with CONFIRM = 10 in study.py, or add it and `sweep launch --amend`"
+        )
+    return added(arguments, (CONFIRM,))
+
+
+def added(arguments: Arguments, kinds: Sequence[str]) -> int:
+    jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
+    found, workdir = opened(arguments)
+    return course(arguments, workdir, launch_options(arguments, found.launch), kinds)
+
+
+def course(
+    arguments: Arguments, workdir: Path, options: dict[str, Any], kinds: Sequence[str]
+) -> int:
+    """What is planned, then what these kinds of steps add."""
+    budget = arguments.flags.budget
+    if budget < 0:
+        raise UsageError(f"--budget={budget}: expected how many trials may be added")
+
+    def launch_again(found: Any) -> int:
+        return go(found, workdir, launchers.make(options["launcher"], options), options)
+
+    return course_of(workdir, kinds, launch_again, budget)
 
 
 def resume(arguments: Arguments) -> int:
@@ -201,7 +266,10 @@ def cancel(arguments: Arguments) -> int:
 
 WORDS: dict[str, Callable[[Arguments], int]] = {
     "plan": plan,
+    "run": run_all,
     "launch": launch,
+    "extend": extend,
+    "confirm": confirm,
     "status": status,
     "watch": watch,
     "retry": retry,

@@ -46,7 +46,7 @@ Config hash `{hash}`, seed {seed}; every other option is at its default.
 
 ## Data
 
-`{task}`, sha256 over its arrays `{data}`.
+{data}
 
 ## Made with
 
@@ -81,7 +81,7 @@ def card(
         config=_items(f"`{name}` = `{value!r}`" for name, value in changed(config).items()),
         hash=resolve(config).hash,
         seed=config.seed,
-        data=seal.digest(loaded.program.task.data),
+        data=_items(_data(loaded.program.task)),
         made=_items(_made(saved.recorded(workdir))),
     )
 
@@ -105,6 +105,12 @@ def _table(split: str, own: Mapping[str, float], others: Mapping[str, Mapping[st
 
 def _items(lines: Any) -> str:
     return "\n".join(f"- {line}" for line in lines) or "- nothing"
+
+
+def _data(task: Any) -> list[str]:
+    """What the task says of its files, and a hash over what it made of them."""
+    known = [f"{name}: `{value}`" for name, value in task.source.items()]
+    return [*known, f"sha256 over its arrays: `{seal.digest(task.data)}`"]
 
 
 def _made(manifest: Mapping[str, Any]) -> list[str]:

@@ -146,12 +146,13 @@ def table() -> str:
 
 def _line(name: str, row: Convention) -> str:
     fields = (row.kernel, row.recurrent, row.bias, row.recurrent_bias, row.projection)
-    arrays = dict.fromkeys(f.replace(*row.renamed) if row.renamed[0] else f for f in fields if f)
+    arrays = dict.fromkeys(filter(None, fields))
+    note = [f"(`{row.renamed[1]}` of f)"] * bool(row.renamed[0])
     shapes = "[N·H, D]" if row.rows else "[D, N·H]"
     shapes = "[D + H, N·H], x above h" if row.kernel == row.recurrent else shapes
     reset = f"{row.reset}, its z is 1 - z" if row.flipped else row.reset
     forget = "" if row.kind != "lstm" else "+1 in the forward pass" if row.forget else "as stored"
-    words = (f"`{a}`" for a in [*arrays, *([row.peepholes] * bool(row.peepholes))])
+    words = [f"`{a}`" for a in [*arrays, *([row.peepholes] * bool(row.peepholes))]] + note
     gates = " ".join(row.gates) + ("; peepholes i o f" if row.peepholes else "")
     cells = (name, " ".join(words), gates, shapes, row.biases, forget, reset, row.carry, _may(row))
     return "| " + " | ".join(cells) + " |\n"

@@ -67,7 +67,7 @@ def _save_safetensors(path: Path, arrays: dict[str, Any], notes: str) -> None:
 
 def _load_npz(path: Path) -> Loaded:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
     except (ValueError, zipfile.BadZipFile, OSError) as error:
         raise UsageError(f"{path} is damaged, or holds objects: {error}") from None

@@ -62,16 +62,16 @@ def make(config: Any, path: Path, workdir: Path, library: str, rename: str, part
     library = known or runs.guess(cell, state.params, arrays)
     params, lacking = runs.from_names(library, cell, jax.device_get(state.params), arrays, part)
     state = init_state(program, hyper, jax.tree.map(jnp.asarray, params))
-    _save(config, workdir, state, path, library)
+    _save(program, workdir, state, path, library)
     return Imported(library, not known, lacking)
 
 
-def _save(config: Any, workdir: Path, state: Any, path: Path, library: str) -> None:
+def _save(program: Any, workdir: Path, state: Any, path: Path, library: str) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir)
     checkpoints.save(0, state)
     checkpoints.close()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     source = {"file": str(path), "sha256": digest, "library": library}
-    write_manifest(workdir, config, imported=source)
-    write_config(workdir, config)
+    write_manifest(workdir, program.config, imported=source, data=program.task.source)
+    write_config(workdir, program.config)

@@ -515,13 +515,17 @@ def _place(library: str, name: str, n: int, way: int, ways: int, alone: bool) ->
         return f"l{n}{'_reverse' * way}"
     direction = ("forward", "backward")[way]
     if library == "keras":
-        snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-        number = f"_{n}" * (n > 0)
-        both = f"bidirectional{number}/{direction}_{snake}/{snake}_cell/"
-        return both if ways > 1 else f"{snake}{number}/{snake}_cell/"
+        own, number = snake(name), f"_{n}" * (n > 0)
+        both = f"bidirectional{number}/{direction}_{own}/{own}_cell/"
+        return both if ways > 1 else f"{own}{number}/{own}_cell/"
     dot = "." if library == "equinox" else "/"
     at = f"layer_{n}{dot}" + (direction + dot) * (ways > 1)
     return "" if alone else at
+
+
+def snake(name: str) -> str:
+    """What keras calls a layer of a class: simple_rnn."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def from_plain(row: Convention, p: Plain) -> dict[str, Any]:

@@ -20,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from lstm_jax.config.fields import replaced
 from lstm_jax.convert.export import Exported, agreed
 from lstm_jax.convert.samples import MARKS, cut, difference, feeds, sample, sizes
+from lstm_jax.errors import UsageError
 from lstm_jax.model.model import build_model
 from lstm_jax.training.saved import Run
 from lstm_jax.workdir.files import write_bytes
@@ -69,17 +71,30 @@ def write(loaded: Run, out: Path) -> Exported:
     return Exported(files, usage + STREAM.format(stream=stream.name), checked)
 
 
+def forward(path: Path, loaded: Run) -> Callable:
+    """(batch, carry or None) -> (outputs, carry), by the file and the one beside it."""
+    first, stream = load(path), path.with_name(f"{path.stem}-stream{path.suffix}")
+    onward = load(stream) if stream.is_file() else None
+
+    def run(batch: dict[str, Any], carry: Any = None) -> tuple[Any, Any]:
+        if not carry:
+            return first.call(feeds(batch))
+        if onward is None:
+            raise UsageError(f"{path} starts afresh at every batch: {stream} is gone")
+        return onward.call(feeds(batch), carry)
+
+    return run
+
+
 def load(path: Path) -> Any:
     """The file as `jax.export` has it."""
     return export.deserialize(bytearray(path.read_bytes()))
 
 
-def functions(loaded: Run) -> tuple[Callable, Callable]:
+def functions(loaded: Run) -> tuple[Any, Any]:
     """(batch -> (outputs, carry), (batch, carry) -> the same), jitted, with nothing of ours."""
-    config = loaded.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.model.engine = "scan"  # on every platform, for any T
-        config.parallel.remat = 0
+    # On every platform, for any T.
+    config = replaced(loaded.config, {"model.engine": "scan", "parallel.remat": 0})
     apply = build_model(config, loaded.program.task.spec).apply
     params, hyper = jax.tree.map(np.asarray, (loaded.params, loaded.hyper))
     tree = jax.eval_shape(lambda: loaded.program.model.initial_carry(params, hyper, 1))
@@ -118,7 +133,7 @@ def _abstract(batch: Any, *carry: Any) -> tuple[Any, ...]:
     return steps, *(jax.tree.map(partial(shape, "b"), tree) for tree in carry)
 
 
-def export_to(path: Path, function: Callable, shapes: tuple) -> None:
+def export_to(path: Path, function: Any, shapes: tuple) -> None:
     """Write the function for all platforms."""
     done = export.export(function, platforms=PLATFORMS)(*shapes)
     write_bytes(path, bytes(done.serialize()))

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lstm_jax.convert.layers import Layer, chosen
+from lstm_jax.convert.layers import Layer, chosen, snake
 from lstm_jax.convert.plain import Plain, plain
 
+READ = {
+    "torch": 'layers = convert.read("torch", rnn.state_dict())',
+    "keras": 'layers = convert.read("keras", {v.path: v.numpy() for v in rnn.trainable_weights})',
+    "linen": 'layers = convert.read("linen", params)',
+    "nnx": 'layers = convert.read("nnx", nnx.to_pure_dict(nnx.state(cell, nnx.Param)))',
+    "haiku": 'layers = convert.read("haiku", params)',
+    "equinox": """\
+arrays = {name: getattr(cell, name) for name in ("weight_ih", "weight_hh", "bias")}
+layers = convert.read("equinox", arrays)""",
+}
 USAGE = {
     "torch": """\
 import safetensors.numpy
@@ -24,7 +34,7 @@ import safetensors.numpy
 
 rnn = keras.Sequential([keras.Input((None, {features})), {call}])  # xs [B, T, D]
 state = safetensors.numpy.load_file("{file}")
-rnn.set_weights([state[v.path.removeprefix("sequential/")] for v in rnn.weights])
+rnn.set_weights([state[v.path.split("/", 1)[1]] for v in rnn.weights])
 ys = rnn(xs)
 """,
     "linen": """\
@@ -52,19 +62,28 @@ ys = nnx.RNN(cell)(xs)  # xs [B, T, D]
 import haiku as hk
 import safetensors.numpy
 
-state = safetensors.numpy.load_file("{file}")
-core = hk.without_apply_rng(hk.transform(lambda xs: hk.dynamic_unroll({call}, xs, START)[0]))
-# {{module: {{name: array}}}}, as core.init names them, from rnn/linear/w, rnn/linear/b, ...
+
+def unrolled(xs):  # [T, B, D]
+    core = {call}
+    return hk.dynamic_unroll(core, xs, core.initial_state(xs.shape[1]))[0]
+
+
+params = {{}}
+for name, array in safetensors.numpy.load_file("{file}").items():
+    module, leaf = name.rsplit("/", 1)  # one layer: rnn/layer_0/... of several
+    params.setdefault(module, {{}})[leaf] = array
+ys = hk.without_apply_rng(hk.transform(unrolled)).apply(params, xs)
 """,
     "equinox": """\
 import equinox as eqx
+import jax
 import safetensors.numpy
 
 cell = {call}
 state = safetensors.numpy.load_file("{file}")
 names = [name for name in ("weight_ih", "weight_hh", "bias", "bias_n") if f"rnn.{{name}}" in state]
-where = lambda cell: [getattr(cell, name) for name in names]
-cell = eqx.tree_at(where, cell, [state[f"rnn.{{name}}"] for name in names])
+arrays = [state[f"rnn.{{name}}"] for name in names]  # one layer: rnn.layer_0.... of several
+cell = eqx.tree_at(lambda c: [getattr(c, name) for name in names], cell, arrays)
 """,
 }
 NPZ = ("safetensors.numpy.load_file(", "numpy.load(")
@@ -105,9 +124,18 @@ def _keras(name: str, p: Plain, count: int, both: bool) -> str:
     chosen_words = dict(zip(fields, words, strict=False))
     options = [f"{k}={v!r}" for k, v in chosen_words.items() if v != defaults[k]]
     options += ["reset_after=False"] if p.reset == "before" else []
-    layer = f"keras.layers.{name}({', '.join([str(p.hidden), 'return_sequences=True', *options])})"
-    layer = f"keras.layers.Bidirectional({layer})" if both else layer
-    return ", ".join([layer] * count)
+    arguments = ", ".join([str(p.hidden), "return_sequences=True", *options])
+    layers = [_keras_layer(name, arguments, n, both) for n in range(count)]
+    return ", ".join(layers)
+
+
+def _keras_layer(name: str, arguments: str, n: int, both: bool) -> str:
+    """With the names that the file's arrays have: keras counts on by itself."""
+    own, number = snake(name), f"_{n}" * (n > 0)
+    if not both:
+        return f'keras.layers.{name}({arguments}, name="{own}{number}")'
+    inner = f'keras.layers.{name}({arguments}, name="{own}")'
+    return f'keras.layers.Bidirectional({inner}, name="bidirectional{number}")'
 
 
 def _flax(pattern: str):
@@ -137,7 +165,7 @@ CALLS = {
     "keras": _keras,
     "linen": _flax("nn.RNN(nn.{name}({hidden}{options}))"),
     "nnx": _flax("nnx.{name}({features}, {hidden}{options}, rngs=nnx.Rngs(0))"),
-    "haiku": lambda name, p, count, both: f"hk.{name}({p.hidden})",
+    "haiku": lambda name, p, count, both: f'hk.{name}({p.hidden}, name="rnn")',
     "equinox": lambda name, p, count, both: (
         f"eqx.nn.{name}({p.kernel.shape[0]}, {p.hidden}, key=jax.random.key(0))"
     ),

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.interpreters.ad import JVPTracer
 
 from lstm_jax.core import Cell
-from lstm_jax.engines import associative, chunked, cudnn, deferred, scan
+from lstm_jax.engines import associative, chunked, cudnn, deferred, native, scan
 from lstm_jax.engines.masking import known
 from lstm_jax.errors import UsageError, lookup
 
@@ -28,17 +28,26 @@ ENGINES: dict[str, Callable] = {
     "chunked": chunked.run,
     "associative": associative.run,
     "cudnn": cudnn.run,
+    "native": native.run,
 }
 
 
 # Their gradients are a custom VJP, which some of what JAX does cannot pass: there it is `scan`.
-CUSTOM = ("deferred", "chunked")
+CUSTOM = ("auto", "deferred", "chunked", "native")
 
 
 def choose(cell: Cell, length: Any = 1) -> tuple[str, str]:
     """The engine `auto` stands for with so many steps, and why."""
     if cell.info.linear is not None and known(length):
         return "associative", "the gates do not see h, so all steps run at once"
+    why = native.refusal(cell)
+    if not why:
+        return "native", "compiled code for this cell, all steps in one call"
+    name, reason = _without_native(cell)
+    return name, f"{reason}. Not native, the faster one: {why}"
+
+
+def _without_native(cell: Cell) -> tuple[str, str]:
     if cell.info.learned:
         return "deferred", "backward gate by gate, parameter gradients as matmuls after it"
     return "deferred", "backward of the step in one piece, parameter gradients after it"
@@ -52,9 +61,11 @@ def pick(engine: str, cell: Cell, given: Any = (), carry: Any = (), length: Any 
 
     Raises: UsageError for an unknown engine or a SIZE that is no whole number.
     """
-    name = choose(cell, length)[0] if engine == "auto" else engine
+    name = engine
+    if engine == "auto" and cell.info.linear is not None and known(length):
+        name = "associative"
     name, _, size = name.partition(":")
-    run = lookup("engine", name, {"auto": None, **ENGINES})
+    run = lookup("engine", name, {"auto": native.prefer, **ENGINES})
     if size and (name != "chunked" or not size.isdigit()):
         raise UsageError(f"engine {engine!r}: only 'chunked' takes a size, as in 'chunked:64'")
     settings: Any = jax.config

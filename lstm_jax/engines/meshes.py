@@ -70,3 +70,9 @@ def zeros(kind: Any) -> Array:
     if any(axis is not None for axis in kind.sharding.spec):
         leaf = laid_out(leaf, kind.sharding, kind.sharding.spec)
     return vary(leaf, varying(kind))
+
+
+def alike_all(tree: Any) -> Any:
+    """The tree with every leaf varying over all the manual axes that any of them varies over."""
+    axes = frozenset().union(*(varying(jax.typeof(leaf)) for leaf in jax.tree.leaves(tree)))
+    return jax.tree.map(lambda leaf: vary(leaf, axes), tree)

@@ -11,6 +11,7 @@ sweep, and the word is read off the interval: see `statistics`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from lstm_jax.report.names import label_variants, listed, number, percent, short
 from lstm_jax.report.samples import (
     Gap,
     aim,
+    at_edges,
     bounds,
     choose,
     compare,
@@ -87,9 +89,19 @@ class Section(NamedTuple):
 
 def analyse(sweep: Sweep) -> list[Section]:
     """A section for every value of the `by` fields; one where there are none."""
+    return [section for _, section in analyse_all([sweep])]
+
+
+def analyse_all(sweeps: Sequence[Sweep]) -> list[tuple[Sweep, Section]]:
+    """The sections of several sweeps, judged as one family."""
+    drafts = [(sweep, section) for sweep in sweeps for section in sections_of(sweep)]
+    return [(sweep, complete(sweep, section)) for sweep, section in judge(drafts)]
+
+
+def sections_of(sweep: Sweep) -> list[Section]:
+    """The sweep's sections before their verdicts."""
     titles = dict.fromkeys(trial.section for trial in sweep.trials)
-    drafts = [draft(sweep, values) for values in titles]
-    return [complete(sweep, section) for section in judge(sweep, drafts)]
+    return [draft(sweep, values) for values in titles]
 
 
 # ---------------------------------------------------------------- rows without words
@@ -157,24 +169,30 @@ def summarise(
 # ---------------------------------------------------------------- verdicts
 
 
-def judge(sweep: Sweep, drafts: list[Section]) -> list[Section]:
-    """Every variant against its baseline, and the study's pairs: one family over all sections."""
-    asked = [(i, a, b) for i, section in enumerate(drafts) for a, b in questions(sweep, section)]
+def judge(drafts: Sequence[tuple[Sweep, Section]]) -> list[tuple[Sweep, Section]]:
+    """Every variant against its baseline, and the studies' pairs: one family over all drafts."""
+    asked = [
+        (i, a, b) for i, (sweep, section) in enumerate(drafts) for a, b in questions(sweep, section)
+    ]
     found = {
-        (i, a, b): compare(sweep, a, drafts[i].chosen[a], drafts[i].chosen.get(b, []))
+        (i, a, b): compare(drafts[i][0], a, drafts[i][1].chosen[a], drafts[i][1].chosen.get(b, []))
         for i, a, b in asked
     }
     able = {key: comparison for key, (comparison, _) in found.items() if comparison}
-    margins = [drafts[i].gap.margin for i, _, _ in able]
-    verdicts = statistics.judge(list(able.values()), margins, aim(sweep.reading))
+    margins = [drafts[i][1].gap.margin for i, _, _ in able]
+    aims = [aim(drafts[i][0].reading) for i, _, _ in able]
+    verdicts = statistics.judge(list(able.values()), margins, aims)
     said = dict(zip(able, verdicts, strict=True))
     return [
-        answer(
+        (
             sweep,
-            section,
-            {key[1:]: (said.get(key), *found[key]) for key in asked if key[0] == i},
+            answer(
+                sweep,
+                section,
+                {key[1:]: (said.get(key), *found[key]) for key in asked if key[0] == i},
+            ),
         )
-        for i, section in enumerate(drafts)
+        for i, (sweep, section) in enumerate(drafts)
     ]
 
 
@@ -287,18 +305,11 @@ def opposite(sweep: Sweep, row: Row, base: Row | None) -> bool:
 
 def edges(sweep: Sweep, section: Section, variant: str) -> list[str]:
     """The tuned values that were the last ones tried: beyond them it might do better."""
-    judges = section.chosen[variant]
-    if sweep.reading.select != "setting" or not judges:
-        return []
-    found = []
-    for i, name in enumerate(sweep.reading.tuned):
-        tried = {t.setting[i] for t in section.trials[variant]}
-        tried = sorted(v for v in tried if isinstance(v, int | float))
-        value = judges[0].setting[i]
-        if len(tried) > 1 and value in (tried[0], tried[-1]):
-            end = "smallest" if value == tried[0] else "largest"
-            found.append(f"{end} {short(name)} tried")
-    return found
+    found = at_edges(sweep.reading, section.trials[variant], section.chosen[variant])
+    return [
+        f"{'largest' if edge.is_largest else 'smallest'} {short(edge.field)} tried"
+        for edge in found
+    ]
 
 
 def remarks(sweep: Sweep, section: Section) -> list[str]:

@@ -12,7 +12,8 @@ from lstm_jax.report import figures, page, text
 from lstm_jax.report.analysis import Row, Section, analyse
 from lstm_jax.report.collect import Sweep, facts, read_sweep
 from lstm_jax.report.questions import extras
-from lstm_jax.sweep.define.plan import read_plan
+from lstm_jax.report.register import standing
+from lstm_jax.sweep.define.plan import Plan, read_plan
 from lstm_jax.workdir.files import write_text
 
 COORDINATES = re.compile(r'(?<= )(?:d|x|y)="[^"]*"')  # a hundredth of a point is enough
@@ -33,13 +34,18 @@ def build_report(workdir: str | Path, out: str | Path = "") -> Path:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     sections = analyse(sweep)
     drawn = [save_plots(figures.plots(sweep, section), section, out) for section in sections]
-    origin, more = facts(plan, workdir), extras(sweep, sections)
+    origin, more = facts(plan, workdir) | registered(plan), extras(sweep, sections)
     write_text(out / "table.csv", table(sections))
     write_text(out / "trials.csv", trials_table(sweep))
     write_text(out / "report.md", text.markdown(sweep, sections, drawn, origin, more))
     path = out / "report.html"
     write_text(path, page.html(sweep, sections, drawn, origin, more))
     return path
+
+
+def registered(plan: Plan) -> dict[str, str]:
+    found = standing(plan)
+    return {"registered at launch": found} if found else {}
 
 
 def table(sections: list[Section]) -> str:

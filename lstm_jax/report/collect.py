@@ -20,7 +20,9 @@ from lstm_jax.workdir.files import read_json
 from lstm_jax.workdir.metrics import read_metrics
 
 SUMMARY = "summary.json"
+UPDATES = "valid/updates_to_solve"  # of the validation curve: the first step that is solved
 MARGIN = 0.05
+READ = ("flow/carry", "shut/", "open/")  # of a diagnosis
 ENDED = ("completed", "diverged")
 
 
@@ -40,7 +42,9 @@ class Reading(NamedTuple):
     solved: float  # share of the trivial score that counts as solved
     block: Any  # fields whose values pair trials; {variant: fields} where not all are paired
     confirm: int  # fresh seeds that are to judge
+    budget: int  # trials that may be added to those of the launch, beside those
     fresh: tuple  # seeds that judge and choose nothing
+    early: tuple  # those of them whose spread said how many more there are to be
     trim: float  # share that is left out at either end
 
 
@@ -61,8 +65,13 @@ class Trial(NamedTuple):
     curve: list[tuple[int, float]]  # of the choosing metric on the validation split
     parameters: int | None
     seconds: float | None  # of its pack, divided by the pack's trials
-    flow: Any  # the arrays of its newest diagnosis, or None
+    looks: dict[int, dict[str, Any]]  # its diagnoses by step, 0 at initialisation
     lacks: str  # why it does not count, "" where it does
+
+    @property
+    def flow(self) -> dict[str, Any]:
+        """The arrays of its newest diagnosis."""
+        return self.looks[max(self.looks)] if self.looks else {}
 
 
 class Sweep(NamedTuple):
@@ -89,6 +98,7 @@ def read_sweep(plan: Plan, workdir: Path) -> Sweep:
         folder = trial_folder(workdir, number)
         summary = read_json(folder / SUMMARY)
         metrics |= dict.fromkeys(_names(summary))
+        metrics |= {UPDATES: None} if summary and reading.metric == UPDATES else {}
         scores |= _trivial(summary, reading.metric)
         pack = packs[number]
         status = trial_status(folder, claims.ended(pack_folder(workdir, pack)))
@@ -115,11 +125,13 @@ def how(plan: Plan) -> Reading:
         choose_direction=plan.direction,
         scale=given.get("scale", "linear"),
         margin=given.get("margin", MARGIN),
-        limit=given.get("limit", math.inf),
+        limit=given.get("limit", unsolved(plan) if metric == UPDATES else math.inf),
         solved=given.get("solved", 0.0),
         block=given.get("block", ()),
         confirm=given.get("confirm", 0),
+        budget=given.get("budget", plan.launched),
         fresh=tuple(given.get("fresh", ())),
+        early=tuple(next((m.fresh for m in plan.grown if m.fresh), ())),
         trim=TRIM,
         tuned=names.tuned(plan),
         by=names.sections(plan),
@@ -133,6 +145,9 @@ def _trial(plan, reading, fields, number, folder, summary, found, size) -> Trial
     trivial = strongest(summary, reading.metric, reading.direction)
     trivial_valid = strongest(summary, reading.choose, reading.choose_direction)
     valid, test = _score(summary, reading.choose), _score(summary, reading.metric)
+    curve = _curve(folder, reading.choose.partition("/")[2])
+    if reading.metric == UPDATES and summary:
+        test, trivial = updates_to_solve(curve, reading, trivial_valid), reading.limit
     status = found["status"]
     if status == "diverged":
         valid = worse(valid, trivial_valid, reading.choose_direction)
@@ -149,12 +164,26 @@ def _trial(plan, reading, fields, number, folder, summary, found, size) -> Trial
         test=test,
         trivial=trivial,
         trivial_valid=trivial_valid,
-        curve=_curve(folder, reading.choose.partition("/")[2]),
+        curve=curve,
         parameters=summary.get("parameters"),
         seconds=None if seconds is None else seconds / max(size, 1),
-        flow=_newest(folder),
+        looks=_looks(folder),
         lacks=_lacks(status, found["error"], summary, reading, valid, test),
     )
+
+
+def unsolved(plan: Plan) -> float:
+    """What a run counts with that never solves its task: the evaluation after its last one."""
+    return float(plan.base["train.num_steps"] + plan.base["train.eval_every"])
+
+
+def updates_to_solve(curve: list[tuple[int, float]], reading: Reading, trivial: float) -> float:
+    """The first evaluation at which validation is at most `solved` of the trivial score.
+
+    Censored at the limit; as coarse as `train.eval_every`.
+    """
+    steps = (step for step, value in curve if value <= reading.solved * trivial)
+    return min(float(next(steps, reading.limit)), reading.limit)
 
 
 def strongest(summary: dict[str, Any], metric: str, direction: str) -> float:
@@ -205,15 +234,17 @@ def _curve(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(s, float(v)) for s, v in found if isinstance(v, int | float) and math.isfinite(v)]
 
 
-def _newest(folder: Path) -> dict[str, Any] | None:
-    """The arrays of the newest readable diagnosis."""
-    for path in sorted((folder / "diagnostics").glob("step_*.npz"), reverse=True):
+def _looks(folder: Path) -> dict[int, dict[str, Any]]:
+    """What reports read of every readable diagnosis, by step."""
+    found: dict[int, dict[str, Any]] = {}
+    for path in sorted((folder / "diagnostics").glob("step_*.npz")):
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
+                names = [name for name in arrays if name.partition("/")[2].startswith(READ)]
+                found[int(path.stem.removeprefix("step_"))] = {n: arrays[n] for n in names}
         except (OSError, ValueError, zipfile.BadZipFile):
             continue
-    return None
+    return found
 
 
 def _dict(value: Any) -> dict:
@@ -239,6 +270,7 @@ def facts(plan: Plan, workdir: Path) -> dict[str, str]:
     walls = [s["wall_seconds"] for s in summaries if s.get("wall_seconds")]
     rows = {
         "command": plan.command,
+        "added since": "; ".join(f"{len(m.trials)} {m.kind}" for m in plan.grown if m.trials),
         "commit": commit,
         "device": hardware,
         "versions": ", ".join(f"{k} {versions[k]}" for k in ("jax", "lstm-jax") if k in versions),

@@ -10,6 +10,7 @@ import numpy as np
 
 from lstm_jax.report import statistics
 from lstm_jax.report.analysis import Section
+from lstm_jax.report.causes import MEASURES, Measure
 from lstm_jax.report.collect import Sweep, Trial
 from lstm_jax.report.importance import importance
 from lstm_jax.report.names import number, short
@@ -323,7 +324,7 @@ def flows(sweep: Sweep, section: Section) -> Plot | None:
 def flow_of(trials: list[Trial]) -> np.ndarray | None:
     """The mean over trials of the first layer's curve, as far as the shortest goes."""
     name = "layer_0/flow/carry"
-    found = [np.asarray(t.flow[name], float) for t in trials if t.flow and name in t.flow]
+    found = [np.asarray(t.flow[name], float) for t in trials if name in t.flow]
     size = min(map(len, found), default=0)
     return np.mean([curve[:size] for curve in found], axis=0) if found else None
 
@@ -351,6 +352,44 @@ def saturation(sweep: Sweep, section: Section) -> Plot | None:
     return Plot("saturation", figure, "Gate saturation", caption)
 
 
+def through_training(sweep: Sweep, section: Section) -> Plot | None:
+    """Reach of the gradient and saturation of the gates from initialisation on, by variant."""
+    shown = {row.variant: section.chosen[row.variant] for row in section.rows}
+    shown = {v: ts for v, ts in shown.items() if len({s for t in ts for s in t.looks}) > 1}
+    if not shown:
+        return None
+    figure, axes = canvas(4.8, 4.2, 2, 1, sharex=True)
+    for i, (variant, trials) in enumerate(shown.items()):
+        style = ("-", "--", ":")[i // len(LINES) % 3]
+        for axis, measure in zip(axes, MEASURES, strict=True):
+            steps, band = over_steps(measure, trials)
+            colour = LINES[i % len(LINES)]
+            axis.fill_between(steps, band[0], band[2], color=colour, alpha=0.15, lw=0)
+            label = text(variant, 30) if axis is axes[0] else None
+            axis.plot(steps, band[1], color=colour, ls=style, marker=".", lw=1.4, label=label)
+    axes[0].set_ylabel("reach, steps")
+    axes[1].set_ylabel("saturated gates")
+    axes[1].set_ylim(0, 1)
+    axes[1].set_xlabel("updates")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    caption = (
+        "Median over the seeds that were diagnosed, band: all of them; step 0 is initialisation. "
+        "Reach: steps back until the gradient stays below 1e-3 of its value one step back."
+    )
+    return Plot("through_training", figure, "Reach and saturation through training", caption)
+
+
+def over_steps(measure: Measure, trials: list[Trial]) -> tuple[np.ndarray, np.ndarray]:
+    """(steps [S], [lowest, median, highest] [3, S]) over the seeds that were looked at there."""
+    points: dict[int, list[float]] = {}
+    for trial in trials:
+        for step, arrays in trial.looks.items():
+            points.setdefault(step, []).append(measure.of(arrays))
+    steps = np.array(sorted(points))
+    rows = [(min(points[s]), float(np.median(points[s])), max(points[s])) for s in steps]
+    return steps, np.array(rows).T
+
+
 def bars(axis: Any, shares: list[tuple[float, float]]) -> None:
     """Shut to the left, open to the right, the first on top."""
     for y, (low, high) in enumerate(reversed(shares)):
@@ -365,7 +404,7 @@ def gate_shares(trials: list[Trial]) -> dict[tuple[int, str], tuple[float, float
     """{(layer, gate): (share below 0.1, share above 0.9)}, mean over trials and time."""
     found: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for trial in trials:
-        arrays = trial.flow or {}
+        arrays = trial.flow
         for name in arrays:
             layer, kind, gate = (*name.split("/"), "")[:3]
             if kind == "shut":
@@ -383,4 +422,5 @@ DRAWERS = (
     importances,
     flows,
     saturation,
+    through_training,
 )

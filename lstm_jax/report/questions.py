@@ -19,15 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.diagnostics.observe import vanishes
+from lstm_jax.report import causes
 from lstm_jax.report.analysis import Section
+from lstm_jax.report.causes import FLOOR, FLOW
 from lstm_jax.report.choices import choices
 from lstm_jax.report.collect import Sweep, Trial
 from lstm_jax.report.importance import importance
 from lstm_jax.report.names import number, plain, short, span
-from lstm_jax.report.samples import units
-
-FLOOR = 1e-3
-FLOW = "layer_0/flow/carry"
+from lstm_jax.report.samples import solves, units
 
 
 class Extra(NamedTuple):
@@ -59,6 +58,7 @@ def extras(sweep: Sweep, sections: list[Section]) -> list[Extra]:
     if len(sections) == 1:
         found += [pairs(sweep, sections[0]), verdicts(sweep, sections[0])]
         found.append(shares(sweep, sections[0]))
+    found += [inside(sweep, section) for section in sections]
     found.append(hanging(sweep, sections))
     return [extra for extra in found if extra and extra.rows]
 
@@ -72,7 +72,7 @@ def how_far(sweep: Sweep, sections: list[Section]) -> Extra | None:
     if not share or len(sweep.reading.by) != 1:
         return None
     field = short(sweep.reading.by[0])
-    tried = attempts(sweep, sections, share)
+    tried = attempts(sweep, sections)
     lengths = sorted({a.length for found in tried.values() for a in found})
     heads = ["variant", f"longest {field} solved"]
     heads += [f"{what}, {field} {n:g}" for n in lengths for what in ("solved", "reach")]
@@ -86,7 +86,7 @@ def how_far(sweep: Sweep, sections: list[Section]) -> Extra | None:
     return Extra("How far", [*words, *agreement(tried), rule], heads, rows)
 
 
-def attempts(sweep: Sweep, sections: list[Section], share: float) -> dict[str, list[Attempt]]:
+def attempts(sweep: Sweep, sections: list[Section]) -> dict[str, list[Attempt]]:
     """By variant; what in a name only repeats the length is left out of it."""
     tried: dict[str, list[Attempt]] = {}
     for section in sections:
@@ -96,7 +96,7 @@ def attempts(sweep: Sweep, sections: list[Section], share: float) -> dict[str, l
             if not isinstance(length, int | float):
                 continue
             parts = [p for p in row.variant.split(", ") if not p.endswith(f"={plain(length)}")]
-            solved = sum(trial.test <= share * trial.trivial for trial in trials)
+            solved = sum(solves(sweep.reading, trial) for trial in trials)
             attempt = Attempt(float(length), solved, len(trials), reach(trials))
             tried.setdefault(", ".join(parts) or row.variant, []).append(attempt)
     return {name: sorted(found) for name, found in tried.items()}
@@ -104,7 +104,7 @@ def attempts(sweep: Sweep, sections: list[Section], share: float) -> dict[str, l
 
 def reach(trials: list[Trial]) -> float:
     """Median over the diagnosed trials."""
-    curves = [np.asarray(t.flow[FLOW], float) for t in trials if t.flow and FLOW in t.flow]
+    curves = [np.asarray(t.flow[FLOW], float) for t in trials if FLOW in t.flow]
     ends = [vanishes(curve, FLOOR) for curve in curves]
     ends = [math.inf if math.isnan(end) else end for end in ends]
     return sorted(ends)[(len(ends) - 1) // 2] if ends else math.nan
@@ -168,6 +168,16 @@ def agreement(tried: dict[str, list[Attempt]]) -> list[str]:
         f"solved; where it does not, {sum(a.is_solved for a in near)} of {len(near)}. It was "
         "measured after training."
     ]
+
+
+# ---------------------------------------------------------------- inside the trials
+
+
+def inside(sweep: Sweep, section: Section) -> Extra:
+    """Reach and saturation over all seeds, before training and after."""
+    rows = causes.rows(section)
+    title = ": ".join(filter(None, ("What was measured inside", section.title)))
+    return Extra(title, causes.sentences(sweep, section) if rows else [], causes.heads(), rows)
 
 
 # ---------------------------------------------------------------- pairs

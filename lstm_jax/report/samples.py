@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_jax.report import statistics
-from lstm_jax.report.collect import Reading, Sweep, Trial
+from lstm_jax.report.collect import UPDATES, Reading, Sweep, Trial
 from lstm_jax.report.names import listed, plain, short
 from lstm_jax.report.statistics import NOTHING, Comparison
 
 Settings = dict[tuple, list[Trial]]
-RANGES = {"accuracy": (0.0, 1.0), "first_failing_n": (1.0, math.inf), "perplexity": (1.0, math.inf)}
+FROM_ONE = ("first_failing_n", "updates_to_solve", "perplexity")
+RANGES = {"accuracy": (0.0, 1.0)} | dict.fromkeys(FROM_ONE, (1.0, math.inf))
 UNITS = {"log": "doublings of {}", "solved": "share of seeds that solve", "rank": "{}"}
 
 
@@ -70,7 +71,31 @@ def judging(sweep: Sweep, trials: list[Trial], chosen: list[Trial]) -> list[Tria
     """The trials that judge: the fresh seeds at the chosen setting where the sweep has any."""
     if not chosen or not any(t.is_fresh for t in sweep.trials):
         return chosen
-    return [t for t in trials if t.is_fresh and t.setting == chosen[0].setting]
+    judges = [t for t in trials if t.is_fresh and t.setting == chosen[0].setting]
+    order = {seed: i for i, seed in enumerate(sweep.reading.fresh)}
+    return sorted(judges, key=lambda t: order[t.seed])
+
+
+class Edge(NamedTuple):
+    """A tuned field whose chosen value is the last one that was tried."""
+
+    field: str
+    tried: list[int | float]  # ascending
+    is_largest: bool
+
+
+def at_edges(reading: Reading, trials: list[Trial], chosen: list[Trial]) -> list[Edge]:
+    """The edges of the grid that a variant's chosen setting stands at."""
+    if reading.select != "setting" or not chosen:
+        return []
+    found = []
+    for i, name in enumerate(reading.tuned):
+        values = {t.setting[i] for t in trials}
+        tried = sorted(v for v in values if isinstance(v, int | float))
+        value = chosen[0].setting[i]
+        if len(tried) > 1 and value in (tried[0], tried[-1]):
+            found.append(Edge(name, tried, value == tried[-1]))
+    return found
 
 
 def setting(sweep: Sweep, chosen: list[Trial]) -> str:
@@ -90,10 +115,16 @@ def values(reading: Reading, trials: list[Trial]) -> np.ndarray:
     """Scores as they are compared: log2 of them, solved or not, cut at the limit."""
     raw = np.array([t.test for t in trials], float)
     if reading.scale == "solved":
-        bound = np.array([t.trivial for t in trials]) * reading.solved
-        return (raw <= bound).astype(float)
+        return np.array([solves(reading, t) for t in trials], float)
     cut = np.minimum(raw, reading.limit)
     return log2(cut) if reading.scale == "log" else cut
+
+
+def solves(reading: Reading, trial: Trial) -> bool:
+    """Whether a trial solved its task: at most a share of the trivial score, before the limit."""
+    if reading.metric == UPDATES:
+        return trial.test < reading.limit
+    return trial.test <= reading.solved * trial.trivial
 
 
 def log2(raw: Any) -> Any:
@@ -165,7 +196,7 @@ def gap(reading: Reading, baseline: list[Trial]) -> Gap:
 def failures(reading: Reading, trials: list[Trial], room: Gap) -> int:
     """Seeds that failed: not solved, or nearer to the trivial score than to the baseline."""
     if reading.solved:
-        return sum(not t.test <= reading.solved * t.trivial for t in trials)
+        return sum(not solves(reading, t) for t in trials)
     if not room.size > 0:
         return 0
     far = np.abs(values(reading, trials) - room.baseline)
@@ -194,7 +225,14 @@ def compare(
         return statistics.by_counts(x, y), ""
     if reading.scale == "rank":
         return statistics.by_ranks(x, y), ""
-    return (statistics.by_pairs if fields else statistics.by_means)(x, y, reading.trim), ""
+    test = statistics.by_pairs if fields else statistics.by_means
+    return test(x, y, reading.trim, (early(reading, ours), early(reading, theirs))), ""
+
+
+def early(reading: Reading, trials: list[Trial]) -> int:
+    """How many of the first trials said how many more there were to be; all where none did."""
+    count = sum(t.seed in reading.early for t in trials)
+    return count if count > 1 else len(trials)
 
 
 def seed_differences(

@@ -16,15 +16,17 @@ seed does can be said (96 %); how many failed is counted beside it.
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-ALPHA, TRIM = 0.05, 0.2
+ALPHA, TRIM, RESAMPLES = 0.05, 0.2, 2000
 BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
 NOTHING = float("nan")
+ALL = (sys.maxsize, sys.maxsize)
 Sample = np.ndarray
 Interval = Callable[[Any], tuple[Any, Any]]
 
@@ -62,7 +64,10 @@ def difference_of(x: Sample, y: Sample, trim: float = TRIM) -> Mean:
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     bare = _hides_spread(x, trim) | _hides_spread(y, trim)
-    trimmed, whole = _yuen(x, y, trim), _yuen(x, y, 0.0)
+    trimmed = _yuen(x, y, trim)
+    if not np.any(bare):
+        return trimmed
+    whole = _yuen(x, y, 0.0)
     return Mean(*(np.where(bare, b, a) for a, b in zip(trimmed, whole, strict=True)))
 
 
@@ -85,14 +90,29 @@ def _yuen(x: Sample, y: Sample, trim: Any) -> Mean:
     return Mean(np.asarray(estimate), np.nan_to_num(error), found.df)
 
 
-def by_means(x: Sample, y: Sample, trim: float = TRIM) -> Comparison:
+def by_means(x: Sample, y: Sample, trim: float = TRIM, early: tuple[int, int] = ALL) -> Comparison:
     """Independent samples [..., n] and [..., m], at least two values each."""
-    return _by_t(difference_of(x, y, trim))
+    whole, (n, m) = difference_of(x, y, trim), early
+    grew = n < np.shape(x)[-1] or m < np.shape(y)[-1]
+    return _by_t(_no_surer(whole, difference_of(x[..., :n], y[..., :m], trim)) if grew else whole)
 
 
-def by_pairs(x: Sample, y: Sample, trim: float = TRIM) -> Comparison:
+def by_pairs(x: Sample, y: Sample, trim: float = TRIM, early: tuple[int, int] = ALL) -> Comparison:
     """Samples [..., n] whose i-th values share a block: a test of their differences."""
-    return _by_t(mean_of(np.subtract(x, y), trim))
+    found = np.subtract(x, y)
+    whole, grew = mean_of(found, trim), early[0] < found.shape[-1]
+    return _by_t(_no_surer(whole, mean_of(found[..., : early[0]], trim)) if grew else whole)
+
+
+def _no_surer(whole: Mean, first: Mean) -> Mean:
+    """No more degrees of freedom than the `early` values had, which said how many were to follow.
+
+    A sample that grew until its interval was narrow ends where its spread is underestimated: with
+    its own degrees of freedom a 95 % interval covers 93 %, with those of the first ten seeds 95 %.
+    Stein (1945), A two-sample test for a linear hypothesis whose power is independent of the
+    variance.
+    """
+    return whole._replace(freedom=np.fmin(whole.freedom, first.freedom))
 
 
 def _by_t(mean: Mean) -> Comparison:
@@ -275,8 +295,8 @@ class Verdict(NamedTuple):
     alike: float  # of the two one-sided tests, adjusted among themselves
 
 
-def judge(comparisons: Sequence[Comparison], margins: Any, direction: str) -> list[Verdict]:
-    """The verdicts of one family.
+def judge(comparisons: Sequence[Comparison], margins: Any, direction: Any) -> list[Verdict]:
+    """The verdicts of one family; one margin and direction for all, or one each.
 
     Holm's procedure runs over the tests of difference and, on its own, over those of equivalence:
     each kind of false claim has a chance of at most 0.05 in the whole family.
@@ -284,13 +304,15 @@ def judge(comparisons: Sequence[Comparison], margins: Any, direction: str) -> li
     if not comparisons:
         return []
     margins = np.broadcast_to(np.asarray(margins, float), (len(comparisons),))
+    directions = np.broadcast_to(np.asarray(direction), (len(comparisons),))
     pairs = list(zip(comparisons, margins, strict=True))
     different = np.array([float(c.different) for c in comparisons])
     alike = np.array([float(c.alike(m)) if m > 0 else np.nan for c, m in pairs])
     levels = zip(holm_levels(different), holm_levels(alike), strict=True)
     adjusted = zip(holm(different), holm(alike), strict=True)
     found = [
-        decide(c.interval, a, b, m, direction) for (c, m), (a, b) in zip(pairs, levels, strict=True)
+        decide(c.interval, a, b, m, str(way))
+        for (c, m), (a, b), way in zip(pairs, levels, directions, strict=True)
     ]
     return [
         Verdict(str(said), float(low), float(high), float(1 - alpha), *map(float, p))
@@ -331,6 +353,52 @@ def improvement(x: Sample, baseline: Sample, direction: str) -> float:
     difference = np.subtract.outer(np.asarray(x, float), np.asarray(baseline, float))
     better = difference < 0 if direction == "min" else difference > 0
     return float(np.mean(better + 0.5 * (difference == 0)))
+
+
+def weighted_iqm(x: Sample, weights: Sample) -> Any:
+    """Mean of the middle half of [..., n] by weight [n]; what crosses an edge counts in part."""
+    order = np.argsort(x, axis=-1)
+    share = np.asarray(weights, float)[order] / np.sum(weights)
+    upper = np.cumsum(share, axis=-1)
+    inside = np.clip(np.minimum(upper, 0.75) - np.maximum(upper - share, 0.25), 0, None)
+    return np.sum(inside * np.take_along_axis(x, order, -1), axis=-1) / np.sum(inside, axis=-1)
+
+
+def stratified_iqm(strata: Sequence[Sample]) -> tuple[float, float, float]:
+    """(interquartile mean over all strata, low, high): every stratum weighs the same.
+
+    95 % by the bootstrap within strata, as in rliable (Agarwal et al. 2021).
+    """
+    weights = np.concatenate([np.full(len(x), 1 / len(x)) for x in strata])
+    return _bootstrap(strata, lambda *x, axis: weighted_iqm(np.concatenate(x, axis), weights))
+
+
+def stratified_improvement(
+    ours: Sequence[Sample], theirs: Sequence[Sample]
+) -> tuple[float, float, float]:
+    """(mean over strata of P(a run of ours is above one of theirs), low, high)."""
+
+    def mean(*samples: Sample, axis: int) -> Any:
+        half = len(samples) // 2
+        pairs = zip(samples[:half], samples[half:], strict=True)
+        over = [x[..., :, None] - y[..., None, :] for x, y in pairs]
+        return np.mean([np.mean((d > 0) + 0.5 * (d == 0), axis=(-2, -1)) for d in over], axis=0)
+
+    return _bootstrap((*ours, *theirs), mean)
+
+
+def _bootstrap(samples: Sequence[Sample], statistic: Any) -> tuple[float, float, float]:
+    from scipy.stats import bootstrap  # start-up
+
+    estimate = float(statistic(*samples, axis=-1))
+    if min(map(len, samples)) < 2:
+        return estimate, NOTHING, NOTHING
+    found: Any = bootstrap(
+        tuple(samples), statistic, n_resamples=RESAMPLES, method="percentile",
+        vectorized=True, axis=-1, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    low, high = found.confidence_interval
+    return estimate, float(low), float(high)
 
 
 def expected_best(scores: Sample, direction: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from lstm_jax.report.analysis import Row, Section
 from lstm_jax.report.collect import Sweep
 from lstm_jax.report.names import number, percent, plain, span
 from lstm_jax.report.questions import Extra
+from lstm_jax.report.register import departures
 from lstm_jax.report.samples import units
 from lstm_jax.report.statistics import BETTER, EQUIVALENT, UNDECIDED, WORSE
 
@@ -185,8 +186,7 @@ def remarks(sweep: Sweep) -> list[str]:
             "Every variant ran at one setting: what it would do at a learning rate of its own is "
             "not known."
         )
-    found += _seeds(sweep)
-    return found
+    return found + _seeds(sweep) + departures(sweep.plan)
 
 
 def _seeds(sweep: Sweep) -> list[str]:
@@ -213,17 +213,17 @@ def markdown(
     more: list[Extra],
 ) -> str:
     """report.md."""
-    lines = [f"# {_escape(sweep.plan.study)}", "", _escape(sweep.plan.question), ""]
-    lines += [f"**{_escape(answer(sweep, section))}**\n" for section in sections]
+    lines = [f"# {escape(sweep.plan.study)}", "", escape(sweep.plan.question), ""]
+    lines += [f"**{escape(answer(sweep, section))}**\n" for section in sections]
     lines += [f"{headline(sweep)}. {method(sweep)}", ""]
-    lines += [f"- {name}: {_escape(value)}" for name, value in origin.items()]
-    lines += [f"- note: {_escape(note)}" for note in remarks(sweep)]
+    lines += [f"- {name}: {escape(value)}" for name, value in origin.items()]
+    lines += [f"- note: {escape(note)}" for note in remarks(sweep)]
     if sweep.scores:
         lines.append(f"- trivial scores, {sweep.reading.metric}: {trivial(sweep)}")
     for extra in more:
-        lines += ["", *_extra(extra)]
+        lines += ["", *extra_lines(extra)]
     for section, saved in zip(sections, drawn, strict=True):
-        lines += ["", *_section(sweep, section, saved)]
+        lines += ["", *section_lines(sweep, section, saved)]
     lines += ["", "## The words", ""]
     lines += [f"- *{word}*: {rule}." for word, rule in rules(sweep)]
     lines += [f"- {column.head}: {column.meaning}." for column in (*MAIN, *MORE[1:])]
@@ -231,21 +231,21 @@ def markdown(
 
 
 def trivial(sweep: Sweep) -> str:
-    return ", ".join(f"{_escape(who)} {number(value)}" for who, value in sweep.scores.items())
+    return ", ".join(f"{escape(who)} {number(value)}" for who, value in sweep.scores.items())
 
 
-def _extra(extra: Extra) -> list[str]:
-    lines = [f"## {_escape(extra.title)}", ""]
-    lines += [f"- {_escape(sentence)}" for sentence in extra.sentences]
-    lines += ["", _line(list(map(_escape, extra.heads))), _line(["---"] * len(extra.heads))]
-    return lines + [_line(list(map(_escape, row))) for row in extra.rows]
+def extra_lines(extra: Extra) -> list[str]:
+    lines = [f"## {escape(extra.title)}", ""]
+    lines += [f"- {escape(sentence)}" for sentence in extra.sentences]
+    lines += ["", line(list(map(escape, extra.heads))), line(["---"] * len(extra.heads))]
+    return lines + [line(list(map(escape, row))) for row in extra.rows]
 
 
-def _section(sweep: Sweep, section: Section, saved: list[Saved]) -> list[str]:
-    lines = [f"## {_escape(section.title) or 'Variants'}", ""]
-    lines += [f"Differences in {_escape(scale(sweep, section))}.", ""]
+def section_lines(sweep: Sweep, section: Section, saved: list[Saved]) -> list[str]:
+    lines = [f"## {escape(section.title) or 'Variants'}", ""]
+    lines += [f"Differences in {escape(scale(sweep, section))}.", ""]
     lines += _table(MAIN, section, worded) + [""]
-    lines += [f"- {_escape(note)}" for note in section.notes] + [""]
+    lines += [f"- {escape(note)}" for note in section.notes] + [""]
     lines += _table(MORE, section, lambda row: row.verdict)
     for figure in saved:
         lines += ["", f"![{figure.title}](figures/{figure.name}.svg)", "", f"*{figure.caption}*"]
@@ -254,11 +254,11 @@ def _section(sweep: Sweep, section: Section, saved: list[Saved]) -> list[str]:
 
 def _table(columns: tuple[Column, ...], section: Section, told: Any) -> list[str]:
     shown = [
-        [_escape(told(row) if c.head == "word" else c.show(row)) for c in columns]
+        [escape(told(row) if c.head == "word" else c.show(row)) for c in columns]
         for row in section.rows
     ]
-    heads = [_line([c.head for c in columns]), _line(["---"] * len(columns))]
-    return heads + [_line(cells) for cells in shown]
+    heads = [line([c.head for c in columns]), line(["---"] * len(columns))]
+    return heads + [line(cells) for cells in shown]
 
 
 def worded(row: Row) -> str:
@@ -275,11 +275,11 @@ def scale(sweep: Sweep, section: Section) -> str:
     return f"{found}; gap {number(size, 3)}, margin {number(margin, 3)}"
 
 
-def _line(cells: list[str]) -> str:
+def line(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _escape(text: Any) -> str:
+def escape(text: Any) -> str:
     """Text that Markdown, and the HTML within it, takes as it is."""
     marks = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "*": "\\*", "`": "\\`"}
     flat = " ".join(str(text).split())

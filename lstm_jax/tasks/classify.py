@@ -69,15 +69,27 @@ def label_weights(batch: dict) -> Array:
     return jnp.where(batch["targets"] >= 0, target_weights(batch), 0)
 
 
-def baselines(train: tuple, other: tuple, num_classes: int) -> dict:
-    """Scores of (features [N, F], labels [N]) by the commonest class and the nearest class mean."""
+def baselines(train: tuple, other: tuple, num_classes: int, loss: Callable) -> dict:
+    """Two trivial rules on (features [N, F], labels [N]), scored by the task's own `loss`.
+
+    The classes' frequencies, whose best guess is the commonest class; and the nearest class mean,
+    as sure as Gaussians of one common variance around these means are.
+    """
     counts = np.bincount(train[1], minlength=num_classes)
+    frequencies = np.log(np.maximum(counts, 0.5) / counts.sum())
     centroids = nearest_centroid(train[0], train[1], num_classes)
-    nearest = np.argmin(distances(other[0], centroids), axis=1)
-    return {
-        "majority class": {"accuracy": float(np.mean(other[1] == np.argmax(counts)))},
-        "nearest centroid": {"accuracy": float(np.mean(other[1] == nearest))},
+    spread = max(float(np.mean((train[0] - centroids[train[1]]) ** 2)), 1e-12)
+    logits = {
+        "majority class": np.broadcast_to(frequencies, (len(other[1]), num_classes)),
+        "nearest centroid": -distances(other[0], centroids) / (2 * spread),
     }
+    return {name: scored(loss, found, other[1]) for name, found in logits.items()}
+
+
+def scored(loss: Callable, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Metrics of logits [N, O], as the model's are computed."""
+    batch = {"targets": jnp.asarray(labels, jnp.int32)}
+    return {k: float(ratio(v)) for k, v in loss(jnp.asarray(logits, jnp.float32), batch)[1].items()}
 
 
 def nearest_centroid(features: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -60,14 +60,15 @@ def build(config: Any) -> Task:
         for name in ("valid", "test")
     }
     weights = classify.class_weights(task.class_weights, train_labels, 10)
+    loss = classify.make_loss(weights, task.label_smoothing)
     features = SIDE if task.order == "rows" else 1
     return Task(
         spec=Spec(features, 10, readout=task.readout),
         data=arrays,
         batch=batch,
-        loss=classify.make_loss(weights, task.label_smoothing),
+        loss=loss,
         splits=splits,
-        baselines={name: scores(parts, name) for name in ("valid", "test")},
+        baselines={name: scores(parts, name, loss) for name in ("valid", "test")},
         steps_per_epoch=-(-size // batch_size),
         figures=lambda forward: figures(forward, arrays, splits["test"]),
         predict=lambda forward, out, options: predict(forward, out, options, arrays, splits),
@@ -158,12 +159,12 @@ def take(name: str, order: str) -> Callable:
     return batch
 
 
-def scores(parts: dict, name: str) -> dict:
+def scores(parts: dict, name: str, loss: Callable) -> dict:
     """Baselines of a split; 10,000 training images are enough for a class mean."""
     train_images, train_labels = (array[:10_000] for array in parts["train"])
     images, labels = parts[name]
     train = train_images.astype(np.float32) / 255, train_labels
-    return classify.baselines(train, (images.astype(np.float32) / 255, labels), 10)
+    return classify.baselines(train, (images.astype(np.float32) / 255, labels), 10, loss)
 
 
 def figures(forward: Callable, data: dict, test: Split) -> dict[str, Any]:

@@ -52,15 +52,16 @@ def build(config: Any) -> Task:
         for name in ("valid", "test")
     }
     weights = classify.class_weights(task.class_weights, parts["train"][1], len(names))
+    loss = classify.make_loss(weights, task.label_smoothing)
     readout = "every" if packed else task.readout
     report = Report(parts["test"], listed(arrays["test"], packed), names)
     return Task(
         spec=Spec(features, len(names), readout=readout),
         data=arrays,
         batch=batch,
-        loss=classify.make_loss(weights, task.label_smoothing),
+        loss=loss,
         splits=splits,
-        baselines={name: scores(parts, name, len(names)) for name in ("valid", "test")},
+        baselines={n: scores(parts, n, len(names), loss) for n in ("valid", "test")},
         steps_per_epoch=-(-num_rows // batch_size),
         figures=lambda forward: report.figures(forward, arrays, splits["test"]),
         predict=lambda forward, out, options: report.predict(
@@ -139,11 +140,11 @@ def listed(arrays: dict, packed: bool) -> np.ndarray:
     return order[order >= 0]
 
 
-def scores(parts: dict, name: str, num_classes: int) -> dict:
+def scores(parts: dict, name: str, num_classes: int, loss: Callable) -> dict:
     """Baselines on each series' mean over time."""
     means = {k: np.stack([s.mean(axis=0) for s in parts[k][0]]) for k in ("train", name)}
     train, other = ((means[k], parts[k][1]) for k in ("train", name))
-    return classify.baselines(train, other, num_classes)
+    return classify.baselines(train, other, num_classes, loss)
 
 
 class Report:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import onnx
@@ -28,7 +30,7 @@ def drawn(cell, seed=0):
     return {k: (0.7 * rng.standard_normal(v.shape)).astype(np.float32) for k, v in shapes.items()}
 
 
-def session_of(graph, inputs, outputs):
+def session_of(graph, inputs, outputs) -> Any:
     whole = helper.make_graph(graph.nodes, "layer", inputs, outputs, list(graph.constants.values()))
     opsets = [helper.make_opsetid("", OPSET)]
     proto = helper.make_model(whole, opset_imports=opsets, ir_version=IR)
@@ -36,11 +38,11 @@ def session_of(graph, inputs, outputs):
     return onnxruntime.InferenceSession(proto.SerializeToString())
 
 
-def session(layer, marks):
+def session(layer, marks) -> Any:
     """One layer: xs and its marks -> ys of each direction, then the last carry."""
     graph = Graph()
     start = [graph.constant(a) for a in recurrent.fresh(layer.cell, layer.forward)]
-    said = recurrent.add(graph, layer, "xs", start, marks)
+    said = recurrent.add(graph, layer, "xs", D, start, marks)
     inputs = [value("xs", np.float32, ("t", "b", D))]
     inputs += [value("lengths", np.int32, ("b",))] * bool(marks.lengths)
     inputs += [value(n, np.bool_, ("t", "b")) for n in (marks.valid, marks.resets) if n]

@@ -236,7 +236,7 @@ def test_mistakes(capsys):
 
 @pytest.mark.slow
 def test_a_sweep_is_diagnosed_for_its_report(tmp_path, capsys):
-    """Trials say the same as alone; the verb looks at the chosen one of each variant."""
+    """Trials say the same as alone; the verb looks at every seed, at the start and at the end."""
     from lstm_jax.report import build_report
 
     trials = '    yield from grid({"cell.gates": ("lstm",), "seed": range(2)})'
@@ -256,7 +256,12 @@ def test_a_sweep_is_diagnosed_for_its_report(tmp_path, capsys):
     alone = look(state[1].params, resolve(plan.config(1)).hyper, program.task.data)
     np.testing.assert_allclose(found["layer_0/flow/c"], alone["layer_0/flow/c"], rtol=1e-3)
     assert cli.main(["diagnose", f"--workdir={tmp_path / 'w'}"]) == 0
-    assert "0000/diagnostics" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0000/diagnostics" in said and "0001/diagnostics" in said
+    params = init_state(program, plan.config(1).hyper).params
+    start = look(params, plan.config(1).hyper, program.task.data)["layer_0/flow/c"]
+    found = dict(np.load(folder / "diagnostics" / "step_00000000.npz"))
+    np.testing.assert_allclose(found["layer_0/flow/c"], start, rtol=1e-3)
     page = build_report(tmp_path / "w").read_text()
     assert 'id="gradient_flow"' in page
     assert 'id="saturation"' in page

@@ -39,7 +39,8 @@ def assert_same(ours, theirs):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, theirs)
 
 
-def test_auto_says_why():
+def test_auto_says_why(monkeypatch):
+    monkeypatch.setenv("LSTM_JAX_NATIVE", "0")
     assert choose(lstm(H))[0] == "deferred"
     assert "gate by gate" in choose(lstm(H))[1]
     assert "gate by gate" in choose(gru(H))[1]

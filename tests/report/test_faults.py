@@ -307,3 +307,28 @@ def test_trials_are_always_written(tmp_path):
     build_report(workdir)
     assert len((workdir / "report" / "trials.csv").read_text().splitlines()) == 46
     assert not trial_folder(workdir, 0).exists()
+
+
+# ---------------------------------------------------------------- censored times
+
+
+def test_updates_to_solve_are_read_off_the_curve_and_cut_where_the_run_ends(tmp_path):
+    """Trivial is 4, so 0.4 solves: `lstm` at step 20, `nfg` never, `cifg` at 10."""
+    curves = {"lstm": (3.0, 0.3), "nfg": (3.0, 2.0), "cifg": (0.3, 0.2)}
+    more = BASE + 'SCALE = "log"\nREPORT = {"metric": "valid/updates_to_solve", "solved": 0.1}\n'
+
+    def rule(gates, rate, seed, found):
+        return found | {"curve": curves[gates], "of_valid": 4.0}
+
+    plan, workdir = reports.sweep(tmp_path, more=more, results=changed(rule))
+    sweep, found = read_sweep(plan, workdir), rows(plan, workdir)
+    limit = plan.base["train.num_steps"] + plan.base["train.eval_every"]
+    assert sweep.reading.limit == limit
+    means = {name: row.mean for name, row in found.items()}
+    assert means == pytest.approx(
+        {"baseline (gates=lstm)": 20.0, "gates=nfg": limit, "gates=cifg": 10.0}
+    )
+    assert found["gates=nfg"].failed == 5
+    assert f"5 of 5 at the limit of {limit}" in found["gates=nfg"].warnings
+    assert (found["gates=nfg"].verdict, found["gates=cifg"].verdict) == ("worse", "better")
+    assert found["gates=cifg"].difference == pytest.approx(-1.0)  # half the updates

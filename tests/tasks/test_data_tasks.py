@@ -827,3 +827,19 @@ def test_smoke_runs_to_the_end(name, tmp_path, mat, images, series, text):
     assert names == {*FIGURES[name.partition("_")[0]], "learning_curves"}
     for path in (tmp_path / "run" / "figures").glob("*.png"):
         drawn.picture(path)
+
+
+def test_classification_baselines_carry_the_tasks_own_loss():
+    """Frequencies 3:1 and two well-separated classes; weights and smoothing change the loss."""
+    features = np.array([[0.0], [0.1], [-0.1], [5.0]], np.float32)
+    labels = np.array([0, 0, 0, 1])
+    for weights, smoothing in ((np.ones(2), 0.0), (np.array([1.0, 3.0]), 0.0), (np.ones(2), 0.2)):
+        loss = classify.make_loss(weights.astype(np.float32), smoothing)
+        found = classify.baselines((features, labels), (features, labels), 2, loss)
+        counts = found["majority class"]
+        entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+        assert counts["nll"] == pytest.approx(entropy) and counts["accuracy"] == 0.75
+        assert found["nearest centroid"]["accuracy"] == 1.0
+        assert found["nearest centroid"]["nll"] < 1e-3
+        plain = smoothing == 0 and np.ptp(weights) == 0
+        assert (counts["loss"] == pytest.approx(entropy)) == plain

@@ -148,18 +148,20 @@ def model(loaded: Run, wanted: Wanted) -> tuple[onnx.ModelProto, str]:
     inputs, xs = _inputs(graph, spec, wanted)
     steps = _steps(graph, xs, wanted)
     xs = encoded = _encoder(graph, config.model, spec, params.get("encoder", {}), xs, steps)
+    features = width = _encoded(config.model, spec)
     starts, outputs, outs, lasts = [], [], [], []
     for n, (layer, names) in enumerate(zip(layers, carries(loaded), strict=True)):
         start = recurrent.fresh(layer.cell, layer.forward)
         kept = names or [f"layer_{n}_forward_{k}" for k in layer.cell.info.carry]
         starts += [graph.initializer(k, a) for k, a in zip(kept, start, strict=True)] * bool(names)
         given = kept if names else [graph.constant(a) for a in start]
-        said = recurrent.add(graph, layer, xs, given, steps.marks)
+        said = recurrent.add(graph, layer, xs, width, given, steps.marks)
         outputs += [(f"{k}_next", c) for k, c in zip(names, said.carry, strict=False)]
         ys, last = _joined(graph, config.model.merge, said.ys, steps)
-        if config.model.residual and _width(layer) == _entering(layer):
+        out = _width(config.model, layer)
+        if config.model.residual and out == width:
             ys, last = graph.add("Add", ys, xs), graph.add("Add", last, _at(graph, xs, steps.last))
-        outs, lasts = [*outs, ys], [*lasts, last]
+        outs, lasts, width = [*outs, ys], [*lasts, last], out + features * config.model.skip
         xs = graph.add("Concat", encoded, ys, axis=-1) if config.model.skip else ys
     read = _readout(graph, config.model, spec, outs, lasts, steps)
     result = _head(graph, config.model, params, read)
@@ -216,12 +218,16 @@ def _hot(graph: Graph, time: str, index: str) -> str:
 
 
 def _encoder(graph: Graph, config: Any, spec: Any, params: Any, xs: str, steps: Steps) -> str:
+    if steps.valid:
+        zero = graph.constant(np.int32(0) if spec.ids else np.float32(0))
+        where = steps.valid if spec.ids else graph.add("Unsqueeze", steps.valid, graph.ints(2))
+        xs = graph.add("Where", where, xs, zero)
     if config.encoder == "embedding":
         return graph.add("Gather", graph.constant(params["table"]), xs, axis=0)
     if spec.ids:
-        depth, pair = graph.ints(spec.in_features), graph.constant(np.float32([0, 1]))
-        xs = graph.add("OneHot", xs, depth, pair, axis=-1)
-    xs = _clear(graph, xs, steps)
+        every = graph.constant(np.arange(spec.in_features, dtype=np.int32))
+        same = graph.add("Equal", graph.add("Unsqueeze", xs, graph.ints(2)), every)
+        xs = graph.add("Cast", same, to=onnx.TensorProto.FLOAT)
     if config.encoder != "conv":
         return xs
     for n in range(len(config.conv_features)):
@@ -309,15 +315,17 @@ def _activated(graph: Graph, name: str, xs: str) -> str:
     return inline(graph, function, [xs], [jax.ShapeDtypeStruct((1,), np.float32)], {})[0]
 
 
-def _width(layer: Layer) -> int:
-    p = layer.forward
-    return (
-        len(layer.ways) * p.get("projection_kernel", np.zeros((1, layer.cell.info.hidden))).shape[1]
-    )
+def _encoded(config: Any, spec: Any) -> int:
+    """Features of what the encoder makes."""
+    wide = {"embedding": config.embedding, "conv": config.conv_features[-1]}
+    return wide.get(config.encoder, spec.in_features)
 
 
-def _entering(layer: Layer) -> int:
-    return layer.forward["kernel"].shape[0]
+def _width(config: Any, layer: Layer) -> int:
+    """Features of what a layer says: those of its h."""
+    start = recurrent.fresh(layer.cell, layer.forward)
+    h = start[layer.cell.info.carry.index("h")].shape[-1]
+    return h * (len(layer.ways) if config.merge == "concat" else 1)
 
 
 def _model(
@@ -353,6 +361,18 @@ def _model(
 # ---------------------------------------------------------------- the check
 
 
+def forward(path: Path, loaded: Run) -> Callable:
+    """(batch, carry or None) -> (outputs, carry), by onnxruntime."""
+    session, names = onnxruntime_session()(path), [n for each in carries(loaded) for n in each]
+
+    def run(batch: dict[str, Any], carry: Any = None) -> tuple[Any, Any]:
+        given = dict(zip(names, carry or [], strict=False))
+        outputs, *carry = session.run(None, {**feeds(batch), **given})
+        return outputs, carry
+
+    return run
+
+
 def compare(loaded: Run, session: Any, batch: dict[str, Any]) -> float:
     """The largest difference of outputs and carries, relative where they are above 1."""
     outputs, carry = jax.jit(loaded.program.model.apply)(loaded.params, loaded.hyper, batch)
@@ -366,8 +386,7 @@ def stream(loaded: Run, session: Any, batch: dict[str, Any]) -> float:
     xs, spec = feeds(batch)["inputs"], loaded.program.task.spec
     whole = jax.jit(loaded.program.model.apply)(loaded.params, loaded.hyper, {"inputs": xs})[0]
     names = [name for names in carries(loaded) for name in names]
-    carry: list[Any] = []
-    largest = 0.0
+    carry, largest, out = [], 0.0, None
     for n, x in enumerate(xs):
         out, *carry = session.run(None, {"inputs": x, **dict(zip(names, carry, strict=False))})
         if spec.readout == "every":

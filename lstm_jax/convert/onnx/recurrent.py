@@ -61,13 +61,16 @@ def operator(layer: Layer, marks: Marks) -> list[Plain] | None:
     return None if inexact or unknown else plains
 
 
-def add(graph: Graph, layer: Layer, xs: str, starts: Sequence[str], marks: Marks) -> Said:
-    """The layer over xs [T, B, D] from `starts`, the forward carry's entries [B, H] each."""
+def add(
+    graph: Graph, layer: Layer, xs: str, features: int, starts: Sequence[str], marks: Marks
+) -> Said:
+    """The layer over xs [T, B, D = features] from `starts`, the forward carry's [B, H] each."""
     plains = operator(layer, marks)
     if plains is not None:
         return _node(graph, layer, plains, xs, starts, marks)
+    given = (starts, ())  # the backward direction starts afresh
     ways = [
-        _scan(graph, layer.cell, params, xs, starts if way == 0 else None, marks, way == 1)
+        _scan(graph, layer.cell, params, (xs, features), given[way], marks, way == 1)
         for way, params in enumerate(layer.ways)
     ]
     return Said([ys for ys, _ in ways], ways[0][1])
@@ -138,13 +141,13 @@ def _scan(
     graph: Graph,
     cell: Cell,
     params: Params,
-    xs: str,
-    starts: Sequence[str] | None,
+    given_xs: tuple[str, int],
+    starts: Sequence[str],
     marks: Marks,
     reverse: bool,
 ) -> tuple[str, list[str]]:
     """(ys, last carry): a Scan whose body is the cell's step, from its jaxpr."""
-    initial = fresh(cell, params)
+    (xs, features), initial = given_xs, fresh(cell, params)
     names = starts or [graph.constant(a) for a in initial]
     widths = [a.shape[-1] for a in initial]
     given = [_spread(graph, n, xs, w) for n, w in zip(names, widths, strict=True)]
@@ -153,7 +156,7 @@ def _scan(
         *([marks.valid] if marks.valid else []),
         *([marks.resets] if marks.resets else []),
     ]
-    body = _body(graph.sub(), cell, params, widths, marks, reverse)
+    body = _body(graph.sub(), cell, params, (widths, features), marks, reverse)
     ways = {"scan_input_directions": [int(reverse)] * len(scanned)}
     ways["scan_output_directions"] = [int(reverse)]
     *last, ys = graph.several(
@@ -168,17 +171,17 @@ def _scan(
 
 
 def _body(
-    graph: Graph, cell: Cell, params: Params, widths: list[int], marks: Marks, reverse: bool
+    graph: Graph, cell: Cell, params: Params, sizes_of: tuple, marks: Marks, reverse: bool
 ) -> Any:
     (batch,) = export.symbolic_shape("b")
-    features = params["kernel"].shape[0] if "kernel" in params else None
+    widths, features = sizes_of
     carry = jax.eval_shape(lambda p: cell.initial_carry(p, (1,)), params)
     tree = jax.tree.structure(carry)
     entries = [graph.name("carry") for _ in widths]
     x, valid, resets = graph.name("x"), graph.name("valid"), graph.name("reset")
     sizes = {"b": graph.size(x, 0)}
     kinds = [jax.ShapeDtypeStruct((batch, w), np.float32) for w in [*widths, features]]
-    params = {name: np.asarray(leaf) for name, leaf in params.items()}
+    params = jax.tree.map(np.asarray, params)
 
     def now(*inputs):
         *leaves, x = inputs

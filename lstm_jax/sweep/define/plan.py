@@ -2,15 +2,22 @@
 
 Trials whose configs differ only in numbers (of one `signature`) share a program and train
 together as a pack. The manifest, WORKDIR/sweep.json, is written once and never changed: workers
-need nothing else, neither the study's code nor its launcher.
+need nothing else, neither the study's code nor its launcher. What is added to a sweep later stands
+in manifests of its own, sweep.001.json, sweep.002.json, ..., each as final as the first; trials and
+packs are numbered on.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
 
 from lstm_jax import plugins
 from lstm_jax.config.fields import Resolved, flatten, resolve
@@ -18,10 +25,26 @@ from lstm_jax.config.options import default_config
 from lstm_jax.config.overrides import apply_overrides
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep.define.study import Study, trial_configs, varied
+from lstm_jax.training.check import validate
 from lstm_jax.workdir.files import create_json
 
-MANIFEST = "sweep.json"
+MANIFEST, GROWN = "sweep.json", "sweep.{:03d}.json"
 VERSION = 1
+
+
+class Growth(NamedTuple):
+    """What was added to a sweep, and why; see `protocol`."""
+
+    kind: str  # rates | confirm | seeds | amend
+    first: int  # how many trials the sweep had
+    trials: list[dict[str, Any]]
+    hashes: list[str]
+    packs: list[list[int]]
+    fresh: list[int]  # of its seeds: those that judge and choose nothing
+    budget: int  # trials that may be added in all, when this was
+    report: dict[str, Any]  # how the sweep is judged from here on, {} where as before
+    created: str
+    ended: int  # trials that had ended
 
 
 class Plan(NamedTuple):
@@ -41,11 +64,25 @@ class Plan(NamedTuple):
     halving: dict[str, Any]
     report: dict[str, Any] = {}
     command: str = ""
+    registered: dict[str, Any] = {}  # how it was to be judged, at launch; see report.register
+    grown: tuple[Growth, ...] = ()
+
+    @property
+    def launched(self) -> int:
+        """Trials of the launch; those after them were added."""
+        return self.grown[0].first if self.grown else len(self.trials)
+
+    def rungs(self, pack: int) -> tuple[int, ...]:
+        """Steps at which the pack drops its worst trials; what was added later is not halved."""
+        first = min(self.packs[pack]) < self.launched
+        return tuple(self.halving.get("rungs", ())) if first else ()
 
     def config(self, trial: int) -> Resolved:
         """The resolved config of a trial, from the manifest alone."""
-        base = apply_overrides(default_config(self.base["task.name"]), self.base)
-        return resolve(apply_overrides(base, self.trials[trial]))
+        return resolve(apply_overrides(self.base_config(), self.trials[trial]))
+
+    def base_config(self) -> ConfigDict:
+        return apply_overrides(default_config(self.base["task.name"]), self.base)
 
     def pack_of(self) -> dict[int, int]:
         return {trial: number for number, pack in enumerate(self.packs) for trial in pack}
@@ -58,10 +95,6 @@ def make_plan(study: Study, largest: int = 0, configs: Sequence[Resolved] = ()) 
       UsageError: every bad override of the study.
     """
     configs = configs or trial_configs(study)
-    groups: dict[str, list[int]] = {}
-    for number, config in enumerate(configs):
-        groups.setdefault(config.signature, []).append(number)
-    packs = [part for group in groups.values() for part in _parts(group, largest)]
     return Plan(
         study=study.name,
         question=study.question,
@@ -72,12 +105,37 @@ def make_plan(study: Study, largest: int = 0, configs: Sequence[Resolved] = ()) 
         varied=tuple(varied(study, list(configs))),
         trials=study.trials,
         hashes=[config.hash for config in configs],
-        packs=packs,
+        packs=grouped(configs, largest),
         launch=study.launch,
         halving=study.halving,
         report=study.report,
         command=study.command,
     )
+
+
+def grouped(
+    configs: Sequence[Resolved],
+    largest: int = 0,
+    first: int = 0,
+    sizes: Mapping[str, int] = MappingProxyType({}),
+) -> list[list[int]]:
+    """Packs of trials, numbered from `first`, whose configs share a program.
+
+    `sizes` says by signature where fewer or more than `largest` fit.
+    """
+    groups: dict[str, list[int]] = {}
+    for number, config in enumerate(configs, first):
+        groups.setdefault(config.signature, []).append(number)
+    return [part for s, group in groups.items() for part in _parts(group, sizes.get(s, largest))]
+
+
+def pack_sizes(plan: Plan) -> dict[str, int]:
+    """{signature: trials of its largest pack}: as many are known to fit."""
+    found, base = {}, plan.base_config()
+    for pack in plan.packs:
+        name = resolve(apply_overrides(base, plan.trials[pack[0]])).signature
+        found[name] = max(found.get(name, 0), len(pack))
+    return found
 
 
 def _parts(group: list[int], largest: int) -> list[list[int]]:
@@ -97,23 +155,24 @@ def write_plan(plan: Plan, workdir: Path) -> Plan:
         workdir.mkdir(parents=True, exist_ok=True)
         names = [name for flat in (plan.base, *plan.trials) for name in flat.values()]
         plugins.keep(workdir, names)
-        create_json(workdir / MANIFEST, {"version": VERSION, **plan._asdict()})
+        whole = {name: value for name, value in plan._asdict().items() if name != "grown"}
+        create_json(workdir / MANIFEST, {"version": VERSION, **whole})
     except OSError as error:
         raise UsageError(f"could not write {workdir / MANIFEST}: {error.strerror}") from error
     there = read_plan(workdir)
-    if there.hashes != plan.hashes:
+    if there.hashes[: there.launched] != plan.hashes:
         raise UsageError(
-            f"{workdir} holds another sweep: {len(there.trials)} trials of {there.study!r}, "
+            f"{workdir} holds another sweep: {there.launched} trials of {there.study!r}, "
             f"{_difference(there, plan)}; name another directory with --workdir=DIR"
         )
     return there
 
 
 def _difference(there: Plan, here: Plan) -> str:
-    if len(there.hashes) != len(here.hashes):
+    if there.launched != len(here.hashes):
         return f"not the {len(here.hashes)} of this study"
     number = next(
-        i for i, (a, b) in enumerate(zip(there.hashes, here.hashes, strict=True)) if a != b
+        i for i, (a, b) in enumerate(zip(there.hashes, here.hashes, strict=False)) if a != b
     )
     theirs = json.loads(json.dumps(there.config(number).flat))
     ours = json.loads(json.dumps(here.config(number).flat))
@@ -124,24 +183,87 @@ def _difference(there: Plan, here: Plan) -> str:
 
 
 def read_plan(workdir: Path) -> Plan:
-    """The manifest in `workdir`.
+    """The manifest in `workdir`, with what was added to it.
 
     Raises:
       UsageError: there is none, or it is damaged or of another version.
     """
     path = workdir / MANIFEST
     plugins.use(workdir)
+    if not path.exists():
+        raise UsageError(f"{workdir} holds no sweep: it has no {MANIFEST}")
+    plan = _read(path, lambda found: Plan(**{**found, "varied": tuple(found["varied"])}))
+    for number in itertools.count(1):
+        path = workdir / GROWN.format(number)
+        if not path.exists():
+            return plan
+        more = _read(path, lambda found: Growth(**found))
+        if more.first != len(plan.trials):
+            raise UsageError(
+                f"{path} is damaged: it goes on from trial {more.first}, and the manifests before "
+                f"it have {len(plan.trials)} trials"
+            )
+        plan = with_growth(plan, more)
+    raise AssertionError  # the loop has no other end
+
+
+def _read(path: Path, build: Callable[[dict[str, Any]], Any]) -> Any:
     try:
         found = json.loads(path.read_text())
         version = found.pop("version")
-        plan = Plan(**{**found, "varied": tuple(found["varied"])})
-    except FileNotFoundError:
-        raise UsageError(f"{workdir} holds no sweep: it has no {MANIFEST}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        built = build(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is damaged: {error}") from None
     if version != VERSION:
         raise UsageError(f"{path} has version {version}; this program reads {VERSION}")
-    return plan
+    return built
+
+
+# ---------------------------------------------------------------- growing
+
+
+def grow(plan: Plan, kind: str, trials: list[dict[str, Any]], **more: Any) -> Growth:
+    """What adding these trials would be: checked, in packs, nothing written.
+
+    Raises:
+      UsageError: a trial whose config cannot be.
+    """
+    first, base = len(plan.trials), plan.base_config()
+    configs = [validate(apply_overrides(base, trial)) for trial in trials]
+    found = {
+        "fresh": [], "budget": 0, "report": {}, "ended": 0, **more,
+        "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }  # fmt: skip
+    hashes = [config.hash for config in configs]
+    packs = grouped(configs, 0, first, pack_sizes(plan)) if trials else []
+    return Growth(kind, first, trials, hashes, packs, **found)
+
+
+def with_growth(plan: Plan, more: Growth) -> Plan:
+    """The plan that has it."""
+    trials = [*plan.trials, *more.trials]
+    names = dict.fromkeys((*plan.varied, *(name for trial in more.trials for name in trial)))
+    flat = [plan.base | trial for trial in trials]
+    varied = [n for n in names if n in plan.varied or len({str(f.get(n)) for f in flat}) > 1]
+    fresh = list(dict.fromkeys((*plan.report.get("fresh", ()), *more.fresh)))
+    return plan._replace(
+        trials=trials,
+        hashes=[*plan.hashes, *more.hashes],
+        packs=[*plan.packs, *more.packs],
+        varied=tuple(varied),
+        report={**plan.report, **more.report} | ({"fresh": fresh} if fresh else {}),
+        grown=(*plan.grown, more),
+    )
+
+
+def write_growth(plan: Plan, more: Growth, workdir: Path) -> Plan:
+    """Make the next manifest, unless somebody else has just made it; the plan that is there."""
+    path = workdir / GROWN.format(len(plan.grown) + 1)
+    try:
+        create_json(path, {"version": VERSION, **more._asdict()})
+    except OSError as error:
+        raise UsageError(f"could not write {path}: {error.strerror}") from error
+    return read_plan(workdir)
 
 
 def trial_folder(workdir: Path, trial: int) -> Path:

@@ -8,7 +8,7 @@ experiments/NAME/study.py
   LAUNCH     optional: {"launcher": "slurm", "partition": "gpu"}: launch flags of this study
   HALVING    optional: {"rungs": (200, 400), "keep": 0.5}: steps at which a pack drops its worst
   REPORT     optional: how the report reads the trials; see docs/reports.md and `REPORT_ENTRIES`
-  MARGIN, SCALE, BLOCK, CONFIRM   optional: how it judges them, entries of REPORT on their own
+  MARGIN, SCALE, BLOCK, CONFIRM, BUDGET   optional: how it judges them, entries of REPORT
   get_config([arg]) -> ConfigDict
   sweep()    generator of flat dotted overrides
 """
@@ -43,9 +43,9 @@ from lstm_jax.training.check import validate
 DIRECTIONS = ("min", "max")
 REPORT_ENTRIES = (
     "metric", "direction", "tuned", "by", "select", "solved", "limit", "fresh", "pairs",
-    "published", "margin", "scale", "block", "confirm",
+    "published", "margin", "scale", "block", "confirm", "budget",
 )  # fmt: skip
-JUDGING = ("MARGIN", "SCALE", "BLOCK", "CONFIRM")
+JUDGING = ("MARGIN", "SCALE", "BLOCK", "CONFIRM", "BUDGET")
 PUBLISHED = ("source", "verdicts", "importance")
 SELECTIONS = ("setting", "tenth", "all")
 SCALES = ("linear", "log", "rank", "solved")
@@ -107,12 +107,19 @@ def _entries(path: Path, module: Any, name: str) -> dict[str, Any]:
 
 
 def _report(path: Path, module: Any, arg: str) -> dict[str, Any]:
-    """REPORT, and the names that stand beside it; SCALE may be {preset: scale}."""
+    """REPORT, and the names that stand beside it; REPORT and SCALE may be {preset: value}."""
     beside = {name.lower(): getattr(module, name) for name in JUDGING if hasattr(module, name)}
     if isinstance(beside.get("scale"), Mapping):
         beside["scale"] = _of_preset(beside["scale"], arg, "linear")
-    found = {**_entries(path, module, "REPORT"), **beside}
+    given = _entries(path, module, "REPORT")
+    if given and not set(given) & set(REPORT_ENTRIES) and all(_is_map(v) for v in given.values()):
+        given = _of_preset(given, arg, {})
+    found = {**given, **beside}
     return found | ({"fresh": list(found["fresh"])} if "fresh" in found else {})
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _command(spec: str, overrides: Mapping[str, Any]) -> str:
@@ -249,10 +256,15 @@ def _check_judging(study: Study) -> None:
         "SCALE='solved' needs REPORT['solved'], the share of the trivial score that counts as "
         "solved, and knows no BLOCK": scale == "solved"
         and ("solved" not in report or bool(_blocks(study))),
+        "REPORT metric='valid/updates_to_solve' needs REPORT['solved'], the share of the trivial "
+        "score that counts as solved, such as 0.1": report.get("metric", "").endswith("_to_solve")
+        and "solved" not in report,
         f"REPORT limit={report.get('limit')!r}: expected a positive number, the value beyond which "
         "a score was not followed": not _is_number(report.get("limit", 1), 0, float("inf")),
         f"CONFIRM={report.get('confirm')!r}: expected how many fresh seeds judge each variant, 2 "
-        "or more": not _is_number(report.get("confirm", 2), 1.5, float("inf")),
+        "or more": not _is_count(report.get("confirm", 2), 2),
+        f"BUDGET={report.get('budget')!r}: expected how many trials `sweep extend` may add, 0 or "
+        "more": not _is_count(report.get("budget", 0), 0),
     }
     for words, found in wrong.items():
         if found:
@@ -261,6 +273,10 @@ def _check_judging(study: Study) -> None:
 
 def _is_number(value: Any, low: float, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low < value < high
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _key(trial: dict[str, Any]) -> tuple:

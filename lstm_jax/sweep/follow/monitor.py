@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def monitor(plan: Plan, workdir: Path, launcher: Any, wait: bool = True) -> int:
     """Submit what has not ended and, with `wait`, stay until it has; an exit code."""
     watcher = claims.Watcher()
     left = [n for n in range(len(plan.packs)) if not claims.ended(pack_folder(workdir, n))]
-    with signals.asked() as asked, Display(plan, workdir) as display:
+    over = set(range(len(plan.packs))) - set(left)
+    with signals.asked() as asked, Display(plan, workdir, over) as display:
         if left:
             launcher.submit(workdir, left)
         if not wait:
@@ -66,10 +68,11 @@ def closing(plan: Plan, workdir: Path, found: list[status.PackStatus]) -> int:
 class Display:
     """Bars of the running packs on a terminal; lines when a pack changes, elsewhere also others."""
 
-    def __init__(self, plan: Plan, workdir: Path):
+    def __init__(self, plan: Plan, workdir: Path, over: Collection[int] = ()):
         self.plan, self.workdir = plan, workdir
         self._found: list[status.PackStatus] = []
         self._states: dict[int, str] = {}
+        self._over = over  # packs that had ended before: nothing to say of them
         self._began: dict[int, float] = {}  # when a pack was first seen running
         self._compiled: set[tuple[int, int]] = set()
         self._headline, self._line = "", time.monotonic()
@@ -95,7 +98,8 @@ class Display:
         """Show this state of the packs."""
         self._found, self._headline = found, status.headline(self.plan, self.workdir, found)
         for pack in found:
-            self._say_changes(pack)
+            if pack.number not in self._over:
+                self._say_changes(pack)
         if self._live:
             self._live.refresh()
         elif time.monotonic() - self._line > LINE_SECONDS:

@@ -53,7 +53,7 @@ class Pack:
         self.step, self.seconds, self.steps_done, self.compile_seconds = 0, 0.0, 0, 0.0
         self.best: tuple[float, int] | None = None
         self._look: Callable | None = None
-        self.total, self.rungs = len(self.trials), tuple(plan.halving.get("rungs", ()))
+        self.total, self.rungs = len(self.trials), plan.rungs(number)
         self.began, self._said = time.perf_counter(), time.monotonic()
 
     def run(self, stop: Callable[[], str]) -> str:

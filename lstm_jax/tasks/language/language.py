@@ -107,7 +107,7 @@ def build(config: Any) -> Task:
         loss=make_loss(task.label_smoothing),
         summarize=lambda metrics: summarize(metrics, task.level),
         splits=splits,
-        baselines=baselines(corpus, arrays, task.level),
+        baselines=baselines(corpus, arrays, task.level, task.label_smoothing),
         steps_per_epoch=per_epoch,
         figures=lambda forward: writing.figures(forward, corpus, arrays),
         predict=lambda forward, out, options: predict(forward, out, options, corpus),
@@ -183,14 +183,18 @@ def summarize(metrics: dict, level: str) -> dict:
     return {**metrics, "perplexity": jnp.exp(metrics["nll"])}
 
 
-def baselines(corpus: Corpus, arrays: dict, level: str) -> dict:
-    """Unigram and bigram models of the training text on the same tokens."""
+def baselines(corpus: Corpus, arrays: dict, level: str, smoothing: float) -> dict:
+    """Unigram and bigram models of the training text on the same tokens.
+
+    With label smoothing the loss is not their nll, and they have none.
+    """
     size = len(corpus.vocabulary)
     scores = ngrams.fit(arrays["train"], size)
     out: dict = {}
     for name in ("valid", "test"):
         found = {kind: float(nll(arrays[name]).mean()) for kind, nll in scores.items()}
-        summaries = {kind: summarize({"nll": nll}, level) for kind, nll in found.items()}
+        both = ("nll",) if smoothing else ("nll", "loss")
+        summaries = {k: summarize(dict.fromkeys(both, nll), level) for k, nll in found.items()}
         out[name] = {k: {m: float(v) for m, v in s.items()} for k, s in summaries.items()}
     return out
 

@@ -10,12 +10,14 @@ import pytest
 from sweeps import study
 
 from lstm_jax import cli, sweep
-from lstm_jax.config.fields import resolve
-from lstm_jax.config.overrides import load_module
+from lstm_jax.config.fields import replaced, resolve
+from lstm_jax.config.overrides import apply_overrides, load_module
 from lstm_jax.errors import UsageError
+from lstm_jax.model.model import build_model
 from lstm_jax.sweep.define.plan import make_plan, read_plan, write_plan
 from lstm_jax.sweep.define.study import load_study, trial_configs
 from lstm_jax.sweep.pack.program import pack_program
+from lstm_jax.training.program import build_task, sizes
 from lstm_jax.training.train import init_state
 
 ROOT = Path(__file__).parents[3]
@@ -84,9 +86,8 @@ def test_every_study_expands_and_builds(folder, monkeypatch, tmp_path):
     found = load_study(str(folder))
     assert found.question
     configs = trial_configs(found)
-    for config in configs:
-        if config.task.name == "polyphonic":
-            config.task.file = str(music(tmp_path))
+    if found.config.task.name == "polyphonic":
+        configs = [replaced(c, {"task.file": str(music(tmp_path))}) for c in configs]
     programs = {kind(config): config for config in configs}
     for config in programs.values():
         program = pack_program(config)
@@ -221,7 +222,7 @@ def test_studies_that_cannot_be(tmp_path, trials, words, capsys):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["sweep"], "plan, launch"),
+        (["sweep"], "plan, run, launch"),
         (["sweep", "lunch"], "did you mean 'launch'"),
         (["sweep", "plan"], "--study=experiments/NAME"),
         (
@@ -298,3 +299,48 @@ def test_presets_and_fields_from_the_command_line(monkeypatch):
     found = load_study("experiments/airline_lr:smoke", {"train.num_steps": "40"})
     assert found.config.cell.hidden == 8
     assert all(c.train.num_steps == 40 for c in itertools.islice(trial_configs(found), 3))
+
+
+CELLS = {"": 240, "temporal_order": 240, "counting": 240, "jsb": 240, "jsb_full": 35}
+
+
+@pytest.mark.parametrize("task", CELLS)
+def test_the_study_of_cells_has_a_metric_a_task(task, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = load_study(f"experiments/cells:{task}" if task else "experiments/cells")
+    assert len(found.trials) == CELLS[task]
+    names = {"jsb": "test/nll", "jsb_full": "test/nll", "counting": "test/first_failing_n"}
+    assert found.report["metric"] == names.get(task, "valid/updates_to_solve")
+    assert found.report["scale"] == ("linear" if "jsb" in task else "log")
+    announced = (0, 0) if task == "jsb_full" else (10, 120)
+    assert (found.report.get("confirm", 0), found.report["budget"]) == announced
+
+
+def test_matched_cells_have_the_lstms_parameters(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    study, found = load_module(ROOT / "experiments/cells/study.py"), {}
+    config = load_study("experiments/cells:matched").config
+    for variant, matrices in study.VARIANTS[:8]:
+        changed = study.matched(variant, matrices, config.cell.hidden, study.SIZES["adding"])
+        resolved = resolve(apply_overrides(config, changed))
+        task = build_task(resolved)
+        found[str(variant)] = sizes(resolved, task, build_model(resolved, task.spec))[1]
+    assert found.pop(str(study.BASELINE)) == 17217
+    assert all(abs(count / 17217 - 1) < 0.03 for count in found.values()), found
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("CONFIRM = 1", "CONFIRM=1: expected how many fresh seeds"),
+        ("CONFIRM = 2.5", "CONFIRM=2.5: expected how many"),
+        ("BUDGET = -1", "BUDGET=-1: expected how many trials"),
+        ("BUDGET = True", "BUDGET=True: expected how many trials"),
+        ('REPORT = {"metric": "valid/updates_to_solve"}', "needs REPORT['solved']"),
+    ],
+)
+def test_a_protocol_that_cannot_be(more, words, tmp_path):
+    study(tmp_path / "s", more="\n" + more)
+    with pytest.raises(UsageError) as caught:
+        load_study(str(tmp_path / "s"))
+    assert words in str(caught.value)

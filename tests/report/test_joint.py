@@ -1,0 +1,139 @@
+"""Several sweeps as one report: what is planted comes out, what does not fit is refused."""
+
+import csv
+
+import numpy as np
+import pytest
+import reports
+
+from lstm_jax import cli
+from lstm_jax.errors import UsageError
+from lstm_jax.report import build_joint
+from lstm_jax.report import statistics as s
+from lstm_jax.report.collect import read_sweep
+from lstm_jax.report.together import join, said
+
+BASE = '\nBASELINE = {"cell.gates": "lstm"}\n'
+TRIALS = reports.TRIALS.replace("[1e-3, 1e-2, 1e-1]", "[1e-3, 1e-2]")
+# A gap of 3 each; on the second task scores are a hundred times as large and `cifg` is better.
+EFFECTS = {"one": {"nfg": 0.9, "cifg": 0.0}, "two": {"nfg": 0.9, "cifg": -0.9}}
+SCALES = {"one": 1.0, "two": 100.0}
+
+
+def planted(folder, task, effects=None, scale=None, trials=TRIALS, config="", more=BASE):
+    """A made-up sweep of a task of that name, told apart by its look-back."""
+    shifts, factor = effects or EFFECTS[task], scale or SCALES.get(task, 1.0)
+
+    def results(plan, number):
+        trial = plan.trials[number]
+        noise = 0.1 * np.random.default_rng(number).standard_normal()
+        far = 0.0 if trial["optimizer.learning_rate"] == 1e-2 else 1.0
+        score = factor * (1.0 + shifts.get(trial["cell.gates"], 0.0) + noise)
+        found = {"valid": {"loss": score + factor * far}, "test": {"loss": score}}
+        return found | {"trivial": 4.0 * factor}
+
+    look = f"config.task.look_back = {3 + len(task) + ord(task[0]) % 7}"
+    return reports.sweep(folder, trials, more, results, "\n".join(filter(None, (look, config))))[1]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    root = tmp_path_factory.mktemp("two")
+    return [planted(root / name, name) for name in ("one", "two")]
+
+
+def joined(places):
+    from lstm_jax.sweep.define.plan import read_plan
+
+    sweeps = [read_sweep(read_plan(place), place) for place in places]
+    return join(sweeps, list(map(str, places)))
+
+
+def test_planted_effects_over_two_tasks(two):
+    joint = joined(two)
+    words = {row.variant: said(row) for row in joint.overall}
+    assert words["gates=nfg"] == "worse"
+    assert words["gates=cifg"] == "better on some"
+    base, nfg, cifg = joint.overall
+    assert base.is_baseline and base.iqm[0] == pytest.approx(1.0, abs=0.05)
+    assert nfg.iqm[0] == pytest.approx(0.7, abs=0.06)  # 0.9 of a gap of 3 on either scale
+    assert nfg.iqm[1] < nfg.iqm[0] < nfg.iqm[2] < 1
+    assert nfg.improvement[0] == 0.0
+    assert cifg.improvement[0] == pytest.approx(0.75, abs=0.2)
+    levels = {row.level for s_ in joint.strata for row in s_.section.rows if row.level == row.level}
+    assert min(levels) <= 1 - 0.05 / 4 + 1e-9 and max(levels) >= 1 - 0.05 / 4  # one family of four
+
+
+def test_the_files_of_a_joint_report(two, tmp_path, capsys):
+    assert cli.main(["report", *map(str, two), f"--out={tmp_path / 'r'}"]) == 0
+    out = tmp_path / "r"
+    page = (out / "report.html").read_text()
+    assert "Over 2 tasks, against the baseline. Worse: gates=nfg" in page
+    assert 'id="over_all"' in page and "What hangs on a choice" in page
+    table = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    assert [row["verdict"] for row in table].count("worse") == 2
+    trials = list(csv.DictReader((out / "trials.csv").read_text().splitlines()))
+    assert len(trials) == 60 and {row["judges"] for row in trials} == {"0", "1"}
+    assert "| gates=nfg | worse +" in (out / "report.md").read_text()
+    assert str(out / "report.html") in capsys.readouterr().out
+
+
+REFUSED = {
+    "trained differently": ({"config": "config.train.num_steps = 80"}, "train.num_steps 40 and 80"),
+    "other data": ({"scale": 2.0}, "other data: their trivial scores are always <0> 4"),
+    "both have": ({}, "both have gates=nfg, gates=cifg: which counts?"),
+    "different metrics": (
+        {"more": BASE + 'REPORT = {"metric": "valid/loss"}\n'},
+        "different metrics, test/loss and valid/loss",
+    ),
+    "no gap": ({"effects": {"lstm": 9.0}}, "its scores cannot be normalised. The baseline ("),
+    "baselines": (
+        {"more": '\nBASELINE = {"cell.gates": "cifg"}\n'},
+        "their baselines differ: cell.gates lstm there, cifg here",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_sweeps_that_cannot_be_put_together(two, tmp_path, kind):
+    changed, reason = REFUSED[kind]
+    other = planted(tmp_path, "one", **changed)
+    with pytest.raises(UsageError, match="cannot be put together") as caught:
+        joined([two[0], other])
+    assert reason in str(caught.value)
+
+
+def test_the_same_sweep_twice_and_no_folder_to_write_to(two, tmp_path, capsys):
+    with pytest.raises(UsageError, match="named twice"):
+        build_joint([two[0], two[0]], tmp_path)
+    assert cli.main(["report", *map(str, two)]) == 2
+    assert "--out=DIR" in capsys.readouterr().err
+    assert cli.main(["report", "out=here"]) == 2
+    assert "did you mean --out=here?" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def test_the_interquartile_mean_weighs_strata_alike():
+    """Twice the runs of one task are not twice its weight; equal ones are as in rliable."""
+    x = np.random.default_rng(0).standard_normal(16)
+    assert s.weighted_iqm(x, np.ones(16)) == pytest.approx(s.interquartile_mean(x))
+    few, many = np.array([0.0, 0.0]), np.ones(200)
+    estimate, low, high = s.stratified_iqm([few, many])
+    assert estimate == pytest.approx(0.5) and low <= estimate <= high
+
+
+def test_the_bootstrap_covers():
+    """95 % intervals of the interquartile mean of two tasks with ten runs: at least 88 %."""
+    random, hits = np.random.default_rng(0), 0
+    for _ in range(60):
+        _, low, high = s.stratified_iqm(list(random.standard_normal((2, 10))))
+        hits += low <= 0 <= high
+    assert hits >= 0.85 * 60
+
+
+def test_the_probability_of_improvement():
+    ours, theirs = [np.array([1.0, 2.0]), np.array([0.0, 0.0])], [np.zeros(2), np.zeros(2)]
+    estimate, low, high = s.stratified_improvement(ours, theirs)
+    assert (estimate, low, high) == (0.75, 0.75, 0.75)

@@ -1,7 +1,7 @@
 """Beijing PM2.5, hour by hour: what to do about the hours that nobody measured?
 
-The concentration of the next 6 hours from a day of it and of the weather. 2,067 of 43,824 hours have no
-value; task.missing closes the gaps. An hour without a value is never scored.
+The concentration of the next 6 hours from a day of it and of the weather. 2,067 of 43,824 hours
+have no value; task.missing closes the gaps. An hour without a value is never scored.
 
 Command:  lstm-jax train --config=configs/forecast.py [--config.task.missing=WAY]
 Cost:     24,000 parameters, 1500 steps; 80 seconds on 2 busy CPU cores.

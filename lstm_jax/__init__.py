@@ -1,6 +1,7 @@
 """lstm_jax: the LSTM as a pure function, every design choice a switch."""
 
 from lstm_jax import signals as signals  # isort: skip  # before JAX, which takes seconds
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from lstm_jax import cells
@@ -33,7 +34,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The names that bring Flax, whose import takes a second, once they are asked for."""
+    """The names that bring Flax, whose import takes a second, and the laws, once asked for."""
+    if name == "testing":
+        return importlib.import_module("lstm_jax.testing")
     if name not in ("GRU", "LSTM", "Recurrent", "Valid"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from lstm_jax.model import layers, stack  # start-up

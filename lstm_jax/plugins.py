@@ -311,8 +311,10 @@ def _of(where: str) -> Source | None:
 
 
 def use(workdir: Path) -> None:
-    """References mean from now on what the run in `workdir` used; says which files have changed."""
-    _kept.clear()
+    """References mean from now on what the run in `workdir` used; says which files have changed.
+
+    Where it used none of that name, they mean what they meant: a report reads several sweeps.
+    """
     folder = workdir / FOLDER
     for where, kept in _index(folder).items():
         _kept[where] = (folder, kept)
@@ -343,7 +345,8 @@ def apart() -> Iterator[None]:
 def _changed(where: str, kept: Kept, folder: Path) -> str:
     what = f"{kept.file} has changed since {folder.parent} began"
     if where.endswith(".py"):
-        return f"{what}; that run goes by its copy, {folder / kept.copy}"
+        copy = folder / kept.copy
+        return f"{what}, which goes by its copy, {copy}; name another --workdir for the new one"
     return f"{what}, and what is installed now is what runs; as it was: {folder / kept.copy}"
 
 

@@ -113,6 +113,7 @@ def test_a_damaged_copy_is_refused(run, capsys, tmp_path):
     assert "parts.json is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_diagnose_and_checkpoint_know_the_parts(run, capsys):
     _, workdir = run
     assert lstm_jax("diagnose", f"--workdir={workdir}") == 0
@@ -145,6 +146,7 @@ def swept(sweep, capsys):
     trials = sorted((sweep / "trials").iterdir())
     assert len(trials) == 4
     assert (sweep / "parts" / "parts.json").is_file()
+    assert (sweep / "tensorboard" / "lazy_swish_s0").is_dir()
     found, _ = evaluated(trials[-1], capsys)
     assert np.isfinite(found["metrics"]["test"]["loss"])
     assert json.loads((trials[-1] / "config.json").read_text())["cell"]["gates"] == "mine.py:lazy"
@@ -187,7 +189,7 @@ def _key():
     return jax.random.key(0)
 
 
-def test_a_package_is_imported_and_recorded(mine, tmp_path, monkeypatch):
+def test_a_package_is_imported_and_recorded(mine, tmp_path, monkeypatch, capsys):
     package = tmp_path / "lib" / "some_package"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -199,6 +201,11 @@ def test_a_package_is_imported_and_recorded(mine, tmp_path, monkeypatch):
     kept = json.loads((tmp_path / "w" / "parts" / "parts.json").read_text())
     assert set(kept) == {"some_package.tables", "mine.py"}
     assert kept["some_package.tables"]["file"] == str(package / "tables.py")
+    (package / "tables.py").write_text(text + "# changed\n")
+    plugins.use(tmp_path / "w")
+    said = capsys.readouterr().err
+    assert f"{package / 'tables.py'} has changed since {tmp_path / 'w'} began" in said
+    assert "what is installed now is what runs" in said
     del sys.modules["some_package.tables"], sys.modules["some_package"]
 
 

@@ -30,7 +30,7 @@ def examples() -> list[str]:
     modules = (importlib.import_module(name) for name, _ in cli.VERBS.values())
     texts = [cli.usage(), *(module.__doc__ or "" for module in modules)]
     lines = [line.strip() for text in texts for line in text.splitlines()]
-    found = [line.partition("   ")[0] for line in lines if line.startswith("lstm-jax ")]
+    found = [line.partition("   ")[0].rstrip() for line in lines if line.startswith("lstm-jax ")]
     return [line for line in found if not any(word in line for word in NEEDS_DATA)]
 
 

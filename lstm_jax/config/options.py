@@ -33,16 +33,16 @@ OPTIONS = {
     ),
     # The task; its own options stand in its file.
     "task": (
-        Option("name", "forecast", "an entry of tasks.TASKS"),
+        Option("name", "forecast", "an entry of tasks.TASKS, or FILE.py:BUILD of your own"),
         Option("data_dir", "",
                'where data files lie; "": LSTM_JAX_DATA, then the cache, then download'),
     ),
     # The recurrent cell; "" always means the cell's own choice.
     "cell": (
-        Option("name", "lstm", "an entry of cells.CELLS; `lstm-jax cells` lists them"),
+        Option("name", "lstm", "an entry of cells.CELLS, or FILE.py:NAME; see `lstm-jax cells`"),
         Option("hidden", 64, "H, units of a layer", SIZE),
-        Option("gates", "lstm", "a row of the gate table gates.GATES: lstm, cifg, nfg, ..."),
-        Option("gate_activation", "", "of i, f and o at once"),
+        Option("gates", "lstm", "a row of gates.GATES: lstm, cifg, ...; or FILE.py:NAME"),
+        Option("gate_activation", "", "of i, f and o at once; a name or FILE.py:NAME, as below"),
         Option("input_gate_activation", "", "of i alone; wins over gate_activation",
                option_of="gate_activation", gate="i"),
         Option("forget_gate_activation", "", "of f alone", option_of="gate_activation", gate="f"),
@@ -59,7 +59,8 @@ OPTIONS = {
                option_of="forget_bias"),
         Option("t_max", 0.0, "chrono: the longest dependency, in steps", NOT_NEGATIVE,
                option_of="forget_bias"),
-        Option("kernel_init", "", "input kernels: an entry of initializers.KERNELS"),
+        Option("kernel_init", "",
+               "input kernels: an entry of initializers.KERNELS, or FILE.py:NAME"),
         Option("recurrent_init", "per_gate",
                "recurrent kernels: per_gate | fused | identity | ..."),
         Option("projection", 0, "P: h is a linear image of size P; 0: none", NOT_NEGATIVE,
@@ -95,7 +96,7 @@ OPTIONS = {
     ),
     # From features to outputs: encoder -> layers -> readout -> head.
     "model": (
-        Option("encoder", "none", "none | embedding (ids only) | conv"),
+        Option("encoder", "none", "none | embedding (ids only) | conv | FILE.py:NAME"),
         Option("embedding", 128, "features of the embedding", SIZE),
         Option("tied", False, "the embedding doubles as the output layer"),
         Option("conv_features", (32,), "channels of each 1-d convolution of the conv encoder",
@@ -122,10 +123,11 @@ OPTIONS = {
     ),
     # The gradient's way to the parameters.
     "optimizer": (
-        Option("name", "adam", "adam | adamw | rmsprop | sgd"),
+        Option("name", "adam", "adam | adamw | rmsprop | sgd | FILE.py:NAME"),
         Option("learning_rate", 1e-3, "where the schedule starts, after the warm-up", POSITIVE,
                numeric=True, midway=True),
-        Option("schedule", "constant", "constant | piecewise | cosine | exponential"),
+        Option("schedule", "constant",
+               "constant | piecewise | cosine | exponential | FILE.py:NAME"),
         Option("decay_every", 1000,
                "steps between two drops (piecewise), or per factor (exponential)", SIZE),
         Option("decay_factor", 0.1, "of a drop; cosine: the fraction left at the end", FRACTION,

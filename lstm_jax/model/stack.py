@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -95,9 +96,35 @@ class Stack(nnx.Module):
             carries.append(new)
         return tuple(carries), xs if self.time_major else jnp.swapaxes(xs, 0, 1)
 
+    def load(self, layers: Sequence[Any]) -> None:
+        """Take the parameters of such `layers` as `lstm_jax.convert.read` returns, in place.
+
+        Raises:
+          UsageError: another number of layers or directions, or parameters of other shapes.
+        """
+        ours = [[way for way in (one.forward, _backward(one)) if way] for one in self.layers()]
+        theirs = [[way for way in (one.forward, one.backward) if way] for one in layers]
+        if _shapes(ours) != _shapes(theirs):
+            raise UsageError(
+                f"the layers do not fit: expected {_shapes(ours)}, given {_shapes(theirs)}"
+            )
+        pairs = zip(itertools.chain(*ours), itertools.chain(*theirs), strict=True)
+        for own, given in pairs:
+            for name in own:
+                own[name].set_value(jnp.asarray(given[name]))
+
     def initial_carry(self, batch_size: int) -> tuple:
         """What fresh sequences start from."""
         return tuple(layer.initial_carry(batch_size) for layer in self.layers())
+
+
+def _backward(layer: Recurrent) -> Any:
+    return layer.backward if layer.bidirectional else None
+
+
+def _shapes(layers: list[list[Any]]) -> list[list[dict[str, tuple[int, ...]]]]:
+    """{parameter: shape} of every direction of every layer."""
+    return [[{k: way[k].shape for k in sorted(way)} for way in ways] for ways in layers]
 
 
 class LSTM(Stack):

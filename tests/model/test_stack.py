@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
-import converters
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,21 +14,22 @@ import pytest
 from flax import nnx
 
 import lstm_jax
-from lstm_jax import transforms
+from lstm_jax import convert, transforms
 from lstm_jax.errors import UsageError
 
 PAGE = Path(__file__).parents[2] / "docs" / "layers.md"
 B, T, D, H = 3, 5, 2, 4
 XS = np.random.default_rng(0).standard_normal((B, T, D)).astype(np.float32)
 LENGTHS = np.array([5, 2, 0])
+KEY = jax.random.key(0)
 
 
-def layer(kind=lstm_jax.LSTM, seed=0, **options):
+def layer(kind: Any = lstm_jax.LSTM, seed: int = 0, **options: Any) -> Any:
     return kind(D, H, rngs=nnx.Rngs(seed), **options)
 
 
 def test_the_kernels_of_flax_are_ours():
-    theirs = nnx.RNN(nnx.OptimizedLSTMCell(D, H, rngs=nnx.Rngs(0)))
+    theirs: Any = nnx.RNN(nnx.OptimizedLSTMCell(D, H, rngs=nnx.Rngs(0)))
     ours = layer()
     params = ours.layers()[0].forward
     params["kernel"].set_value(theirs.cell.dense_i.kernel[...])
@@ -37,17 +38,14 @@ def test_the_kernels_of_flax_are_ours():
     np.testing.assert_allclose(ours(XS)[1], theirs(XS), rtol=1e-5, atol=1e-6)
 
 
-def torch_layers(name, kind, convert, ways):
-    """(the golden values, the stack with torch's weights, its inputs)."""
+def torch_layers(name: str, kind: Any) -> tuple[Any, Any]:
+    """(the golden values, the stack with torch's weights)."""
     stored = parity.load(name)
-    weights = {k.removeprefix("in/"): v for k, v in stored.items() if k.startswith("in/weight")}
-    weights |= {k.removeprefix("in/"): v for k, v in stored.items() if k.startswith("in/bias")}
-    depth = sum(f"weight_ih_l{i}" in weights for i in range(9))
-    made = kind(3, 4, rngs=jax.random.key(0), layers=depth, bidirectional=ways, time_major=True)
-    for i, one in enumerate(made.layers()):
-        for params, end in ((one.forward, f"l{i}"), (one.backward, f"l{i}_reverse")):
-            for leaf, value in convert(weights, end).items():
-                params[leaf].set_value(value)
+    named = {k.removeprefix("in/"): v for k, v in stored.items()}
+    weights = {k: v for k, v in named.items() if k.startswith(("weight", "bias"))}
+    layers = convert.read("torch", weights)
+    made = kind(3, 4, rngs=KEY, layers=len(layers), bidirectional=True, time_major=True)
+    made.load(layers)
     return stored, made
 
 
@@ -66,7 +64,7 @@ def carried(kind, **leaves):
 
 def test_two_layers_in_both_directions_are_torch_s():
     name = "torch_lstm_bidirectional_stacked"
-    stored, made = torch_layers(name, lstm_jax.LSTM, converters.torch_lstm, True)
+    stored, made = torch_layers(name, lstm_jax.LSTM)
     carry, ys = made(stored["in/xs"], carried(lstm_jax.Carry, c=stored["in/c0"], h=stored["in/h0"]))
     np.testing.assert_allclose(ys, stored["out/ys"], rtol=1e-5, atol=1e-6)
     for leaf in ("c", "h"):
@@ -74,7 +72,7 @@ def test_two_layers_in_both_directions_are_torch_s():
 
 
 def test_lengths_in_both_directions_are_torch_s_packed_ones():
-    stored, made = torch_layers("torch_gru_packed", lstm_jax.GRU, converters.torch_gru, True)
+    stored, made = torch_layers("torch_gru_packed", lstm_jax.GRU)
     start = carried(lstm_jax.Hidden, h=stored["in/h0"])
     carry, ys = made(stored["in/xs"], start, lengths=stored["mark/lengths"])
     np.testing.assert_allclose(ys, stored["out/ys"], rtol=1e-5, atol=1e-6)
@@ -127,6 +125,12 @@ def test_in_linen():
 def test_what_does_not_fit_is_said(build, words):
     with pytest.raises(UsageError, match=words):
         build()
+
+
+def test_layers_that_do_not_fit_are_refused():
+    made = layer(layers=2)
+    with pytest.raises(UsageError, match=r"the layers do not fit: expected .*\(2, 16\)"):
+        made.load(layer(bidirectional=True).layers())
 
 
 def test_an_option_of_no_cell_is_named():

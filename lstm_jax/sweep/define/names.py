@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lstm_jax.plugins import is_reference
 from lstm_jax.sweep.define.plan import Plan
 from lstm_jax.workdir.files import replace_json
 from lstm_jax.workdir.metrics import PLACE
@@ -108,6 +109,8 @@ def _word(values: Values, name: str, value: Any) -> str:
         return _letters(values, name) + (f"{value:.4g}" if isinstance(value, float) else str(value))
     if isinstance(value, list | tuple):
         return f"{short}={'x'.join(map(str, value)) or 'none'}"
+    if is_reference(value):
+        value = value.rpartition(":")[2]  # of somebody's FILE.py:NAME; where it lies is no news
     shared = any(str(value) in known for other, known in values.items() if other != name)
     return f"{short}={value or 'default'}" if shared or not value else str(value)
 

@@ -260,6 +260,7 @@ def write_growth(plan: Plan, more: Growth, workdir: Path) -> Plan:
     """Make the next manifest, unless somebody else has just made it; the plan that is there."""
     path = workdir / GROWN.format(len(plan.grown) + 1)
     try:
+        plugins.keep(workdir, [name for trial in more.trials for name in trial.values()])
         create_json(path, {"version": VERSION, **more._asdict()})
     except OSError as error:
         raise UsageError(f"could not write {path}: {error.strerror}") from error

@@ -11,6 +11,8 @@ Expected: test RMSE 13.7 (median of seeds 0-4; 13.6 to 13.8). Linear autoregress
           among about 40 with the test months in view, so 13.7 says "as good as", not "better than".
 Presets:  `classic`: look-back 10, LSTM 64, LSTM 64, dense, dropout 0.5, dense, on the raw series,
           100 epochs; test RMSE 63 (median of seeds 0-4), worse than persistence.
+          `intervals`: a Gaussian for each month. Test RMSE 13.9 (seed 0); of 48 rolling origins the
+          80 % interval holds 83 %, the 95 % interval 96 %.
           `smoke`: under 10 s, the first time 20.
 """
 

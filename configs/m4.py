@@ -1,10 +1,19 @@
 """M4 Hourly: one LSTM for 414 series, 48 hours ahead.
 
-Each window is scaled by its own mean and spread. The network sees what each hour did against the
-same hour of the day before, and says what the next 48 hours do. Series have 700 or 960 hours; the
-last 48 are M4's test, the 48 before them choose the parameters.
+The network sees what the logarithm of each hour did against the same hour of the day before, on
+each series' own scale, and says what the next 48 hours do against the last day seen. Series have
+700 to 960 hours before their last 48, which are M4's test; the 48 before those choose the
+parameters.
 
 Command:  lstm-jax train --config=configs/m4.py
+Cost:     20,016 parameters, 1,500 steps; 6 minutes of one busy core.
+Expected: (seed 0, test)                 sMAPE   MASE
+            LSTM                         13.58   0.962
+            linear autoregression        13.29   0.941
+            seasonal naive               13.91   1.193
+            published: RNN 14.70 / 3.05, MLP 13.84 / 2.61, ES-RNN 9.33 / 0.89
+          Better than the seasonal day, and than M4's own RNN; not than an autoregression of each
+          series, which M4 did not run.
 Presets:  `smoke`: a few steps.
 """
 

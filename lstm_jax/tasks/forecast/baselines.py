@@ -20,7 +20,8 @@ def forecasts(
 ) -> dict[str, np.ndarray]:
     """{name: [n, H]} of one series, values [N], from the rows `origins` [n].
 
-    Persistence, the last season, the last season times the growth since, linear autoregression.
+    Persistence, the last season, the last season times the growth since (without task.log plus the
+    change since), linear autoregression.
     """
     filled, horizon = forward_fill(values[:, None])[:, 0], task.horizon
     ahead = origins[:, None] + np.arange(1, horizon + 1)
@@ -28,9 +29,13 @@ def forecasts(
     back = task.period * -(-np.arange(1, horizon + 1) // task.period)
     if task.period > 1 and origins[0] + 1 >= back.max():
         found["seasonal-naive"] = filled[ahead - back]
-        if np.nanmin(filled) > 0 and origins[0] >= back.max():
-            growth = filled[origins][:, None] / filled[origins[:, None] - back]
+        now = filled[origins][:, None]
+        if task.log and origins[0] >= back.max():
+            growth = now / filled[origins[:, None] - back]
             found["seasonal-naive x growth"] = found["seasonal-naive"] * growth
+        elif origins[0] >= back.max():
+            change = now - filled[origins[:, None] - back]
+            found["seasonal-naive + change"] = found["seasonal-naive"] + change
     autoregression = linear_autoregression(filled, origins, fitted_before, task)
     if autoregression is not None:
         found["linear autoregression"] = autoregression
@@ -42,12 +47,11 @@ def linear_autoregression(
 ) -> np.ndarray | None:
     """Least squares for y[o+h] - y[o] on past changes of y, fitted on the rows before `stop`.
 
-    y is the logarithm where every value is positive. Of a season up to SHORT rows all period + 1
+    y is the logarithm with task.log. Of a season up to SHORT rows all period + 1
     changes are seen; of a longer one the RECENT newest, and what followed the same row one season
     ago: memory of N x 50 at most. None where there is too little to fit on.
     """
-    logarithm = np.nanmin(filled) > 0
-    y = np.log(filled) if logarithm else filled
+    y = np.log(filled) if task.log else filled
     short = task.period <= SHORT
     order = task.period + 1 if short else RECENT
     back = 0 if short else task.period * -(-task.horizon // task.period)
@@ -61,13 +65,13 @@ def linear_autoregression(
     steps = np.arange(1, task.horizon + 1)
     answers = y[ends[:, None] + steps] - y[ends][:, None]
     if short:
-        return _back(y[origins][:, None] + _solve(fitted_on, answers, asked), logarithm)
+        return _back(y[origins][:, None] + _solve(fitted_on, answers, asked), task.log)
     columns = []
     for h in steps:
         season = [(y[o + h - back] - y[o - back])[:, None] for o in (ends, origins)]
         design, row = (np.hstack(p) for p in zip((fitted_on, asked), season, strict=True))
         columns.append(_solve(design, answers[:, [h - 1]], row))
-    return _back(y[origins][:, None] + np.hstack(columns), logarithm)
+    return _back(y[origins][:, None] + np.hstack(columns), task.log)
 
 
 def _solve(design: np.ndarray, answers: np.ndarray, asked: np.ndarray) -> np.ndarray:

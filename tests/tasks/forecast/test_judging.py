@@ -131,10 +131,11 @@ def test_a_level_of_a_billion_changes_no_score(tmp_path):
         assert task.scores
         found = task.scores(last_value(config_of(**PLAIN).task))["test"]
         levels[level] = {"network": found, **task.baselines["test"]}
-    for name in ("network", "persistence", "seasonal-naive"):
+    assert len(levels[0]) == 7
+    for name in levels[0]:
         for metric in ("rmse", "mae", "mase", "rmsse"):
             small, large = (levels[level][name][metric] for level in (0, 1e9))
-            assert small > 0.1 and large == pytest.approx(small, rel=1e-4), (name, metric)
+            assert small > 0.001 and large == pytest.approx(small, rel=1e-4), (name, metric)
 
 
 def test_series_of_different_size_weigh_alike_in_mase(tmp_path):
@@ -174,7 +175,7 @@ def test_the_autoregression_is_fitted_on_what_the_network_sees(tmp_path):
     changed[72] += 1e-9  # of the validation part, hardly
     two = said.baselines(framed(tmp_path, changed), "valid")["linear autoregression"]
     assert one["rmse"] == pytest.approx(two["rmse"], rel=1e-6)
-    origins, task = np.arange(70, 79), SimpleNamespace(period=7, horizon=1, models=())
+    origins, task = np.arange(70, 79), SimpleNamespace(period=7, horizon=1, log=False)
     late = values.copy()
     late[70:] = late[70:][::-1]
     first, second = (
@@ -188,7 +189,7 @@ def test_the_autoregression_knows_a_season_of_any_length():
     """A year of hours: the memory of 25 columns, and what followed a year ago is seen."""
     season, began = 8760, time.monotonic()
     values = np.tile(np.random.default_rng(0).normal(size=season).cumsum(), 4)[:30_000]
-    task = SimpleNamespace(period=season, horizon=2)
+    task = SimpleNamespace(period=season, horizon=2, log=False)
     found = baselines.linear_autoregression(values, np.arange(29_000, 29_900), 28_000, task)
     assert found is not None
     np.testing.assert_allclose(found[:, 1], values[29_002:29_902], atol=1e-6)

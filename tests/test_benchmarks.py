@@ -8,6 +8,7 @@ import pytest
 from benchmarks import layers, peers, run, tables, variants, worker
 from benchmarks.layers import Entry, Result
 from lstm_jax.cells import gates
+from lstm_jax.cells.activations import ACTIVATIONS
 from lstm_jax.errors import UsageError
 
 TINY = peers.Shape(4, 2, 3, 5)
@@ -56,7 +57,7 @@ def test_every_row_of_the_ablation_table_is_a_variant():
     assert {f"gates/{row}" for row in gates.GATES} < set(names)
     for place, own in variants.PLACES.items():
         there = {n.partition("=")[2] for n in names if n.startswith(f"lstm {place}=")}
-        assert there | {own, "one"} == set(gates.ACTIVATIONS)
+        assert there | {own, "one"} == set(ACTIVATIONS)
     for name in names:
         assert variants.cell_of(name).info.hidden == 128
 

@@ -81,7 +81,7 @@ def _save_npz(path: Path, arrays: dict[str, Any], notes: str) -> None:
 
 def _load_torch(path: Path) -> Loaded:
     try:
-        import torch  # optional
+        import torch  # optional  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UsageError(
             f"{path} needs torch to be read: pip install torch, or there: "

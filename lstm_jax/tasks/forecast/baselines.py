@@ -101,7 +101,7 @@ def statistical(
     """{name: [n, H]} of task.models, fitted before `stop`, then told what came since."""
     if not task.models:
         return {}
-    from statsforecast import models  # optional
+    from statsforecast import models  # optional  # pyright: ignore[reportMissingImports]
 
     found = {}
     for name in task.models:

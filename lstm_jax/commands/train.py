@@ -8,7 +8,7 @@
 
   lstm-jax train --workdir=runs/airline                 goes on with that run
   lstm-jax train --workdir=runs/airline --extend=500    ... for 500 steps past its end
-  lstm-jax train --workdir=runs/airline --config.optimizer.learning_rate=1e-4
+  lstm-jax train --workdir=runs/airline --extend=500 --config.optimizer.learning_rate=1e-4
   lstm-jax train --config=configs/airline.py --workdir=runs/tuned --init_from=runs/airline
 
 The same command again resumes exactly; a finished run says so and does nothing. Fields of the

@@ -75,10 +75,10 @@ def build_program(config: Any) -> Program:
     lookup("parallel mode", config.parallel.mode, parallel.MODES)
     task, train = build_task(config), config.train
     model = build_model(config, task.spec)
-    whole = in_one_call(config)
+    whole, mode = in_one_call(config), config.parallel.mode
     devices, why = parallel.choose(config, partial(sizes, config, task, model), whole)
     mesh = parallel.make_mesh(devices, train.batch_size, train.accumulate)
-    if whole and mesh is not None and config.parallel.mode == "jit":
+    if whole and mesh is not None and config.model.engine == "auto" and mode == "jit":
         # The compiler cannot cut a call into shares; what it can cut is the next fastest.
         model = build_model(replaced(config, {"model.engine": "deferred"}), task.spec)
     config = replaced(config, {"parallel.data": len(devices)})
@@ -86,10 +86,10 @@ def build_program(config: Any) -> Program:
 
 
 def in_one_call(config: Resolved) -> bool:
-    """Whether `auto` runs all steps in one call, which uses every core of a CPU by itself."""
-    if config.model.engine != "auto" or config.parallel.remat:
-        return False
-    return choose(build_cell(config.cell))[0] == "native"
+    """Whether one call runs all steps, which uses every core of a CPU by itself."""
+    named = config.model.engine
+    chosen = choose(build_cell(config.cell))[0] if named == "auto" else named
+    return chosen == "native" and not config.parallel.remat
 
 
 def sizes(config: Resolved, task: Any, model: Any) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import jax
 
-SWITCH = "LSTM_JAX_NATIVE"  # 0 turns the engine off
+SWITCH = "LSTM_JAX_NATIVE"  # 1: auto may take the engine; 0: nobody may
 SECONDS = 120  # that a compiler gets
 HERE = Path(__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
@@ -79,6 +79,11 @@ def compiler() -> str:
     named = os.environ.get("CXX", "").split()
     found = map(shutil.which, (named[0],) if named else COMPILERS)
     return next((path for path in found if path), "")
+
+
+def unasked() -> str:
+    """Why `auto` leaves the engine alone; empty where it may take it."""
+    return "" if os.environ.get(SWITCH) == "1" else f"experimental, {SWITCH}=1 lets auto take it"
 
 
 def missing() -> str:

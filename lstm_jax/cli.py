@@ -161,7 +161,7 @@ def command_help(verb: str, command: ModuleType) -> str:
     width = max((len(flag.name) for flag in command.FLAGS), default=0)
     lines = [f"  --{flag.name:<{width}}  {flag.help}" for flag in command.FLAGS]
     text = (command.__doc__ or "").strip().replace("\nlstm-jax", "\n  lstm-jax")
-    return f"lstm-jax {verb}: {text}\n\n" + "\n".join(lines) + "\n"
+    return "\n".join([f"lstm-jax {verb}: {text}", *([""] if lines else []), *lines]) + "\n"
 
 
 if __name__ == "__main__":

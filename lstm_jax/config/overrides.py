@@ -114,7 +114,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigD
 
     Another `task.name` brings that task's fields along. All mistakes are named at once.
     """
-    config = ConfigDict(config.copy_and_resolve_references().to_dict())  # of a frozen one, too
+    config = ConfigDict(config.copy_and_resolve_references().to_dict())  # a frozen one too
     overrides = dict(overrides)
     if "task.name" in overrides:
         _switch_task(config, str(overrides.pop("task.name")))

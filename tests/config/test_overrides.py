@@ -3,7 +3,7 @@
 import pytest
 
 from lstm_jax.config import overrides
-from lstm_jax.config.fields import flatten
+from lstm_jax.config.fields import flatten, resolve
 from lstm_jax.config.options import default_config, options
 from lstm_jax.config.overrides import apply_overrides
 from lstm_jax.errors import UsageError
@@ -208,3 +208,8 @@ def test_a_missing_config_file_names_the_nearest(tmp_path):
         overrides.read_config(str(tmp_path / "airlin.py"))
     with pytest.raises(UsageError, match="no config file"):
         overrides.read_config(str(tmp_path))
+
+
+def test_a_config_that_was_resolved_takes_overrides():
+    config = apply_overrides(resolve(default_config("adding")), {"optimizer.learning_rate": "1e-4"})
+    assert config.optimizer.learning_rate == 1e-4

@@ -22,6 +22,7 @@ from lstm_jax.sweep.define import names
 from lstm_jax.sweep.pack.program import Compiled, at, pack_program
 from lstm_jax.sweep.pack.trial import TrialRun
 from lstm_jax.tasks.task import LARGER_IS_BETTER
+from lstm_jax.training.journal import exact
 from lstm_jax.training.program import next_chunk
 from lstm_jax.workdir.checkpoint import Checkpoints
 from lstm_jax.workdir.metrics import read_metrics
@@ -267,8 +268,9 @@ class Pack:
         for i in indices:
             trial = self.trials[i]
             found = {s: {n: float(v[i]) for n, v in m.items()} for s, m in metrics.items()}
-            baselines = self.program.task.baselines
-            saved = trial.finish(trial.ended or status, at(host, i), found, baselines, speed)
+            task, own = self.program.task, at(host, i)
+            found = exact(found, task, self.program.forward(own.best.params, trial.config.hyper))
+            saved = trial.finish(trial.ended or status, own, found, task.baselines, speed)
             pending.append((trial, saved, float(host.best.value[i])))
         for trial, saved, best in pending:
             saved.close()

@@ -11,6 +11,7 @@ import pytest
 import registry
 
 from lstm_jax.engines import deferred, native
+from lstm_jax.engines.native import build
 from lstm_jax.testing import close, laws
 
 pytestmark = pytest.mark.usefixtures("strict_types")
@@ -31,9 +32,15 @@ def test_laws(case, subtests):
             law()
 
 
-@pytest.mark.parametrize("case", registry.CASES, ids=str)
+UNKEYED = [case for case in registry.CASES if not case.keyed]
+
+
+@pytest.mark.parametrize("case", UNKEYED, ids=str)
 def test_native_serves_all_but_what_no_single_unit_computes(case):
-    assert bool(native.refusal(case.build())) == registry.beyond_native(case)
+    if why := build.missing():
+        pytest.skip(why)
+    with jax.enable_x64(False):
+        assert bool(native.refusal(case.build())) == registry.beyond_native(case)
 
 
 EVERY_MARK = ("lengths", "mask", "resets")

@@ -82,8 +82,7 @@ def test_srun_trains_stops_and_goes_on(cluster, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2 of 2 of 2 processes" in done.stdout and "going on from step 25" in done.stdout
 
-    config = load_config(str(tmp_path / "config.py"))
-    config.parallel.data = 1
+    config = load_config(str(tmp_path / "config.py"), {"parallel.data": 1})
     train.train(config, tmp_path / "alone")
     ours, alone = (read_metrics(tmp_path / name) for name in ("asked", "alone"))
     assert [(x["step"], x["split"]) for x in ours] == [(x["step"], x["split"]) for x in alone]

@@ -249,8 +249,7 @@ def pair(tmp_path_factory):
 @pytest.mark.parallel
 def test_two_processes_train_what_one_does(pair):
     """Losses, and an evaluation of 21 examples, which two cannot share evenly."""
-    config = load_config(str(pair.root / "config.py"))
-    config.parallel.data = 1
+    config = load_config(str(pair.root / "config.py"), {"parallel.data": 1})
     train.train(config, pair.root / "alone")
     alone, two = (read_metrics(pair.root / name) for name in ("alone", "whole"))
     assert [(x["step"], x["split"]) for x in two] == [(x["step"], x["split"]) for x in alone]

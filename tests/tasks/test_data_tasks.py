@@ -818,9 +818,9 @@ def test_smoke_runs_to_the_end(name, tmp_path, mat, images, series, text):
     if name == "vowels":
         fields = series
     overrides = {f"task.{field}": str(value) for field, value in fields.items()}
+    periods = ("num_steps", "checkpoint_every", "log_every", "eval_every")
+    overrides |= {f"train.{name}": "2" for name in periods}
     config = load_config(f"{CONFIGS / name}.py:smoke", overrides)
-    config.train.num_steps = config.train.checkpoint_every = 2
-    config.train.log_every = config.train.eval_every = 2
     summary = train.train(config, tmp_path / "run")
     assert summary["status"] == "completed" and summary["step"] == 2
     names = {path.stem for path in (tmp_path / "run" / "figures").glob("*.png")}

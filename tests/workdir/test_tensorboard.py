@@ -224,7 +224,7 @@ def test_runs_alone_show_every_field_that_one_of_them_sets(runs):
 def test_training_validation_and_baselines_are_in_one_chart(runs):
     board = Board(runs)
     (charts,) = board.charts().values()
-    assert set(charts) == {"loss", "rmse", "mae"}
+    assert set(charts) == {"loss", "rmse", "mae", "mase", "smape"}
     drawn = {}
     for pattern in charts["rmse"]["multiline"]["tag"]:
         drawn |= board.curve("a", pattern)

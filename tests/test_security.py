@@ -21,12 +21,15 @@ CALLS = {"eval", "exec", "system", "popen", "unsafe_load", "full_load"}
 MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve", "cloudpickle", "yaml"}
 HARMLESS = {"pickle.PicklingError"}  # refuses to write, reads nothing
 KEYWORDS = {"shell", "allow_pickle"}
+# A user's own parts are Python files, as configs are; one place runs them, without cached bytecode.
+MEANT = {("plugins.py", "exec()")}
 
 
 def test_no_code_is_loaded_and_no_shell_is_asked():
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
-            assert not risk(node), f"{path.name}, line {getattr(node, 'lineno', 0)}: {risk(node)}"
+            found = {(path.name, risk(node))} - MEANT if risk(node) else set()
+            assert not found, f"{path.name}, line {getattr(node, 'lineno', 0)}: {risk(node)}"
 
 
 def risk(node: ast.AST) -> str:

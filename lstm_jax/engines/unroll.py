@@ -31,7 +31,7 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:  # tests check what the annotati
 
 def unroll(
     cell: Cell,
-    params: Params,
+    params: Mapping[str, Any],
     xs: Num[ArrayLike, "T B D"],
     carry: Any = None,
     *,
@@ -71,7 +71,7 @@ def unroll(
 
 def _run(
     cell: Cell,
-    params: Params,
+    params: Mapping[str, Any],
     xs: ArrayLike,
     carry: Any,
     marks: tuple[Any, Any, Any],
@@ -100,7 +100,7 @@ def _run(
 
 def trace(
     cell: Cell,
-    params: Params,
+    params: Mapping[str, Any],
     xs: Num[ArrayLike, "T B D"],
     carry: Any = None,
     *,

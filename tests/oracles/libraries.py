@@ -89,7 +89,8 @@ def keras_layer(kind: str, masked: bool = False, **options) -> Fixture:
     floatx = "float32" if kind == "SimpleRNN" else "float64"
     keras.backend.set_floatx(floatx)
     options = {"return_sequences": True, "return_state": True, **options}
-    layer = getattr(keras.layers, kind)(H, zero_output_for_mask=True, **options)
+    # Named: the policy of all layers is that of the first floatx.
+    layer = getattr(keras.layers, kind)(H, dtype=floatx, zero_output_for_mask=True, **options)
     layer.build((B, T, D))
     weights = [v.path.split("/")[-1] for v in layer.trainable_variables]
     shapes = {name: v.shape for name, v in zip(weights, layer.trainable_variables, strict=True)}

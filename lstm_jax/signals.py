@@ -52,9 +52,15 @@ def asked(at_first: Callable[[], None] = lambda: None) -> Iterator[list[str]]:
 def interrupting() -> Iterator[None]:
     """Every signal raises KeyboardInterrupt, twice a second until it is heard.
 
-    Python swallows what is raised inside some callbacks, JAX's of the garbage collector among them.
+    Python swallows what is raised inside some callbacks, JAX's of the garbage collector among them,
+    and reports it; that report says nothing here, since the signal comes again.
     """
     timers: list[threading.Timer] = []
+    report = sys.unraisablehook
+
+    def unheard(unraisable: Any) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            report(unraisable)
 
     def interrupt(number: int, frame: Any) -> None:
         timers.append(threading.Timer(0.5, os.kill, (os.getpid(), number)))
@@ -63,9 +69,11 @@ def interrupting() -> Iterator[None]:
         raise KeyboardInterrupt
 
     with handled(interrupt):
+        sys.unraisablehook = unheard
         try:
             yield
         finally:
+            sys.unraisablehook = report
             for timer in timers:
                 timer.cancel()
 

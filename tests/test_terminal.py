@@ -45,8 +45,10 @@ def test_training_shows_a_bar_with_rate_time_left_and_losses(columns, tmp_path):
     shown = [found for seen in terminal.seen if (found := BAR.search(flat(seen)))]
     assert code == 0, screen
     assert len({found[1] for found in shown}) > 5, screen
-    assert re.search(r"compiled the training steps in \d+\.\d s", flat(screen)), screen
-    assert "0:0" in terminal.seen[1] and "compiling" in "".join(terminal.seen)
+    compiled = re.search(r"compiled the training steps in (\d+\.\d) s", flat(screen))
+    assert compiled, screen
+    assert "0:0" in terminal.seen[1]
+    assert "compiling" in "".join(terminal.seen) or float(compiled[1]) < 1, screen
     loss, valid = records(tmp_path, "train")[400]["loss"], records(tmp_path, "valid")[400]["loss"]
     assert f"loss {loss:.4g}  valid loss {valid:.4g}" in flat(screen), screen
     assert screen.count("400/400") == 1, screen
@@ -152,16 +154,17 @@ def test_a_download_shows_how_far_it_is(columns, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-@pytest.mark.parametrize("seconds", [0.4, 2.5])
-def test_a_signal_before_there_is_a_workdir_is_an_interruption(number, seconds, tmp_path):
-    """While it imports, and while it builds and compiles."""
+@pytest.mark.parametrize("seconds", [0.4, 2.0])
+def test_a_signal_soon_after_the_start_is_an_interruption(number, seconds, tmp_path):
+    """While it imports; while it builds and compiles, or on a fast machine trains."""
     workdir = tmp_path / "run"
-    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     fresh = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    process = subprocess.Popen(train(workdir), env=fresh, **quiet)
+    long = train(workdir, "--config.train.num_steps=1000000")
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(long, env=fresh, **quiet)
     time.sleep(seconds)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 4, errors
-    assert "interrupted" in errors and "Traceback" not in errors
-    assert not workdir.exists()
+    assert "interrupted" in output + errors and "Traceback" not in errors
+    assert workdir.exists() == ("interrupted at step" in output)

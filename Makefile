@@ -38,9 +38,9 @@ QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 known = $(foreach flag,$(1),$(shell JAX_PLATFORMS=cpu XLA_FLAGS=$(flag) $(BIN)/python -c \
   'import jax; jax.devices()' > /dev/null 2>&1 && echo $(flag)))
 TESTS ?= tests
+quick_pytest = XLA_FLAGS="$(call known,$(QUICK)) $$XLA_FLAGS" $(BIN)/python -m pytest -q -n $(JOBS)
 test: $(VENV)/.dev
-	XLA_FLAGS="$(call known,$(QUICK)) $$XLA_FLAGS" \
-	  $(BIN)/python -m pytest -q -n $(JOBS) --ignore=tests/oracles $(TESTS)
+	$(quick_pytest) --ignore=tests/oracles $(TESTS)
 
 # Another Python brings another JAX: the laws, and one run of everything else.
 NEWEST ?= $(shell $(PYTHON) .ci/newest.py)
@@ -72,7 +72,7 @@ bench-dispatch: $(VENV)/.run
 	$(BIN)/python -m benchmarks.dispatch
 
 test-parallel: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m parallel --ignore=tests/oracles --ignore=tests/cluster
+	$(quick_pytest) --dist loadfile -m parallel tests/compute tests/training
 
 test-native: $(VENV)/.dev
 	$(BIN)/python tests/native/check.py

@@ -52,12 +52,11 @@ CELLS = {
     "minlstm": cells.minlstm(H),
     "stack": stack(),
 }
-RUNS = [
-    (name, engine)
-    for name in CELLS
-    for engine in ("scan", "deferred", "chunked:4", "associative")
-    if engine != "associative" or name == "minlstm"
-]
+# Every engine, every cell; all engines with the LSTM, and with everything at once what has a VJP
+# of its own.
+RUNS = [("lstm", engine) for engine in ("scan", "deferred", "chunked:4")]
+RUNS += [("full peepholes", "deferred"), ("gru before", "chunked:4"), ("slstm", "deferred")]
+RUNS += [("minlstm", "associative"), ("stack", "deferred"), ("stack", "chunked:4")]
 CPU_ENGINES = [name for name in ENGINES if name != "cudnn"]
 everywhere = pytest.mark.parametrize(("name", "engine"), RUNS)
 
@@ -565,8 +564,7 @@ def test_all_of_a_model_learns_in_64_bits(changes, ids):
     assert types == {jnp.dtype("float64")}
 
 
-@pytest.mark.parametrize("engine", ["auto", "scan", "deferred", "chunked:4"])
-@pytest.mark.parametrize("name", CELLS)
+@everywhere
 def test_cells_in_64_bits(name, engine):
     cell = CELLS[name]
     params, xs = problem(cell)

@@ -13,6 +13,7 @@ several hosts: see `compute.processes`. Two ways to say it, chosen by `parallel.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -94,7 +95,7 @@ def choose(config: Any, sizes: Callable[[], tuple[int, int]], whole: bool = Fals
     least = least_share(config, *sizes()) if on_cpu and most > 1 else 0.0
     count = max([n for n in even if batch / n >= least], default=1)
     if count < most:
-        return Choice(devices[:count], f"a share below {least:.1f} examples would not pay")
+        return Choice(devices[:count], f"a share below {math.ceil(least):,} examples would not pay")
     if count < there:
         return Choice(devices[:count], f"the most that share a batch of {batch} evenly")
     return Choice(devices[:count], "one a core" if there < len(devices) else "all there are")

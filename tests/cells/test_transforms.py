@@ -481,7 +481,7 @@ def test_twenty_random_combinations(case):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, **PATIENT)
+@settings(max_examples=100, **PATIENT)
 @given(combinations())
-def test_three_hundred_random_combinations(case):
+def test_a_hundred_random_combinations(case):
     hold(case)

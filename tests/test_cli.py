@@ -131,6 +131,27 @@ def test_predict_writes_forecasts(airline, tmp_path, capsys):
     drawn.picture(out / "forecast.png")
 
 
+def test_predict_after_a_refit_on_every_row(airline, adding, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(airline, run)
+    assert call("predict", f"--workdir={run}", "--refit") == 0
+    steps = json.loads((run / "summary.json").read_text())["best_step"]
+    said = capsys.readouterr().out
+    assert f"{steps} steps, the best of {run}, on every row" in said and "tell nothing" in said
+    refit = json.loads((run / f"refit-{steps}" / "manifest.json").read_text())
+    assert refit["data"]["splits"]["train"] == ["1949-01", "1960-12"]
+    assert json.loads((run / f"refit-{steps}" / "summary.json").read_text())["best_step"] == steps
+    forecast = (run / "predictions" / "forecast.csv").read_text()
+    assert call("predict", f"--workdir={run}", "--refit") == 0
+    assert "compiled" not in capsys.readouterr().out, "it was trained already"
+    assert (run / "predictions" / "forecast.csv").read_text() == forecast
+    assert call("predict", f"--workdir={run}") == 0
+    assert (run / "predictions" / "forecast.csv").read_text() != forecast
+    both = ("--config.task.train_on=all", "--config.task.conformal=True")
+    assert call("train", "--config=airline", f"--workdir={tmp_path / 'no'}", *both) == 2
+    assert "too narrow" in capsys.readouterr().err
+
+
 def test_a_run_whose_data_file_changed_is_refused(airline, tmp_path, capsys):
     """Rows appended to a CSV would change the test split of an old run without a word."""
     run = tmp_path / "run"

@@ -1,6 +1,7 @@
 """predictions of a run's best model: forecasts, classes, generated text or music, by task.
 
 lstm-jax predict --workdir=runs/airline --horizon=24
+lstm-jax predict --workdir=runs/airline --refit            trained once more, on every row
 lstm-jax predict --workdir=runs/airline --csv=other.csv --out=/tmp/forecast
 lstm-jax predict --workdir=runs/chars --prompt="KING:" --length=500 --temperature=0.8
 """
@@ -14,8 +15,9 @@ from types import SimpleNamespace
 import jax
 
 from lstm_jax.commands.arguments import Arguments, Flag, no_words
-from lstm_jax.errors import OK, UsageError
-from lstm_jax.training import begin, saved
+from lstm_jax.config.fields import replaced
+from lstm_jax.errors import INTERRUPTED, OK, UsageError
+from lstm_jax.training import begin, saved, train
 
 FLAGS = (
     Flag("workdir", "", "the run", path=True),
@@ -23,6 +25,9 @@ FLAGS = (
     Flag("horizon", 0, "steps to forecast (0: the task's own)"),
     Flag(
         "csv", "", "another file to predict from, with the columns of the training file", path=True
+    ),
+    Flag(
+        "refit", False, "first train again on every row, for as many steps as made the best model"
     ),
     Flag("changed_data", False, "predict from data that are not those of the run"),
     Flag("prompt", "", "text to go on from"),
@@ -38,11 +43,15 @@ def run(arguments: Arguments) -> int:
     flags = arguments.flags
     check(flags)
     workdir = saved.workdir_of(flags.workdir, "predict")
-    check_data = partial(begin.check_data, workdir=workdir, may=flags.changed_data)
-    loaded = saved.open_run(workdir, check_data)
-    predict = loaded.program.task.predict
-    if predict is None:
+    loaded = opened(workdir, flags)
+    if loaded.program.task.predict is None:
         raise UsageError(f"task {loaded.config.task.name!r} has nothing to predict")
+    if flags.refit:
+        folder = refit(loaded, workdir)
+        if saved.summary(folder)["status"] != "completed":
+            return INTERRUPTED
+        loaded = opened(folder, flags)
+    predict = loaded.program.task.predict
     out = Path(flags.out or workdir / "predictions")
     out.mkdir(parents=True, exist_ok=True)
     for path in predict(forward(loaded), out, flags):
@@ -59,6 +68,32 @@ def check(flags: SimpleNamespace) -> None:
         raise UsageError(f"--temperature={flags.temperature}: expected 0 or more")
     if flags.csv and not Path(flags.csv).is_file():
         raise UsageError(f"--csv: no file {flags.csv!r}")
+
+
+def opened(workdir: Path, flags: SimpleNamespace) -> saved.Run:
+    check_data = partial(begin.check_data, workdir=workdir, may=flags.changed_data)
+    return saved.open_run(workdir, check_data)
+
+
+def refit(loaded: saved.Run, workdir: Path) -> Path:
+    """The folder of a run like this one on every row of the series, its best step the last.
+
+    Raises:
+      UsageError: the task keeps no rows back, or no step was better than the start.
+    """
+    config, step = loaded.config, loaded.step
+    if "train_on" not in config.task:
+        raise UsageError(f"--refit is for forecasts, and the task is {config.task.name!r}")
+    if not step:
+        raise UsageError(
+            f"--refit: no step of {workdir} was better than its start; train it longer"
+        )
+    folder = workdir / f"refit-{step}"
+    print(f"{step} steps, the best of {workdir}, on every row: {folder}", flush=True)
+    last = dict.fromkeys(("train.num_steps", "train.eval_every", "train.checkpoint_every"), step)
+    fields = last | {"train.patience": 0, "task.train_on": "all"}
+    train.train(replaced(config, fields), folder)
+    return folder
 
 
 def forward(loaded):

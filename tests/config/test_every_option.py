@@ -308,6 +308,7 @@ TASK_ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "scaling": "none", "objective": "absolute", "test_part": 0.25, "valid_part": 0.25,
             "test_rows": 5, "valid_rows": 5, "test_from": "2020-02-01",
             "valid_from": "2020-01-22", "until": "2020-02-01", "origins": 2,
+            "train_on": "all",
             "strategy": "sequence", "calendar": (("weekday",), {}),
             "known_future": ("a", {"features": "a", "strategy": "sequence"}),
             "quantiles": ((0.2, 0.5, 0.8), {"objective": "quantile"}),

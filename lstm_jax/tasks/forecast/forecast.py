@@ -85,6 +85,7 @@ OPTIONS = (
     Option("test_from", "", 'date on which the test begins; "": by number'),
     Option("valid_from", "", 'date on which validation begins; "": by number'),
     Option("until", "", 'rows from this date on are left out; "": none'),
+    Option("train_on", "train", "train (its part) | all (every row: no score means anything then)"),
     Option("origins", 0, "test forecasts, evenly spread; 0: from every row", NOT_NEGATIVE),
 )
 # fmt: on
@@ -95,6 +96,7 @@ CHOICES = {
     "scaling": ("zscore", "mean_abs", "instance", "none"),
     "duplicates": ("error", "first", "mean"),
     "gaps": ("error", "asfreq", "ignore"),
+    "train_on": ("train", "all"),
 }
 
 
@@ -149,6 +151,11 @@ def check_options(task: Any) -> None:
     for name in ("test_part", "valid_part"):
         if not 0 < getattr(task, name) < 1:
             raise UsageError(f"task.{name}={getattr(task, name)}: expected between 0 and 1")
+    if task.train_on == "all" and task.conformal:
+        raise UsageError(
+            "task.conformal=True calibrates intervals on the validation rows, which "
+            "task.train_on=all (predict --refit) trains on: they would be too narrow; leave one out"
+        )
     intervals.check(task)
     baselines.check_models(task.models)
     if task.strategy == "recursive" and intervals.has_intervals(task):

@@ -88,13 +88,14 @@ def cut(series: Series, start: int, stop: int, date: str, rows: int, part: float
 def origins(series: Series, task: Any, found: list[tuple[int, int, int, int]]) -> dict:
     """Rows after which a forecast is made, by the part that all of its H rows fall into.
 
-    So no row is the target of two parts.
+    So no row is the target of two parts, unless task.train_on=all trains on every row there is.
     """
     observed = np.isfinite(series.values[:, 0])
     parts: dict[str, list[np.ndarray]] = {"train": [], "valid": [], "test": []}
     for start, valid, test, stop in found:
         first = start + windows.lost(task) + task.look_back - 1
-        places = {"train": (first, valid), "valid": (valid - 1, test), "test": (test - 1, stop)}
+        trained = stop if task.train_on == "all" else valid
+        places = {"train": (first, trained), "valid": (valid - 1, test), "test": (test - 1, stop)}
         for name, (low, high) in places.items():
             ahead = windows.steps(task) if name == "train" else task.horizon
             rows = np.arange(max(low, first), high - ahead)

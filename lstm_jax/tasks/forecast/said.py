@@ -30,7 +30,8 @@ def source(frame: Frame) -> dict[str, Any]:
 def split_dates(frame: Frame) -> dict[str, list[str]]:
     """{split: [first, last] row that is a target of it}, of the first series."""
     series, (start, valid, test, stop) = frame.series, frame.edges[0]
-    parts = {"train": (start, valid), "valid": (valid, test), "test": (test, stop)}
+    trained = stop if frame.task.train_on == "all" else valid
+    parts = {"train": (start, trained), "valid": (valid, test), "test": (test, stop)}
     return {n: [series.moment(a), series.moment(b - 1)] for n, (a, b) in parts.items()}
 
 
@@ -42,6 +43,8 @@ def understood(frame: Frame) -> str:
         "missing": f"{missing:,} of {series.values.size:,} values" if missing else "none",
         **{name: f"{a} to {b}" for name, (a, b) in split_dates(frame).items()},
     }
+    if frame.task.train_on == "all":
+        lines["scores"] = "of rows that were trained on: they tell nothing"
     return table(lines)
 
 

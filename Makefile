@@ -61,7 +61,7 @@ test-faults: $(VENV)/.dev
 	FAULTS=$(FAULTS) $(BIN)/python -m pytest -q -n $(JOBS) -m faults tests/faults
 
 test-oracles: .venv-oracles/.oracles
-	.venv-oracles/bin/python -m pytest -q tests/oracles
+	.venv-oracles/bin/python -m pytest -q -n $(JOBS) tests/oracles
 
 # BENCH="layers --quick" for less, BENCH="variants chunked start packs" for the other parts.
 BENCH ?= layers

@@ -36,6 +36,7 @@ VERBS = {
     "config": ("lstm_jax.commands.config", "the resolved config and the model, without training"),
     "sweep": ("lstm_jax.commands.sweep", "many trials at once, here or on a cluster"),
     "report": ("lstm_jax.commands.report", "a sweep's statistics, words and figures as one page"),
+    "track": ("lstm_jax.commands.track", "a run or a sweep to MLflow, W&B, trackio, or yours"),
     "diagnose": ("lstm_jax.commands.diagnose", "gradients, gates and memory of a run or a sweep"),
     "export": ("lstm_jax.commands.export", "a run's model for ONNX, torch, keras, StableHLO, ..."),
     "import": ("lstm_jax.commands.import_weights", "a run from a file of weights"),

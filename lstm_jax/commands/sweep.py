@@ -43,6 +43,8 @@ from lstm_jax.sweep.follow.seeds import write_means
 from lstm_jax.sweep.pack.cost import fitted, headline, print_plan
 from lstm_jax.sweep.workers import launchers
 from lstm_jax.sweep.workers.stop import CANCELLED
+from lstm_jax.trackers import TRACKERS, chosen
+from lstm_jax.trackers.follow import following, later, say
 
 FLAGS = (
     Flag(
@@ -59,6 +61,7 @@ FLAGS = (
     Flag("amend", False, "run, launch: judge by a study that has changed; the report says so"),
     Flag("measure", True, "plan: compile every pack's program and time it"),
     Flag("wait", True, "launch: stay until all is done; workers go on either way"),
+    Flag("tracker", "", f"{' | '.join(TRACKERS)} | FILE.py:NAME: every trial a run, in a group"),
     Flag("workers", 0, "local: processes (0: one per GPU, or one); slurm, ray: packs at a time"),
     Flag("partition", "", "slurm: partition"),
     Flag("time", "", "slurm: time limit, as in 4:00:00"),
@@ -72,7 +75,8 @@ FLAGS = (
     Flag("setup", "", "slurm: commands before the worker, separated by newlines or ;;"),
     Flag("address", "", "ray: of the cluster (auto: the one there is; none: start one here)"),
 )
-LAUNCH_FLAGS = tuple(flag.name for flag in FLAGS[9:])
+CHOICES = ("launcher", "tracker")
+LAUNCH_FLAGS = tuple(flag.name for flag in FLAGS[10:])
 
 
 def run(arguments: Arguments) -> int:
@@ -126,6 +130,7 @@ def launched(arguments: Arguments) -> tuple[Any, Path, dict[str, Any]]:
     options = launch_options(arguments, study.launch)
     launchers.make(options["launcher"], options)  # one that cannot be says so here
     workdir = workdir_of(arguments.flags)
+    chosen(options["tracker"], workdir)  # nor a tracker
     there = write_plan(found._replace(registered=register(found)), workdir)
     there = amend(there, found, workdir, arguments.flags.amend)
     print(headline(there, workdir), flush=True)
@@ -203,18 +208,24 @@ def retry(arguments: Arguments) -> int:
 
 def go(found: Any, workdir: Path, launcher: Any, options: dict[str, Any]) -> int:
     (workdir / CANCELLED).unlink(missing_ok=True)
-    return monitor(found, workdir, launcher, wait=options["wait"])
+    trackers = chosen(options["tracker"], workdir)
+    if not options["wait"]:
+        for named in trackers:
+            say(f"nobody stays to send to {named.name}; {later(named, workdir)}")
+        trackers = []
+    with following(trackers, workdir):
+        return monitor(found, workdir, launcher, wait=options["wait"])
 
 
 def launch_options(arguments: Arguments, of_study: dict[str, Any]) -> dict[str, Any]:
     """The launch flags; what the command line leaves alone is as the study's LAUNCH says."""
-    unknown = [name for name in of_study if name not in LAUNCH_FLAGS and name != "launcher"]
+    unknown = [name for name in of_study if name not in (*CHOICES, *LAUNCH_FLAGS)]
     if unknown:
-        names = ", ".join(("launcher", *LAUNCH_FLAGS))
+        names = ", ".join((*CHOICES, *LAUNCH_FLAGS))
         raise UsageError(f"the study's LAUNCH has unknown entries {unknown}; known: {names}")
     given = {word.lstrip("-").partition("=")[0] for word in arguments.argv if word[:1] == "-"}
     options = vars(arguments.flags)
-    return {name: options[name] for name in ("launcher", "wait", *LAUNCH_FLAGS)} | {
+    return {name: options[name] for name in ("wait", *CHOICES, *LAUNCH_FLAGS)} | {
         name: value for name, value in of_study.items() if name not in given
     }
 

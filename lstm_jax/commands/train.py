@@ -4,6 +4,8 @@
   lstm-jax train --config=configs/airline.py:smoke --workdir=/tmp/try
   lstm-jax train --config=configs/adding.py --config.cell.gates=cifg --config.seed=3
 
+  lstm-jax train --config=configs/airline.py --tracker=mlflow     what is logged, to MLflow too
+
   lstm-jax train --reproduce=runs/airline       trains it again from scratch, compares digests
 
   lstm-jax train --workdir=runs/airline                 goes on with that run
@@ -28,6 +30,8 @@ from lstm_jax.compute import processes
 from lstm_jax.compute import sharding as parallel
 from lstm_jax.config.overrides import split_spec
 from lstm_jax.errors import DEFECT, DIVERGED, INTERRUPTED, OK, USAGE_ERROR, UsageError
+from lstm_jax.trackers import TRACKERS, chosen
+from lstm_jax.trackers.follow import following
 from lstm_jax.training import begin, train
 from lstm_jax.training import saved as runs
 from lstm_jax.training.check import load_config, with_overrides
@@ -40,6 +44,7 @@ FLAGS = (
     Flag("init_from", "", "a run whose best weights a new run starts from", path=True),
     Flag("init_optimizer", False, "with --init_from: its newest weights and its optimizer's state"),
     Flag("changed_data", False, "go on with a run whose data file has changed"),
+    Flag("tracker", "", f"{' | '.join(TRACKERS)} | FILE.py:NAME, several with commas between"),
     Flag(
         "reproduce",
         "",
@@ -63,12 +68,15 @@ def run(arguments: Arguments) -> int:
         config, reopen = begin.extended(config, workdir, flags.extend)
     begin.check_goes_on(config, workdir, bool(flags.workdir), reopen)
     source = begin.source_of(workdir, flags.init_from, flags.init_optimizer)
+    trackers = chosen(flags.tracker, workdir)
 
     parallel.configure_cpu_devices(config.parallel.data)
-    with processes.joined(config):
-        summary = train.train(
-            config, workdir, reopen=reopen, source=source, changed_data=flags.changed_data
-        )
+    with processes.joined(config) as place:
+        first = place is None or place.index == 0
+        with following(trackers if first else [], workdir):
+            summary = train.train(
+                config, workdir, reopen=reopen, source=source, changed_data=flags.changed_data
+            )
     return EXIT_CODES[summary["status"]]
 
 
@@ -99,8 +107,10 @@ def again(arguments: Arguments) -> int:
         raise UsageError("--reproduce takes the config of the run; leave --config out")
     original = runs.workdir_of(arguments.flags.reproduce, "train --reproduce")
     workdir = Path(arguments.flags.workdir or f"{original}-again")
+    trackers = chosen(arguments.flags.tracker, workdir)
     parallel.configure_cpu_devices(runs.saved_config(original).parallel.data)
-    summary, verdict = reproduce(original, workdir)
+    with following(trackers, workdir):
+        summary, verdict = reproduce(original, workdir)
     say(verdict, original)
     if verdict.same or summary["status"] == "interrupted":
         return INTERRUPTED if summary["status"] == "interrupted" else OK

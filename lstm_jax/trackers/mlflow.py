@@ -1,0 +1,165 @@
+"""MLflow: the server of MLFLOW_TRACKING_URI, else mlflow.db beside the run (SQLite).
+
+MLflow chooses run ids itself: ours is the tag `lstm_jax.id`, set as the run is made. Metrics are
+asked for before they are sent, so that each is there once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lstm_jax.errors import UsageError
+from lstm_jax.trackers.contract import PROJECT, Point, Run, Tracker, installed, writable
+
+ID, PARENT, NAME = "lstm_jax.id", "mlflow.parentRunId", "mlflow.runName"
+STATUS = {"completed": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}  # else KILLED
+MOST_METRICS, MOST_PARAMETERS, LONGEST = 1000, 100, 6000  # of a request; of a parameter's value
+SECONDS = 5.0
+
+
+class Handle(NamedTuple):
+    """A run of MLflow's."""
+
+    client: Any
+    run_id: str
+
+
+def uri_of(home: Path) -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+
+
+def place(home: Path) -> str:
+    uri = uri_of(home)
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+
+
+def check(home: Path) -> None:
+    """Installed, and the store writable or the server there."""
+    uri = uri_of(home)
+    if uri.startswith("http"):
+        installed("mlflow")
+        return _answers(uri)
+    installed("mlflow", "mlflow", "sqlalchemy", "alembic")
+    if uri.startswith("sqlite:///"):
+        writable("mlflow", Path(uri.removeprefix("sqlite:///")).parent)
+
+
+def _answers(uri: str) -> None:
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SECONDS).close()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise UsageError(
+                f"--tracker=mlflow: {uri} wants a login ({error}); set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            ) from None
+    except OSError as error:
+        raise UsageError(
+            f"--tracker=mlflow: no server at {uri} ({error}); start it (mlflow server), correct "
+            "MLFLOW_TRACKING_URI, or unset it for a local file; or leave --tracker out and send "
+            "the run later with lstm-jax track"
+        ) from None
+
+
+# ---------------------------------------------------------------- the run
+
+
+def open_run(run: Run) -> Handle:
+    client = _client(uri_of(run.home))
+    experiment = _experiment(client, run.home)
+    tags = {f"lstm_jax.{name}": value for name, value in run.notes.items()}
+    if run.group:
+        group = _run(client, experiment, f"group-{run.home}-{run.group}", run.group, {})
+        tags |= {PARENT: group, "lstm_jax.group": run.group}
+    run_id = _run(client, experiment, run.id, run.name, tags)
+    client.update_run(run_id, status="RUNNING")
+    _parameters(client, run_id, run.config)
+    return Handle(client, run_id)
+
+
+def _client(uri: str) -> Any:
+    # A server that is away holds a run up for seconds, not for minutes; what fails is sent later.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return importlib.import_module("mlflow").MlflowClient(tracking_uri=uri)
+
+
+def _experiment(client: Any, home: Path) -> str:
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+    if found := client.get_experiment_by_name(name):
+        return found.experiment_id
+    local = not os.environ.get("MLFLOW_TRACKING_URI")
+    where = (home / "mlartifacts").as_uri() if local else None
+    return client.create_experiment(name, artifact_location=where)
+
+
+def _run(client: Any, experiment: str, ours: str, name: str, tags: dict[str, str]) -> str:
+    """MLflow's id of the run that has our id, made where it is not there."""
+    found = client.search_runs([experiment], f"tags.`{ID}` = '{ours}'", max_results=1)
+    if found:
+        return found[0].info.run_id
+    made = client.create_run(experiment, tags={**tags, ID: ours, NAME: name}, run_name=name)
+    return made.info.run_id
+
+
+def _parameters(client: Any, run_id: str, config: dict[str, Any]) -> None:
+    """Those that are not there yet: MLflow's never change."""
+    entities = importlib.import_module("mlflow.entities")
+    there = client.get_run(run_id).data.params
+    new = [entities.Param(k, str(v)[:LONGEST]) for k, v in config.items() if k not in there]
+    for some in _parts(new, MOST_PARAMETERS):
+        client.log_batch(run_id, params=some)
+
+
+# ---------------------------------------------------------------- what is sent
+
+
+def held(handle: Handle, tags: Iterable[str]) -> dict[str, set[int]]:
+    history = handle.client.get_metric_history
+    return {tag: {metric.step for metric in history(handle.run_id, tag)} for tag in tags}
+
+
+def scalars(handle: Handle, points: Sequence[Point]) -> None:
+    Metric, now = importlib.import_module("mlflow.entities").Metric, int(time.time() * 1000)
+    found = [Metric(tag, v, now, p.step) for p in points for tag, v in p.values.items()]
+    for some in _parts(found, MOST_METRICS):
+        handle.client.log_batch(handle.run_id, metrics=some)
+
+
+def figure(handle: Handle, step: int, name: str, path: Path) -> None:
+    handle.client.log_artifact(handle.run_id, str(path), "figures")
+
+
+def text(handle: Handle, step: int, name: str, words: str) -> None:
+    handle.client.log_text(handle.run_id, words, f"{name}.md")
+
+
+def summary(handle: Handle, step: int, values: dict[str, Any]) -> None:
+    """Numbers as metrics `best/...`, which MLflow's tables compare; words as tags."""
+    numbers = {f"best/{k}": float(v) for k, v in values.items() if isinstance(v, int | float)}
+    there = held(handle, numbers)
+    scalars(handle, [Point(step, {k: v for k, v in numbers.items() if step not in there[k]})])
+    for name in values.keys() - {tag.removeprefix("best/") for tag in numbers}:
+        handle.client.set_tag(handle.run_id, f"lstm_jax.{name}", str(values[name]))
+
+
+def close(handle: Handle, status: str) -> None:
+    handle.client.set_terminated(handle.run_id, STATUS.get(status, "KILLED"))
+
+
+def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+TRACKER = Tracker(open_run, scalars, figure, text, summary, close, held, check, place)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lstm_jax import plugins
 from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.errors import OK, UsageError
 from lstm_jax.trackers import TRACKERS, Named, chosen
@@ -49,11 +48,9 @@ def sent(named: Named, workdir: Path) -> int:
     """The number of points; UsageError where the tracker fails."""
     try:
         return send(named, workdir, {})
-    except (UsageError, OSError):
+    except UsageError:
         raise
     except Exception as error:
-        if plugins.told(error):
-            raise  # a tracker of the user's own, whose line is said
         raise UsageError(
-            f"{named.name}: {reason(error)}; what it has accepted is noted: the same command goes on"
+            f"{named.name}: {reason(error)}; the same command goes on after what was accepted"
         ) from error

@@ -58,8 +58,8 @@ def _answers(uri: str) -> None:
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise UsageError(
-                f"--tracker=mlflow: {uri} wants a login ({error}); set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+                f"--tracker=mlflow: {uri} wants a login ({error}); set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             ) from None
     except OSError as error:
         raise UsageError(

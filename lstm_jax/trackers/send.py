@@ -1,6 +1,6 @@
 """Passes on what metrics.jsonl holds: every line once, whatever was killed on the way.
 
-    WORKDIR/tracked/NAME/cursor.json   {"place", "id", "sent": {split: step}, "closed": "STATE STEP"}
+    WORKDIR/tracked/NAME/cursor.json  {"place", "id", "sent": {split: step}, "closed": "STATE STEP"}
 
 The cursor is written after the tracker has accepted. A tracker that can be asked is asked when a
 run is opened, so that a kill between the two neither repeats nor loses a point.

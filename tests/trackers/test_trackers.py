@@ -1,0 +1,288 @@
+"""The contract of trackers, on a fake one in a user's own file: each point once, whatever dies."""
+
+import importlib.util
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import tracked
+
+from lstm_jax import cli, plugins
+from lstm_jax.errors import UsageError
+from lstm_jax.trackers import TRACKERS, Tracker, chosen, contract, follow, send
+from lstm_jax.trackers import wandb as weights_and_biases
+from lstm_jax.workdir.metrics import read_metrics
+
+ROOT = Path(__file__).parents[2]
+FILE = Path(__file__).parent / "notebook.py"
+
+
+@pytest.fixture(autouse=True)
+def nothing_known():
+    plugins.forget()
+    yield
+    plugins.forget()
+
+
+def named(name="NOTEBOOK", workdir=Path("x")):
+    return chosen(f"{FILE}:{name}", workdir)[0]
+
+
+def check_once(folder, name=None):
+    """Everything that metrics.jsonl says is in the notebook, once."""
+    records = tracked.notebooks(folder.parent)[name or folder.name]
+    found = tracked.points(records)
+    assert set(found) == tracked.wanted(read_metrics(folder))
+    assert set(found.values()) == {1}
+    return records
+
+
+@pytest.mark.parametrize("name", ["NOTEBOOK", "FORGETFUL", "REDRAWN"])
+def test_every_line_once_and_what_closes_a_run(tmp_path, name):
+    folder = tracked.run(tmp_path / "a", tracked.lines(10, 20))
+    assert send.send(named(name), folder, {}) == 4
+    assert send.send(named(name), folder, {}) == 0
+    tracked.log(folder, tracked.lines(30, 40) + tracked.lines(30, splits=["test"]))
+    tracked.end(folder)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "curves.png").write_bytes(b"png")
+    (folder / "incidents.jsonl").write_text('{"what": "rollback"}\n')
+    number = send.send(named(name), folder, {})
+    assert number == (9 if name == "REDRAWN" else 5)
+    records = check_once(folder)
+    assert records[0] == {"run": "a", "group": "", "hidden": 8}
+    if name == "FORGETFUL":
+        return
+    assert {"figure": "curves", "at": 40, "bytes": 3} in records
+    assert {r["text"] for r in records if "text" in r} == {"command", "incidents"}
+    best = {"status": "completed", "best_step": 30, "parameters": 9}
+    best |= {"valid/loss": 0.2, "test/loss": 0.3}
+    assert {"summary": best, "at": 40} in records
+    assert records[-1] == {"closed": "completed"}
+
+
+def test_a_resumed_run_repeats_nothing(tmp_path):
+    """Lines after the checkpoint are dropped and written again; some had been sent."""
+    folder = tracked.run(tmp_path / "a", tracked.lines(10, 20, 30))
+    opened = {}
+    send.send(named(), folder, opened, last=False)
+    tracked.log(folder, tracked.lines(10), mode="w")
+    assert send.send(named(), folder, opened, last=False) == 0
+    tracked.log(folder, tracked.lines(20, 30, 40))
+    assert send.send(named(), folder, opened, last=False) == 2
+    check_once(folder)
+
+
+@pytest.mark.parametrize("name", ["NOTEBOOK", "REDRAWN"])
+@pytest.mark.parametrize("accepted", range(0, 5))
+def test_killed_between_the_tracker_and_the_cursor(tmp_path, name, accepted):
+    folder = tracked.run(tmp_path / "a", tracked.lines(10, 20))
+    tracker = named(name)
+    send.send(tracker, folder, {}, last=False)
+    tracked.log(folder, tracked.lines(30, 40))
+    cursor = send.read_cursor(tracker, folder)
+    new = read_metrics(folder)[4 : 4 + accepted]
+    handle = tmp_path / "notebook" / f"{cursor['id']}.jsonl"
+    tracker.tracker.scalars(handle, [send.point(line) for line in new])  # and then kill -9
+    send.send(tracker, folder, {})
+    check_once(folder)
+
+
+def test_a_tracker_that_is_full_half_way(tmp_path, monkeypatch):
+    folder = tracked.run(tmp_path / "a", tracked.lines(10, 20, 30, 40))
+    monkeypatch.setenv("FULL_AT", "30")
+    with pytest.raises(OSError):
+        send.send(named(), folder, {})
+    monkeypatch.delenv("FULL_AT")
+    assert send.send(named(), folder, {}) == 4
+    check_once(folder)
+
+
+def test_the_same_workdir_is_the_same_run(tmp_path):
+    a, b = tracked.run(tmp_path / "a"), tracked.run(tmp_path / "b")
+    again = tracked.run(tmp_path / "c", created="2026-02-02T00:00:00Z")
+    other = tracked.run(tmp_path / "d", config_hash="decade")
+    assert len({send.identity(folder) for folder in (a, b, again, other)}) == 4
+    before = send.identity(a)
+    earlier = [{"created": tracked.MANIFEST["created"]}]
+    tracked.run(a, created="2026-01-05T00:00:00Z", earlier=earlier)  # resumed
+    assert send.identity(a) == before
+    tracked.log(a, tracked.lines(10))
+    send.send(named(), a, {})
+    moved = Path(shutil.move(a, tmp_path / "moved"))
+    assert send.read_cursor(named(), moved)["id"] == before
+
+
+def test_another_place_gets_everything(tmp_path):
+    folder = tracked.run(tmp_path / "a", tracked.lines(10, 20))
+    send.send(named(), folder, {})
+    there = named()._replace(tracker=named().tracker._replace(place=lambda home: "elsewhere"))
+    assert send.read_cursor(there, folder)["sent"] == {}
+    assert send.read_cursor(there, folder)["id"] == send.read_cursor(named(), folder)["id"]
+
+
+def test_trials_are_runs_in_a_group(tmp_path):
+    workdir = tracked.sweep(tmp_path / "lr")
+    tracked.end(workdir / "trials" / "0000")
+    opened = {}
+    assert send.send(named(), workdir, opened, last=False) == 12
+    assert [folder.name for folder in opened] == ["0001", "0002"]
+    found = tracked.notebooks(tmp_path)
+    assert sorted(found) == ["cifg_s0", "cifg_s1", "cifg_s2"]
+    assert {records[0]["group"] for records in found.values()} == {"lr"}
+    assert found["cifg_s0"][-1] == {"closed": "completed"}
+    for n in range(3):
+        folder = workdir / "trials" / f"{n:04d}"
+        assert set(tracked.points(found[f"cifg_s{n}"])) == tracked.wanted(read_metrics(folder))
+    assert send.run_of(workdir / "trials" / "0001", "x").notes["variant"] == "cifg"
+
+
+def test_following_sends_while_it_trains_and_what_is_left(tmp_path, capsys):
+    folder = tmp_path / "a"
+    with follow.following([named()], folder, seconds=0.05):
+        time.sleep(0.1)  # nothing there yet
+        tracked.run(folder, tracked.lines(10))
+        until = time.monotonic() + 20
+        while not tracked.notebooks(tmp_path) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert tracked.notebooks(tmp_path)["a"]
+        with pytest.raises(UsageError, match="another process sends"), send.alone(named(), folder):
+            pass
+        tracked.log(folder, tracked.lines(20, 30))
+        tracked.end(folder, "diverged", 30)
+    assert check_once(folder)[-1] == {"closed": "diverged"}
+    assert "6 points sent" in capsys.readouterr().out
+
+
+def test_a_tracker_that_fails_or_hangs_stops_nothing(tmp_path, monkeypatch, capsys):
+    folder = tracked.run(tmp_path / "a", tracked.lines(10, 20))
+    monkeypatch.setenv("FULL_AT", "20")
+    monkeypatch.setattr(follow, "LAST_SECONDS", 0.3)
+    both = [named(), named("HANGING")]
+    began = time.monotonic()
+    with follow.following(both, folder, seconds=0.01):
+        time.sleep(0.2)
+    assert time.monotonic() - began < 5
+    said = capsys.readouterr().err
+    assert said.count("No space left") == 2  # once, and at the end how to send it
+    assert f"lstm-jax track --workdir={folder} --tracker={FILE}:NOTEBOOK" in said
+    assert "HANGING: no answer" in said
+    monkeypatch.delenv("FULL_AT")
+    send.send(named(), folder, {})
+    check_once(folder)
+
+
+def test_a_run_that_goes_on_is_not_ended(tmp_path):
+    folder = tracked.run(tmp_path / "a", tracked.lines(10))
+    tracked.end(folder, "interrupted", 10)
+    assert send.ending(folder, last=False) == ""
+    assert send.ending(folder, last=True) == "interrupted 10"
+    (folder / "status.json").write_text('{"status": "running"}')
+    assert send.ending(folder, last=True) == "running 10"
+    tracked.end(folder, "pruned", 20)
+    assert send.ending(folder, last=False) == "pruned 20"
+
+
+def test_the_verb(tmp_path, capsys, monkeypatch):
+    folder = tracked.run(tmp_path / "a", tracked.lines(10, 20))
+    reference = f"--tracker={FILE}:NOTEBOOK"
+    monkeypatch.setenv("FULL_AT", "20")
+    assert cli.main(["track", f"--workdir={folder}", reference]) == 2
+    assert "notebook.py" in capsys.readouterr().err
+    monkeypatch.delenv("FULL_AT")
+    assert cli.main(["track", f"--workdir={folder}", reference]) == 0
+    assert "2 points of a run sent" in capsys.readouterr().out
+    check_once(folder)
+    for argv, words in (
+        ([f"--workdir={folder}"], "--tracker=mlflow|wandb|trackio"),
+        ([f"--workdir={tmp_path}", reference], "holds no run and no sweep"),
+        ([reference], "which run?"),
+        ([f"--workdir={folder}", "--tracker=mlfow"], "did you mean 'mlflow'?"),
+        ([f"--workdir={folder}", f"--tracker={FILE}:not_a_tracker"], "expected a Tracker"),
+    ):
+        assert cli.main(["track", *argv]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_training_with_a_tracker(tmp_path, capsys):
+    argv = [f"--config={ROOT / 'configs/adding.py'}:smoke", f"--workdir={tmp_path / 'a'}"]
+    argv += [f"--tracker={FILE}:NOTEBOOK", "--config.train.num_steps=40"]
+    assert cli.main(["train", *argv]) == 0
+    records = check_once(tmp_path / "a")
+    assert records[-1] == {"closed": "completed"}
+    assert {"learning_curves"} <= {r.get("figure") for r in records}
+    assert cli.main(["train", *argv]) == 0  # completed: nothing to train, nor to send
+    assert tracked.notebooks(tmp_path)["a"] == records
+    assert cli.main(["train", *argv[:2], "--tracker=nosuch"]) == 2
+    assert "unknown tracker 'nosuch'" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- before anything runs
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(contract, "find_spec", lambda module: None)
+    with pytest.raises(UsageError, match=f"pip install 'lstm-jax\\[{name}\\]'"):
+        chosen(name, tmp_path / "a")
+
+
+@pytest.fixture
+def all_installed(monkeypatch):
+    monkeypatch.setattr(contract, "find_spec", lambda module: importlib.util.find_spec("json"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "MLFLOW_TRACKING_URI", "TRACKIO_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "words"),
+    [
+        ("mlflow", {"MLFLOW_TRACKING_URI": "http://127.0.0.1:{port}"}, "no server at http://127"),
+        ("wandb", {"WANDB_MODE": "online"}, "nobody is logged in; run `wandb login`"),
+        (
+            "wandb",
+            {"WANDB_API_KEY": "x" * 40, "WANDB_BASE_URL": "http://127.0.0.1:{port}"},
+            "does not answer",
+        ),
+    ],
+)
+def test_not_logged_in_or_not_there(tmp_path, monkeypatch, all_installed, name, environment, words):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value.format(port=free_port()))
+    with pytest.raises(UsageError, match=words):
+        chosen(name, tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_disk_that_is_full(tmp_path, monkeypatch, all_installed, name):
+    usage = shutil.disk_usage(tmp_path)._replace(free=3 << 20)
+    monkeypatch.setattr(contract.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UsageError, match="has 3 MiB left, 16 are needed"):
+        chosen(name, tmp_path / "a")
+
+
+def test_wandb_is_offline_unless_logged_in(tmp_path, monkeypatch, all_installed):
+    assert weights_and_biases.mode() == "offline"
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password key\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert weights_and_biases.mode() == "online"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert weights_and_biases.mode() == "offline"
+
+
+def test_a_tracker_may_do_no_more_than_take_scalars(tmp_path):
+    found = []
+    least = Tracker(open=lambda run: run.name, scalars=lambda run, points: found.extend(points))
+    folder = tracked.run(tmp_path / "a", tracked.lines(10))
+    tracked.end(folder)
+    assert send.send(named()._replace(tracker=least), folder, {}) == 2
+    assert [p.step for p in found] == [10, 10]

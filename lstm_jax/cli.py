@@ -147,7 +147,8 @@ def dispatch(argv: list[str]) -> int:
         print(command_help(verb, command), end="")
         return OK
     plugins.forget()
-    arguments = parse(verb, command.FLAGS, argv[1:])
+    known = command.flags(argv[1:]) if hasattr(command, "flags") else command.FLAGS
+    arguments = parse(verb, known, argv[1:])
     compile_cache.keep_programs()
     return command.run(arguments)
 

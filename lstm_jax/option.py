@@ -1,4 +1,4 @@
-"""What one field of a config is: a row that says all that the program knows about it."""
+"""What a field of a config is, and a flag of a verb: a row that says all that is known of it."""
 
 from __future__ import annotations
 
@@ -39,3 +39,12 @@ class Option(NamedTuple):
     option_of: str = ""  # of a cell: the constructor's option, where it is not the one of its name
     gate: str = ""  # of a cell: the one gate that it is about
     transform: str = ""  # of a cell: the transform that it turns on, .argument that it becomes
+
+
+class Flag(NamedTuple):
+    """A flag of a verb; its type is its default's, and the default "" or 0 often means none."""
+
+    name: str
+    default: Any
+    help: str
+    path: bool = False  # a file or a folder: `~` is the home folder, as in the shell

@@ -89,7 +89,7 @@ def test_the_local_launcher_starts_workers_without_a_shell(evil, monkeypatch):
 def test_the_script_for_slurm_runs_what_it_should_and_nothing_else(evil, tmp_path):
     submitit = pytest.importorskip("submitit")
     launcher = object.__new__(slurm.Launcher)
-    names = ("workers", "partition", "gres", "constraint", "mem", "cpus", "setup")
+    names = ("workers", "partition", "gres", "constraint", "mem", "cpus", "setup", "container")
     launcher.options = {name: "" for name in names} | {"nodes": 1, "tasks": 1}
     launcher.workdir, launcher.minutes = evil, 60
     text = submitit.slurm.slurm._make_sbatch_string(

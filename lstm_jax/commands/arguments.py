@@ -10,15 +10,9 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from lstm_jax.errors import UsageError
+from lstm_jax.option import Flag
 
-
-class Flag(NamedTuple):
-    """A flag of a verb; its type is its default's, and the default "" or 0 often means none."""
-
-    name: str
-    default: Any
-    help: str
-    path: bool = False  # a file or a folder: `~` is the home folder, as in the shell
+__all__ = ["Arguments", "Flag", "config_arguments", "no_words", "parse"]
 
 
 class Arguments(NamedTuple):
@@ -76,8 +70,18 @@ def config_arguments(argv: Sequence[str]) -> tuple[str, dict[str, Any], list[str
             else:
                 overrides[name.removeprefix("config.")] = value
         else:
-            rest.append(word)
+            rest.append(_spelled(word) if is_flag else word)
     return config, overrides, rest
+
+
+def _spelled(word: str) -> str:
+    """`--dry-run` is `--dry_run`."""
+    name, equals, value = word.partition("=")
+    return (
+        "--" + name.removeprefix("--").replace("-", "_") + equals + value
+        if word[:2] == "--"
+        else word
+    )
 
 
 def _config_file(value: Any) -> str:

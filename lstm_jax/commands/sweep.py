@@ -3,6 +3,7 @@
   lstm-jax sweep plan    --study=experiments/airline_lr          trials, packs, memory, time
   lstm-jax sweep run     --study=experiments/airline_lr          launch, extend, confirm, report
   lstm-jax sweep launch  --study=experiments/airline_lr          its trials alone, or resume them
+  lstm-jax sweep launch  --study=experiments/airline_lr --launcher=slurm --dry-run
   lstm-jax sweep extend  --workdir=sweeps/airline_lr             rates beyond an edge, more seeds
   lstm-jax sweep confirm --workdir=sweeps/airline_lr             fresh seeds, as CONFIRM says
   lstm-jax sweep status  --workdir=sweeps/airline_lr             its progress; results.csv
@@ -17,6 +18,7 @@ trials have ended, 2 something failed that you can fix, 4 interrupted (resume co
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import make_plan, pack_folder, read_plan, write_plan
 from lstm_jax.sweep.define.study import load_study, split_study, trial_configs
 from lstm_jax.sweep.follow import status as state
-from lstm_jax.sweep.follow.monitor import monitor, take_back
+from lstm_jax.sweep.follow.monitor import monitor
 from lstm_jax.sweep.follow.monitor import watch as follow
 from lstm_jax.sweep.follow.results import write_results
 from lstm_jax.sweep.follow.seeds import write_means
@@ -55,28 +57,26 @@ FLAGS = (
     ),
     Flag("workdir", "", "where the sweep lives (default: sweeps/<name of the study>)", path=True),
     Flag("config", "", "(fields only: --config.train.num_steps=100)"),
-    Flag("launcher", "local", "local | slurm | ray"),
+    Flag("launcher", "local", f"{' | '.join(launchers.LAUNCHERS)} | FILE.py:NAME"),
     Flag("pack", 0, "most trials in a pack (0: as many as fit in memory)"),
     Flag("budget", 0, "run, extend: most trials that may be added (0: the study's BUDGET)"),
     Flag("amend", False, "run, launch: judge by a study that has changed; the report says so"),
     Flag("measure", True, "plan: compile every pack's program and time it"),
     Flag("wait", True, "launch: stay until all is done; workers go on either way"),
     Flag("tracker", "", f"{' | '.join(TRACKERS)} | FILE.py:NAME: every trial a run, in a group"),
-    Flag("workers", 0, "local: processes (0: one per GPU, or one); slurm, ray: packs at a time"),
-    Flag("partition", "", "slurm: partition"),
-    Flag("time", "", "slurm: time limit, as in 4:00:00"),
-    Flag("gres", "", "slurm: as in gpu:1"),
-    Flag("constraint", "", "slurm: features a node must have"),
-    Flag("nodes", 1, "slurm: nodes that share each trial's batch; its trials run in turn"),
-    Flag("tasks", 1, "slurm: processes a node that do, one per GPU"),
-    Flag("cpus", 0, "slurm, ray: cores a pack (0: the cluster's default)"),
-    Flag("gpus", 0.0, "ray: GPUs a pack"),
-    Flag("mem", "", "slurm: memory a node, as in 16G"),
-    Flag("setup", "", "slurm: commands before the worker, separated by newlines or ;;"),
-    Flag("address", "", "ray: of the cluster (auto: the one there is; none: start one here)"),
+    Flag("dry_run", False, "launch: print what would be started, as SLURM's script; start nothing"),
+    *launchers.flags(),
 )
 CHOICES = ("launcher", "tracker")
-LAUNCH_FLAGS = tuple(flag.name for flag in FLAGS[10:])
+
+
+def flags(argv: Sequence[str]) -> tuple[Flag, ...]:
+    """FLAGS, and those of a launcher of the user's own."""
+    words = [word.lstrip("-") for word in argv]
+    names = [word.partition("=")[2] for word in words if word.startswith("launcher=")]
+    names += [name for word, name in itertools.pairwise(words) if word == "launcher"]
+    own = launchers.flags(*names)
+    return FLAGS + tuple(flag for flag in own if flag not in FLAGS)
 
 
 def run(arguments: Arguments) -> int:
@@ -119,8 +119,20 @@ def plan(arguments: Arguments) -> int:
 
 def launch(arguments: Arguments) -> int:
     """Its trials, nothing else."""
+    if arguments.flags.dry_run:
+        return rehearse(arguments)
     found, workdir, options = launched(arguments)
     return go(found, workdir, launchers.make(options["launcher"], options), options)
+
+
+def rehearse(arguments: Arguments) -> int:
+    """What a launch would start; nothing is created."""
+    jax.config.update("jax_platforms", "cpu")
+    study, found = planned(arguments)
+    options, workdir = launch_options(arguments, study.launch), workdir_of(arguments.flags)
+    packs = range(len(found.packs))
+    print(launchers.described(options["launcher"], options, workdir, packs))
+    return OK
 
 
 def launched(arguments: Arguments) -> tuple[Any, Path, dict[str, Any]]:
@@ -209,6 +221,7 @@ def retry(arguments: Arguments) -> int:
 def go(found: Any, workdir: Path, launcher: Any, options: dict[str, Any]) -> int:
     (workdir / CANCELLED).unlink(missing_ok=True)
     trackers = chosen(options["tracker"], workdir)
+    launchers.remember(workdir, options)
     if not options["wait"]:
         for named in trackers:
             say(f"nobody stays to send to {named.name}; {later(named, workdir)}")
@@ -219,15 +232,16 @@ def go(found: Any, workdir: Path, launcher: Any, options: dict[str, Any]) -> int
 
 def launch_options(arguments: Arguments, of_study: dict[str, Any]) -> dict[str, Any]:
     """The launch flags; what the command line leaves alone is as the study's LAUNCH says."""
-    unknown = [name for name in of_study if name not in (*CHOICES, *LAUNCH_FLAGS)]
-    if unknown:
-        names = ", ".join((*CHOICES, *LAUNCH_FLAGS))
-        raise UsageError(f"the study's LAUNCH has unknown entries {unknown}; known: {names}")
     given = {word.lstrip("-").partition("=")[0] for word in arguments.argv if word[:1] == "-"}
     options = vars(arguments.flags)
-    return {name: options[name] for name in ("wait", *CHOICES, *LAUNCH_FLAGS)} | {
-        name: value for name, value in of_study.items() if name not in given
-    }
+    name = options["launcher"] if "launcher" in given else of_study.get("launcher", "local")
+    own = {flag.name: flag.default for flag in launchers.flags(name)}
+    if unknown := [entry for entry in of_study if entry not in (*CHOICES, *own)]:
+        names = ", ".join((*CHOICES, *own))
+        raise UsageError(f"the study's LAUNCH has unknown entries {unknown}; known: {names}")
+    found = {flag: options[flag] for flag in ("wait", *CHOICES)}
+    found |= {flag: options.get(flag, default) for flag, default in own.items()}
+    return found | {entry: value for entry, value in of_study.items() if entry not in given}
 
 
 # ---------------------------------------------------------------- look and stop
@@ -270,7 +284,7 @@ def cancel(arguments: Arguments) -> int:
     """Workers see the file after their chunk, wherever they run; queued jobs are taken back."""
     _, workdir = opened(arguments)
     (workdir / CANCELLED).touch()
-    take_back(workdir)
+    launchers.take_back(workdir)
     print(f"{workdir}: workers save and stop after their chunk; `sweep resume` goes on")
     return OK
 

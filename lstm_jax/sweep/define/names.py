@@ -60,6 +60,12 @@ def group_names(plan: Plan) -> list[str]:
     return ["_".join(found)[:LONGEST] for found in words]
 
 
+def variant_names(plan: Plan) -> list[str]:
+    """Of every trial, without its section, setting and seed; "all" where nothing else varies."""
+    values = _values(plan)
+    return ["_".join(_variant(plan, values, trial))[:LONGEST] or "all" for trial in plan.trials]
+
+
 def places(plan: Plan) -> list[dict[str, Any]]:
     """For every trial where its events go, its group, and the fields that tell groups apart.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import sys
 import time
 from collections.abc import Collection
@@ -20,7 +19,6 @@ from lstm_jax.sweep.follow.results import write_results
 from lstm_jax.sweep.follow.seeds import write_means
 from lstm_jax.terminal import Bar, clock, speed, start_live
 from lstm_jax.workdir.console import tensorboard_line
-from lstm_jax.workdir.files import read_json
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 30.0
@@ -160,11 +158,3 @@ def watch(plan: Plan, workdir: Path, seconds: float = 1.0) -> int:
     for line in [status.headline(plan, workdir, found), *status.failures(found)]:
         print(line, flush=True)
     return OK
-
-
-def take_back(workdir: Path) -> None:
-    """Queued SLURM jobs of this sweep are cancelled; running ones save first, as if preempted."""
-    for record in sorted((workdir / "logs").glob("slurm-*.json")):
-        job = str(read_json(record).get("job", ""))
-        with contextlib.suppress(OSError):
-            subprocess.run(["scancel", "--state=PENDING", job], check=False, capture_output=True)

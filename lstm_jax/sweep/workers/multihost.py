@@ -19,6 +19,7 @@ from lstm_jax.sweep import claims
 from lstm_jax.sweep.define import names
 from lstm_jax.sweep.define.plan import Plan, pack_folder, read_plan, trial_folder
 from lstm_jax.sweep.pack.trial import STATUS
+from lstm_jax.sweep.workers import logs
 from lstm_jax.sweep.workers.stop import WAIT_SECONDS, Stop, fail, say
 from lstm_jax.training import train as training
 from lstm_jax.workdir.files import replace_json
@@ -32,6 +33,8 @@ def work(workdir: Path, number: int, stop: Stop) -> int:
         claim = wait_for(pack_folder(workdir, number)) if first else None
         if not sharding.any_process(claim is not None):
             return OK
+        if claim:
+            logs.link(plan, workdir, number)
         with claim or contextlib.nullcontext():
             return run(plan, workdir, number, claim, stop)
 

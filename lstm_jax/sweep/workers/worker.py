@@ -20,7 +20,7 @@ from lstm_jax.errors import INTERRUPTED, OK, UsageError
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import Plan, pack_folder, read_plan, trial_folder
 from lstm_jax.sweep.pack.loop import Pack
-from lstm_jax.sweep.workers import multihost
+from lstm_jax.sweep.workers import logs, multihost
 from lstm_jax.sweep.workers.stop import WAIT_SECONDS, Stop, fail, say
 
 
@@ -44,6 +44,7 @@ def run_next(plan: Plan, workdir: Path, number: int, watcher: Any, stop: Stop) -
     claim = watcher.claim(pack_folder(workdir, number))
     if claim is None:
         return False
+    logs.link(plan, workdir, number)
     say(f"pack {number}: attempt {claim.attempt}, {len(plan.packs[number])} trials")
     with claim:
         try:

@@ -7,6 +7,7 @@ their files. A worker that dies is replaced; a pack that killed three of them ha
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -40,13 +41,15 @@ class Launcher:
         for slot in range(min(self.count, len(packs))):
             self.start(slot)
 
+    def describe(self, workdir: Path, packs: list[int]) -> str:
+        return "\n".join([shlex.join(command(workdir, packs))] * min(self.count, len(packs)))
+
     def start(self, slot: int) -> None:
         stamp = f"local-{time.time_ns()}-{slot}"
         self.logs[slot] = self.workdir / "logs" / f"{stamp}.log"
-        command = [sys.executable, "-m", "lstm_jax.sweep.workers.worker", str(self.workdir)]
         with self.logs[slot].open("w") as log:
             self.workers[slot] = subprocess.Popen(
-                [*command, *map(str, self.packs)],
+                command(self.workdir, self.packs),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -109,3 +112,8 @@ class Launcher:
             for worker in self.workers.values():
                 worker.kill()
             raise
+
+
+def command(workdir: Path, packs: list[int]) -> list[str]:
+    worker = [sys.executable, "-m", "lstm_jax.sweep.workers.worker"]
+    return [*worker, str(workdir), *map(str, packs)]

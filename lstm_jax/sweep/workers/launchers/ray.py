@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import UsageError
+from lstm_jax.option import Flag
 
 
 class Launcher:
+    FLAGS = (
+        Flag("gpus", 0.0, "ray: GPUs a pack"),
+        Flag("address", "", "ray: of the cluster (auto: the one there is; none: start one here)"),
+    )
+
     def __init__(self, options: dict[str, Any]):
         try:
             ray = importlib.import_module("ray")

@@ -2,8 +2,9 @@
 
 SLURM starts processes; whether a pack is done, its files say. So nothing here needs `sacct`, and a
 job that was killed is seen by its absence from the queue. A task that is preempted or nears its
-time limit (SIGUSR2 or SIGTERM) saves and requeues itself. Jobs outlive their launcher: a later
-launch leaves packs alone that still have a job.
+time limit (SIGUSR2 or SIGTERM) saves and requeues itself. Where SLURM cancels instead, or kills,
+a launcher that watches submits again, or with --keeper a job that waits for the others to end. Jobs
+outlive their launcher: a later launch leaves packs alone that still have a job.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import contextlib
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import INTERRUPTED, OK, UsageError
+from lstm_jax.option import Flag
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder
 from lstm_jax.sweep.workers.stop import CANCELLED
@@ -31,8 +35,30 @@ SIGNAL_SECONDS = 90  # between SIGUSR2 and the time limit
 SETTLE_SECONDS = 10.0  # a new job may not be in the queue at once, a dying one still is
 
 
+KEEPER = "lstm_jax.sweep.workers.keeper"
+
+
 class Launcher:
+    FLAGS = (
+        Flag("partition", "", "slurm: partition"),
+        Flag("time", "", "slurm: time limit, as in 4:00:00"),
+        Flag("gres", "", "slurm: as in gpu:1"),
+        Flag("constraint", "", "slurm: features a node must have"),
+        Flag("nodes", 1, "slurm: nodes that share each trial's batch; its trials run in turn"),
+        Flag("tasks", 1, "slurm: processes a node that do, one per GPU"),
+        Flag("mem", "", "slurm: memory a node, as in 16G"),
+        Flag("setup", "", "slurm: commands before the worker, separated by newlines or ;;"),
+        Flag(
+            "container", "", "slurm: image that pyxis/enroot runs, as in nvcr.io#nvidia/jax:25.10"
+        ),
+        Flag("apptainer", "", "slurm: image that apptainer runs, as in jax.sif", path=True),
+        Flag("mounts", "", "slurm: folders in the container beside the workdir, /data:/data,..."),
+        Flag("conda", "", "slurm: conda environment of the workers, a name or a folder"),
+        Flag("keeper", False, "slurm: a job that submits again what was cancelled or killed"),
+    )
+
     def __init__(self, options: dict[str, Any]):
+        check_surroundings(options)
         if shutil.which("sbatch") is None:
             raise UsageError("no SLURM here: no sbatch on the PATH; use --launcher=local")
         try:
@@ -48,6 +74,7 @@ class Launcher:
         self.steps: dict[int, int] = {}
         self.submitted: dict[int, float] = {}
         self.failed: set[int] = set()
+        self.kept = False  # whether a keeper is in the queue
 
     # ------------------------------------------------------------ submitting
 
@@ -62,20 +89,39 @@ class Launcher:
             return
         for number in packs:
             self.submitted[number] = time.monotonic()
-        job = self.sbatch(packs)
-        replace_json(self.workdir / "logs" / f"slurm-{job}.json", {"job": job, "packs": packs})
+        self.sbatch(packs)
 
     def sbatch(self, packs: list[int]) -> str:
-        executor = self.submitit.SlurmExecutor(self.workdir / "logs" / "slurm")
-        executor.update_parameters(**self.parameters(len(packs)))
+        executor = self.executor(packs)
         task = BatchTask(str(self.workdir))
         try:
             with code_at(snapshot(self.workdir)):
-                # Always an array, so that job ids look alike: one pack gets an idle twin.
-                jobs = executor.map_array(task, packs if len(packs) > 1 else [*packs, -1])
+                jobs = executor.map_array(task, array(packs))
+                job = jobs[0].job_id.partition("_")[0]
+                keeper = self.keeper(job) if self.options["keeper"] else ""
         except Exception as error:
             raise UsageError(f"sbatch refused the job: {_last_line(error)}") from error
-        return jobs[0].job_id.partition("_")[0]
+        steps = {str(n): reached(self.workdir, n) for n in packs}
+        record = {"job": job, "packs": packs, "keeper": keeper, "steps": steps}
+        replace_json(self.workdir / "logs" / f"slurm-{job}.json", record)
+        return job
+
+    def executor(self, packs: list[int]) -> Any:
+        folder, python = self.workdir / "logs" / "slurm", python_of(self.options, self.workdir)
+        executor = self.submitit.SlurmExecutor(folder, python=python)
+        executor.update_parameters(**self.parameters(len(packs)))
+        return executor
+
+    def describe(self, workdir: Path, packs: list[int]) -> str:
+        """The script of the array that `submit` would hand to sbatch."""
+        self.workdir = workdir.resolve()
+        executor = self.executor(packs)
+        executor.parameters["map_count"] = len(array(packs))
+        text = executor._make_submission_file_text(executor._submitit_command_str, "")
+        keeper = (
+            f"\n# then\n{shlex.join(self.keep_command('JOB'))}\n" if self.options["keeper"] else ""
+        )
+        return text + keeper
 
     def parameters(self, count: int) -> dict[str, Any]:
         o = self.options
@@ -95,7 +141,43 @@ class Launcher:
         found |= {theirs: o[ours] for ours, theirs in pairs.items() if o[ours]}
         if o["setup"]:
             found["setup"] = re.split(r"\n|;;", o["setup"])
+        if o["container"]:
+            mounts = f"--container-mounts={','.join(mounted(o, self.workdir))}"
+            found["srun_args"] = [f"--container-image={o['container']}", mounts]
         return found
+
+    # ------------------------------------------------------------ the keeper
+
+    def keeper(self, job: str) -> str:
+        """The id of a job that starts when all tasks of `job` have ended, however they did."""
+        command = self.keep_command(job)
+        done = subprocess.run(command, env=outside(), capture_output=True, text=True, check=True)
+        return done.stdout.strip().partition(";")[0]
+
+    def keep_command(self, job: str) -> list[str]:
+        log = self.workdir / "logs" / "slurm" / "keeper-%j.out"
+        worker = shlex.join([sys.executable, "-m", KEEPER, str(self.workdir)])
+        command = ["sbatch", "--parsable", f"--dependency=afterany:{job}", "--requeue"]
+        command += ["--job-name=keeper", "--time=10", "--cpus-per-task=1", f"--output={log}"]
+        partition = self.options["partition"]
+        return [*command, *([f"--partition={partition}"] if partition else []), f"--wrap={worker}"]
+
+    def keep(self, workdir: Path, packs: list[int]) -> list[int]:
+        """The keeper's work: submit again what has no job, the next keeper with it; which packs."""
+        self.workdir, self.packs = workdir, packs
+        alive = self.alive().values()
+        again = [n for n in packs if n not in alive and self.may_keep(n)]
+        self.start(again)
+        return again
+
+    def may_keep(self, number: int) -> bool:
+        """Whether fewer than RESUBMITS jobs got the pack no further than it is."""
+        records = [read_json(p) for p in (self.workdir / "logs").glob("slurm-*.json")]
+        seen = [r.get("steps", {}).get(str(number)) for r in records if r.get("keeper")]
+        if seen.count(reached(self.workdir, number)) <= RESUBMITS:
+            return True
+        self.give_up(number, pack_folder(self.workdir, number))
+        return False
 
     # ------------------------------------------------------------ looking after
 
@@ -105,8 +187,10 @@ class Launcher:
         wanted = {str(r["job"]): r["packs"] for r in records if "job" in r}
         if not wanted:
             return {}
-        found = {}
-        for line in squeue(set(wanted)):
+        found, keepers = {}, {str(r.get("keeper")) for r in records} - {"", "None"}
+        queue = squeue({*wanted, *keepers})
+        self.kept = any(line in keepers for line in queue)
+        for line in queue:
             job, _, task = line.partition("_")
             if task.isdecimal() and int(task) < len(wanted.get(job, ())):
                 found[line] = wanted[job][int(task)]
@@ -126,6 +210,7 @@ class Launcher:
             if not claims.ended(pack_folder(self.workdir, n)) and n not in self.failed
         ]
         lost = [n for n in open_packs if n not in alive.values() and self.is_settled(n)]
+        lost = [] if self.kept else lost  # those are for the keeper
         self.start([n for n in lost if self.may_try(n)])
         return sorted(alive) or ([f"pack {n}" for n in open_packs if n not in self.failed])
 
@@ -135,7 +220,7 @@ class Launcher:
     def may_try(self, number: int) -> bool:
         """Counts jobs that ended without a step forward; the pack fails after some."""
         folder = pack_folder(self.workdir, number)
-        step = read_json(folder / "heartbeat.json").get("step", 0)
+        step = reached(self.workdir, number)
         if step > self.steps.get(number, 0):
             self.tries[number] = 0
         self.steps[number] = step
@@ -166,6 +251,16 @@ class Launcher:
         """Ctrl-C leaves jobs alone; `sweep cancel` stops them."""
         print(f"jobs go on; to stop them: lstm-jax sweep cancel --workdir={self.workdir}")
 
+    @staticmethod
+    def take_back(workdir: Path) -> None:
+        """Queued jobs are cancelled; running ones see the sweep's file and save first."""
+        for path in sorted((workdir / "logs").glob("slurm-*.json")):
+            record = read_json(path)
+            jobs = [str(record[name]) for name in ("job", "keeper") if record.get(name)]
+            with contextlib.suppress(OSError):
+                command = ["scancel", "--state=PENDING", *jobs]
+                subprocess.run(command, check=False, capture_output=True)
+
 
 class BatchTask:
     """What a task of the array runs; pickled by reference, so the code is that of the snapshot."""
@@ -195,7 +290,60 @@ def requeue() -> None:
         time.sleep(60 if done.returncode == 0 else 5)
 
 
+# ---------------------------------------------------------------- containers and conda
+
+
+def check_surroundings(options: dict[str, Any]) -> None:
+    """UsageError for two of them at once, or folders without a container."""
+    names = ("container", "apptainer", "conda")
+    given = [f"--{name}={options[name]}" for name in names if options[name]]
+    if len(given) > 1:
+        raise UsageError(f"workers run in one of {' and '.join(given)}; give one")
+    if options["mounts"] and not (options["container"] or options["apptainer"]):
+        raise UsageError("--mounts is for --container or --apptainer; neither is given")
+
+
+def python_of(options: dict[str, Any], workdir: Path) -> str | None:
+    """What starts Python on a node; None: the Python of this process."""
+    if options["container"]:
+        return "python3"
+    if options["apptainer"]:
+        gpus = ["--nv"] if "gpu" in options["gres"] else []
+        binds = ["--bind", ",".join(mounted(options, workdir))]
+        return shlex.join(["apptainer", "exec", *gpus, *binds, options["apptainer"], "python3"])
+    if options["conda"]:
+        which = "--prefix" if os.sep in options["conda"] else "--name"
+        return shlex.join(
+            ["conda", "run", "--no-capture-output", which, options["conda"], "python"]
+        )
+    return None
+
+
+def mounted(options: dict[str, Any], workdir: Path) -> list[str]:
+    """The workdir at its own place, with the library's copy in it, then what was asked for."""
+    return [f"{workdir}:{workdir}", *filter(None, options["mounts"].split(","))]
+
+
 # ---------------------------------------------------------------- SLURM
+
+
+def array(packs: list[int]) -> list[int]:
+    """Always an array, so that job ids look alike: one pack gets an idle twin."""
+    return packs if len(packs) > 1 else [*packs, -1]
+
+
+def reached(workdir: Path, number: int) -> int:
+    """The step that a pack has come to."""
+    return read_json(pack_folder(workdir, number) / "heartbeat.json").get("step", 0)
+
+
+def outside() -> dict[str, str]:
+    """The environment without that of a job we may be in: sbatch would take its limits over."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLURM_", "SBATCH_")) or name == "SLURM_CONF"
+    }
 
 
 class Unreachable(Exception):

@@ -16,6 +16,7 @@ from pathlib import Path
 from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.errors import OK, UsageError
 from lstm_jax.trackers import TRACKERS, Named, chosen
+from lstm_jax.trackers.contract import home_of
 from lstm_jax.trackers.follow import reason
 from lstm_jax.trackers.send import alone, runs, send
 from lstm_jax.training.saved import workdir_of
@@ -39,7 +40,7 @@ def run(arguments: Arguments) -> int:
         with alone(named, workdir):
             number = sent(named, workdir)
         many = f"{len(found)} runs" if len(found) > 1 else "a run"
-        place = named.tracker.place(workdir.resolve().parent)
+        place = named.tracker.place(home_of(workdir))
         print(f"{named.name}: {number} points of {many} sent; {place}", flush=True)
     return OK
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lstm_jax import plugins
-from lstm_jax.trackers.contract import Tracker
+from lstm_jax.trackers.contract import Tracker, home_of
 
 __all__ = ["TRACKERS", "Named", "Tracker", "chosen"]
 
@@ -34,7 +34,7 @@ def chosen(names: str, workdir: Path) -> list[Named]:
     words = [word.strip() for word in names.split(",") if word.strip()]
     found = [Named(word, find(word)) for word in dict.fromkeys(words)]
     for _, tracker in found:
-        tracker.check(workdir.resolve().parent)
+        tracker.check(home_of(workdir))
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lstm_jax.errors import UsageError
+from lstm_jax.workdir.metrics import PLACE
 
 PROJECT = "lstm-jax"
 ROOM = 1 << 24  # bytes that a local store needs to begin
@@ -31,6 +32,12 @@ class Point(NamedTuple):
 
     step: int
     values: dict[str, float]
+
+
+def home_of(workdir: Path) -> Path:
+    """Where a local store of a run, a sweep or one of its trials lies."""
+    folder = workdir.resolve()
+    return folder.parents[2] if (folder / PLACE).exists() else folder.parent
 
 
 def nothing(*_: Any) -> None:

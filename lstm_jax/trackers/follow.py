@@ -12,6 +12,7 @@ from pathlib import Path
 from lstm_jax import plugins
 from lstm_jax.errors import UsageError
 from lstm_jax.trackers import Named
+from lstm_jax.trackers.contract import home_of
 from lstm_jax.trackers.send import Handles, alone, runs, send
 
 POLL_SECONDS = 5.0
@@ -69,7 +70,7 @@ def follow(named: Named, workdir: Path, stop: threading.Event, seconds: float) -
             if last:
                 break
     if number:
-        place = named.tracker.place(workdir.resolve().parent)
+        place = named.tracker.place(home_of(workdir))
         print(f"{named.name}: {number} points sent; {place}", flush=True)
 
 

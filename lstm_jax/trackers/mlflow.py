@@ -44,10 +44,9 @@ def place(home: Path) -> str:
 def check(home: Path) -> None:
     """Installed, and the store writable or the server there."""
     uri = uri_of(home)
+    installed("mlflow", "mlflow", *(["sqlalchemy", "alembic"] if "sql" in uri else []))
     if uri.startswith("http"):
-        installed("mlflow")
-        return _answers(uri)
-    installed("mlflow", "mlflow", "sqlalchemy", "alembic")
+        _answers(uri)
     if uri.startswith("sqlite:///"):
         writable("mlflow", Path(uri.removeprefix("sqlite:///")).parent)
 

@@ -18,7 +18,7 @@ from typing import Any
 from lstm_jax.config.fields import flatten
 from lstm_jax.errors import UsageError
 from lstm_jax.trackers import Named
-from lstm_jax.trackers.contract import Point, Run, Tracker
+from lstm_jax.trackers.contract import Point, Run, Tracker, home_of
 from lstm_jax.workdir.files import read_json, write_json
 from lstm_jax.workdir.lock import LOCK, is_dead, owner
 from lstm_jax.workdir.metrics import PLACE, read_metrics
@@ -99,13 +99,12 @@ def run_of(folder: Path, ours: str) -> Run:
     """What a tracker is told of the run in `folder`."""
     manifest, place = read_json(folder / "manifest.json"), read_json(folder / PLACE)
     notes = {"workdir": str(folder.resolve()), "config_hash": str(manifest.get("config_hash"))}
-    if not place:
-        name, group, home = folder.resolve().name, "", folder.resolve().parent
-    else:
-        sweep = folder.resolve().parents[1]
-        name, group, home = Path(place["events"]).name, sweep.name, sweep.parent
+    name, group = folder.resolve().name, ""
+    if place:  # a trial
+        name, group = Path(place["events"]).name, folder.resolve().parents[1].name
         notes["variant"] = place["group"]
-    return Run(ours, name, group, home, flatten(read_json(folder / "config.json")), notes)
+    config = flatten(read_json(folder / "config.json"))
+    return Run(ours, name, group, home_of(folder), config, notes)
 
 
 def identity(folder: Path) -> str:

@@ -102,6 +102,23 @@ def test_a_job_that_is_preempted(cluster, workdir, undisturbed):
     assert sum(attempts(workdir)) > 2
 
 
+def test_a_job_that_preemption_cancels_comes_back_without_a_launcher(cluster, workdir, undisturbed):
+    process = resume(cluster, workdir, "--partition=spot", "--keeper", "--nowait")
+    out, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, out
+    slurm.until(lambda: stepping(workdir), 200)
+    with held(workdir):
+        cluster.ask("sbatch", "-p", "high", "-n", "2", "--output=/dev/null", "--wrap=sleep 5")
+        time.sleep(6)
+    slurm.until(lambda: all(claims.ended(pack_folder(workdir, n)) for n in range(2)), 300)
+    assert digests(workdir) == digests(undisturbed)
+    assert sum(attempts(workdir)) > 2
+    kept = "".join(path.read_text() for path in (workdir / "logs/slurm").glob("keeper-*.out"))
+    assert "submitted again: [" in kept, logs(workdir)
+    links = {path.name for path in (workdir / "logs" / "variants").iterdir()}
+    assert links == {"lstm_000.log", "cifg_001.log"}
+
+
 def test_the_controller_is_restarted(cluster, workdir, undisturbed):
     process = resume(cluster, workdir)
     slurm.until(lambda: stepping(workdir), 200)
@@ -141,10 +158,27 @@ def test_without_waiting_jobs_go_on_and_cancel_stops_them(cluster, workdir):
     assert any(not claims.ended(pack_folder(workdir, n)) for n in range(2))
 
 
+def test_the_script_of_a_dry_run_is_one_that_slurm_takes(cluster, undisturbed, tmp_path):
+    argv = [PROGRAM, "sweep", "launch", f"--study={undisturbed.parent / 'study'}", "--dry-run"]
+    argv += ["--launcher=slurm", "--keeper", "--conda=jax", f"--workdir={tmp_path / 'w'}"]
+    done = subprocess.run(argv, env=cluster.env, capture_output=True, text=True, check=True)
+    script, _, keeper = done.stdout.partition("# then")
+    assert "conda run --no-capture-output --name jax python" in script and "afterany" in keeper
+    assert not (tmp_path / "w").exists()
+    (tmp_path / "script").write_text(script)
+    taken = subprocess.run(
+        ["sbatch", "--test-only", tmp_path / "script"],
+        env=cluster.env,
+        capture_output=True,
+        text=True,
+    )
+    assert taken.returncode == 0, taken.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--partition=hgih"], "this cluster has: high, low"),
+        (["--partition=hgih"], "this cluster has: high, low, spot"),
         (["--time=soon"], "--time='soon'"),
         (["--gres=gpu:9"], "sbatch"),
     ],

@@ -30,6 +30,7 @@ class Handle(NamedTuple):
 
     client: Any
     run_id: str
+    is_new: bool
 
 
 def uri_of(home: Path) -> str:
@@ -76,12 +77,15 @@ def open_run(run: Run) -> Handle:
     experiment = _experiment(client, run.home)
     tags = {f"lstm_jax.{name}": value for name, value in run.notes.items()}
     if run.group:
-        group = _run(client, experiment, f"group-{run.home}-{run.group}", run.group, {})
+        group, is_new = _run(client, experiment, f"group-{run.home}-{run.group}", run.group, {})
+        if is_new:
+            client.set_terminated(group)  # it only holds the others together
         tags |= {PARENT: group, "lstm_jax.group": run.group}
-    run_id = _run(client, experiment, run.id, run.name, tags)
-    client.update_run(run_id, status="RUNNING")
+    run_id, is_new = _run(client, experiment, run.id, run.name, tags)
+    if not is_new:
+        client.update_run(run_id, status="RUNNING")
     _parameters(client, run_id, run.config)
-    return Handle(client, run_id)
+    return Handle(client, run_id, is_new)
 
 
 def _client(uri: str) -> Any:
@@ -102,13 +106,15 @@ def _experiment(client: Any, home: Path) -> str:
     return client.create_experiment(name, artifact_location=where)
 
 
-def _run(client: Any, experiment: str, ours: str, name: str, tags: dict[str, str]) -> str:
-    """MLflow's id of the run that has our id, made where it is not there."""
+def _run(
+    client: Any, experiment: str, ours: str, name: str, tags: dict[str, str]
+) -> tuple[str, bool]:
+    """MLflow's id of the run that has our id, and whether it was made just now."""
     found = client.search_runs([experiment], f"tags.`{ID}` = '{ours}'", max_results=1)
     if found:
-        return found[0].info.run_id
+        return found[0].info.run_id, False
     made = client.create_run(experiment, tags={**tags, ID: ours, NAME: name}, run_name=name)
-    return made.info.run_id
+    return made.info.run_id, True
 
 
 def _parameters(client: Any, run_id: str, config: dict[str, Any]) -> None:
@@ -124,6 +130,8 @@ def _parameters(client: Any, run_id: str, config: dict[str, Any]) -> None:
 
 
 def held(handle: Handle, tags: Iterable[str]) -> dict[str, set[int]]:
+    if handle.is_new:
+        return {}
     history = handle.client.get_metric_history
     return {tag: {metric.step for metric in history(handle.run_id, tag)} for tag in tags}
 
@@ -147,7 +155,8 @@ def summary(handle: Handle, step: int, values: dict[str, Any]) -> None:
     """Numbers as metrics `best/...`, which MLflow's tables compare; words as tags."""
     numbers = {f"best/{k}": float(v) for k, v in values.items() if isinstance(v, int | float)}
     there = held(handle, numbers)
-    scalars(handle, [Point(step, {k: v for k, v in numbers.items() if step not in there[k]})])
+    new = {k: v for k, v in numbers.items() if step not in there.get(k, ())}
+    scalars(handle, [Point(step, new)])
     for name in values.keys() - {tag.removeprefix("best/") for tag in numbers}:
         handle.client.set_tag(handle.run_id, f"lstm_jax.{name}", str(values[name]))
 

@@ -6,17 +6,34 @@ import subprocess
 import sys
 
 import pytest
-import tracked
-
-from lstm_jax.trackers import send
 
 pytestmark = pytest.mark.slow
 EVERY = {"train/loss": 4, "train/rmse": 4, "valid/loss": 4, "valid/rmse": 4, "test/loss": 1}
-PNG = (
-    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
-    "1f15c4890000000d4944415478da63fccfc0f01f0005050101afe5b6d10000000049454e44ae426082"
-)
 
+SENDING = """
+import matplotlib.image, numpy, tracked
+from pathlib import Path
+from lstm_jax.trackers import chosen
+from lstm_jax.trackers.send import CURSOR, FOLDER, send
+
+home = Path("{home}")
+folder, workdir = tracked.run(home / "a", tracked.lines(10, 20)), home / "lr"
+(named,) = chosen("{name}", folder)
+assert send(named, folder, {{}}) == 4
+cursor = folder / FOLDER / "{name}" / CURSOR
+before = cursor.read_text()
+tracked.log(folder, tracked.lines(30, 40) + [{{"step": 30, "split": "test", "loss": None}}])
+tracked.end(folder)
+(folder / "figures").mkdir()
+matplotlib.image.imsave(folder / "figures" / "curves.png", numpy.eye(8))
+send(named, folder, {{}})
+cursor.write_text(before)  # as if killed before it was written
+send(named, folder, {{}})
+assert send(named, folder, {{}}) == 0
+tracked.sweep(workdir)
+assert send(named, workdir, {{}}) == 12
+assert send(named, workdir, {{}}) == 0
+"""
 MLFLOW = """
 import mlflow
 from collections import Counter
@@ -90,20 +107,6 @@ for run in trackio.Api().runs("lstm-jax"):
 CASES = {"mlflow": (MLFLOW, "FINISHED"), "wandb": (WANDB, 0), "trackio": (TRACKIO, "")}
 
 
-def python(code, **environment):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def track(folder, name):
-    argv = ["track", f"--workdir={folder}", f"--tracker={name}"]
-    return python(f"from lstm_jax import cli; assert cli.main({argv}) == 0")
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_a_real_tracker(tmp_path, monkeypatch, name):
     """A run in two attempts, killed before its cursor was written; then a sweep."""
@@ -112,23 +115,13 @@ def test_a_real_tracker(tmp_path, monkeypatch, name):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    folder, workdir = tracked.run(tmp_path / "a", tracked.lines(10, 20)), tmp_path / "lr"
-    assert "4 points" in track(folder, name)
-    cursor = folder / send.FOLDER / name / send.CURSOR
-    before = cursor.read_text()
-    tracked.log(folder, tracked.lines(30, 40) + [{"step": 30, "split": "test", "loss": None}])
-    tracked.end(folder)
-    (folder / "figures").mkdir()
-    (folder / "figures" / "curves.png").write_bytes(bytes.fromhex(PNG))
-    track(folder, name)
-    cursor.write_text(before)  # as if killed before it was written
-    track(folder, name)
-    tracked.sweep(workdir)
-    track(workdir, name)
-    assert "0 points" in track(workdir, name)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     look, status = CASES[name]
-    say = "\nimport json; print('FOUND', json.dumps(found))"
-    found = json.loads(python(look.format(home=tmp_path) + say).partition("FOUND ")[2])
+    code = (SENDING + look).format(home=tmp_path, name=name)
+    code += "\nimport json; print('FOUND', json.dumps(found))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.partition("FOUND ")[2])
     assert sorted(found) == ["a", "cifg_s0", "cifg_s1", "cifg_s2"]
     points = {tag: steps for tag, steps in found["a"]["points"].items() if tag in EVERY}
     assert {tag: sorted(steps) for tag, steps in points.items()} == {

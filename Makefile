@@ -109,9 +109,9 @@ $(VENV)/.dev: $(VENV)/.run
 	@$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
-# SLURM needs root to be installed and started; without it, its tests are skipped.
+# And what test-slow tries the trackers with. SLURM needs root; without it, its tests are skipped.
 $(VENV)/.cluster: $(VENV)/.dev
-	$(BIN)/python $(PIP_INSTALL) --editable '.[slurm,ray,parquet]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[slurm,ray,parquet,mlflow,wandb,trackio]'
 	@command -v slurmctld > /dev/null || test "$$(id -u)" != 0 || \
 	  { $(APT) update -qq && DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq slurm-wlm munge; }
 	@touch $@

@@ -41,12 +41,12 @@ def run(arguments: Arguments) -> int:
             number = sent(named, workdir)
         many = f"{len(found)} runs" if len(found) > 1 else "a run"
         place = named.tracker.place(home_of(workdir))
-        print(f"{named.name}: {number} points of {many} sent; {place}", flush=True)
+        print(f"{named.name}: {number} lines of {many} sent; {place}", flush=True)
     return OK
 
 
 def sent(named: Named, workdir: Path) -> int:
-    """The number of points; UsageError where the tracker fails."""
+    """The number of lines; UsageError where the tracker fails."""
     try:
         return send(named, workdir, {})
     except UsageError:

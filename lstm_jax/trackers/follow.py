@@ -71,7 +71,7 @@ def follow(named: Named, workdir: Path, stop: threading.Event, seconds: float) -
                 break
     if number:
         place = named.tracker.place(home_of(workdir))
-        print(f"{named.name}: {number} points sent; {place}", flush=True)
+        print(f"{named.name}: {number} lines sent; {place}", flush=True)
 
 
 def reason(error: Exception) -> str:

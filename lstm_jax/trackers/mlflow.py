@@ -62,8 +62,9 @@ def _answers(uri: str) -> None:
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             ) from None
     except OSError as error:
+        why = getattr(error, "reason", error)
         raise UsageError(
-            f"--tracker=mlflow: no server at {uri} ({error}); start it (mlflow server), correct "
+            f"--tracker=mlflow: no server at {uri} ({why}); start it (mlflow server), correct "
             "MLFLOW_TRACKING_URI, or unset it for a local file; or leave --tracker out and send "
             "the run later with lstm-jax track"
         ) from None
@@ -92,9 +93,11 @@ def _client(uri: str) -> Any:
     # A server that is away holds a run up for seconds, not for minutes; what fails is sent later.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    mlflow = importlib.import_module("mlflow")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return importlib.import_module("mlflow").MlflowClient(tracking_uri=uri)
+    return mlflow.MlflowClient(tracking_uri=uri)
 
 
 def _experiment(client: Any, home: Path) -> str:

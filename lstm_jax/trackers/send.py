@@ -25,7 +25,7 @@ from lstm_jax.workdir.metrics import PLACE, read_metrics
 
 FOLDER, CURSOR = "tracked", "cursor.json"
 OVER = ("completed", "diverged", "pruned")  # a run that goes on no more
-BATCH = 500  # points between two cursors
+BATCH = 500  # lines between two cursors
 
 Line = dict[str, Any]
 Sent = dict[str, int]  # the last step of each split that a tracker has accepted
@@ -36,7 +36,7 @@ Handles = dict[Path, Any]  # of the runs that are open in a tracker
 
 
 def send(named: Named, workdir: Path, opened: Handles, last: bool = True) -> int:
-    """The number of points sent of a run, or of all trials of a sweep.
+    """The number of lines sent of a run, or of all trials of a sweep.
 
     `opened` keeps what is open from call to call; the `last` call closes it.
     """
@@ -44,7 +44,7 @@ def send(named: Named, workdir: Path, opened: Handles, last: bool = True) -> int
 
 
 def send_run(named: Named, folder: Path, opened: Handles, last: bool) -> int:
-    """The number of points sent of one run."""
+    """The number of lines sent of one run."""
     tracker, cursor = named.tracker, read_cursor(named, folder)
     lines, end = read_metrics(folder), ending(folder, last)
     new = [line for line in lines if is_new(line, cursor["sent"])]

@@ -153,7 +153,7 @@ def test_following_sends_while_it_trains_and_what_is_left(tmp_path, capsys):
         tracked.log(folder, tracked.lines(20, 30))
         tracked.end(folder, "diverged", 30)
     assert check_once(folder)[-1] == {"closed": "diverged"}
-    assert "6 points sent" in capsys.readouterr().out
+    assert "6 lines sent" in capsys.readouterr().out
 
 
 def test_a_tracker_that_fails_or_hangs_stops_nothing(tmp_path, monkeypatch, capsys):
@@ -193,7 +193,7 @@ def test_the_verb(tmp_path, capsys, monkeypatch):
     assert "notebook.py" in capsys.readouterr().err
     monkeypatch.delenv("FULL_AT")
     assert cli.main(["track", f"--workdir={folder}", reference]) == 0
-    assert "2 points of a run sent" in capsys.readouterr().out
+    assert "2 lines of a run sent" in capsys.readouterr().out
     check_once(folder)
     for argv, words in (
         ([f"--workdir={folder}"], "--tracker=mlflow|wandb|trackio"),

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -102,7 +103,10 @@ def test_a_job_that_is_preempted(cluster, workdir, undisturbed):
     assert sum(attempts(workdir)) > 2
 
 
-def test_a_job_that_preemption_cancels_comes_back_without_a_launcher(cluster, workdir, undisturbed):
+def test_what_preemption_cancels_or_a_kill_ends_comes_back_without_a_launcher(
+    cluster, workdir, undisturbed
+):
+    """A worker that gets a signal puts itself back; for one that gets none there is the keeper."""
     process = resume(cluster, workdir, "--partition=spot", "--keeper", "--nowait")
     out, _ = process.communicate(timeout=100)
     assert process.returncode == 0, out
@@ -110,9 +114,12 @@ def test_a_job_that_preemption_cancels_comes_back_without_a_launcher(cluster, wo
     with held(workdir):
         cluster.ask("sbatch", "-p", "high", "-n", "2", "--output=/dev/null", "--wrap=sleep 5")
         time.sleep(6)
+    slurm.until(lambda: max(attempts(workdir)) > 1 and stepping(workdir), 200)
+    with held(workdir) as pids:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
     slurm.until(lambda: all(claims.ended(pack_folder(workdir, n)) for n in range(2)), 300)
     assert digests(workdir) == digests(undisturbed)
-    assert sum(attempts(workdir)) > 2
     kept = "".join(path.read_text() for path in (workdir / "logs/slurm").glob("keeper-*.out"))
     assert "submitted again: [" in kept, logs(workdir)
     links = {path.name for path in (workdir / "logs" / "variants").iterdir()}

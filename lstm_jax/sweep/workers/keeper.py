@@ -2,8 +2,8 @@
 
     python -m lstm_jax.sweep.workers.keeper WORKDIR
 
-For partitions whose preemption cancels jobs, for nodes that die, and for sweeps that nobody
-watches: the jobs it submits have a keeper of their own, until every pack has ended.
+For tasks that were killed or cancelled before they could put themselves back, in sweeps that nobody
+watches. The jobs it submits have a keeper of their own, until every pack has ended.
 """
 
 from __future__ import annotations

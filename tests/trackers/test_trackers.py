@@ -215,7 +215,8 @@ def test_training_with_a_tracker(tmp_path, capsys):
     assert {"learning_curves"} <= {r.get("figure") for r in records}
     assert cli.main(["train", *argv]) == 0  # completed: nothing to train, nor to send
     assert tracked.notebooks(tmp_path)["a"] == records
-    assert cli.main(["train", *argv[:2], "--tracker=nosuch"]) == 2
+    assert cli.main(["train", argv[0], f"--workdir={tmp_path / 'b'}", "--tracker=nosuch"]) == 2
+    assert not (tmp_path / "b").exists()
     assert "unknown tracker 'nosuch'" in capsys.readouterr().err
 
 

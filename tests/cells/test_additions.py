@@ -20,6 +20,8 @@ import lstm_jax
 from lstm_jax.cells import CELLS, gates
 from lstm_jax.cells.activations import ACTIVATIONS, Activation
 from lstm_jax.cells.gates import GATES, Coupled, GateTable
+from lstm_jax.errors import UsageError
+from lstm_jax.trackers.contract import Point, Run
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
@@ -130,10 +132,32 @@ def test_the_transform_of_the_guide():
     assert np.abs(made.ys - plain).max() > 0.01
 
 
-def test_the_launcher_of_the_guide(tmp_path, capsys):
+def test_the_launcher_of_the_guide(tmp_path, monkeypatch, capsys):
     (source,) = snippets("launcher.md")
-    launcher = module("launcher", source).Launcher({"workers": 2})
+    made, started = module("launcher", source), []
+
+    def start(command):
+        started.append(command)
+        return types.SimpleNamespace(pid=len(started), poll=lambda: None if len(started) < 3 else 0)
+
+    monkeypatch.setattr(made.subprocess, "Popen", start)
+    with pytest.raises(UsageError, match="needs --host=NAME"):
+        made.Launcher({"host": "", "workers": 2})
+    launcher = made.Launcher({"host": "rosa", "workers": 2})
     launcher.submit(tmp_path, [0, 3])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and lines[0].endswith(f"lstm_jax.sweep.workers.worker {tmp_path} 0 3")
+    assert launcher.poll() == ["pid 1", "pid 2"]
+    assert len(started) == 2 and started[0][:2] == ["ssh", "rosa"]
+    assert started[0][2].endswith(f"lstm_jax.sweep.workers.worker {tmp_path} 0 3")
+    assert "ssh rosa" in launcher.describe(tmp_path, [0])
+    started.append("the end")
     assert launcher.poll() == [] and launcher.cancel() is None
+
+
+def test_the_tracker_of_the_page(tmp_path):
+    """docs/trackers.md's own, with the points of a run."""
+    page = (GUIDES.parent / "trackers.md").read_text()
+    (source,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    tracker = module("tracker", source).TRACKER
+    run = Run("0a1b", "airline", "", tmp_path, {}, {})
+    tracker.scalars(tracker.open(run), [Point(10, {"train/loss": 0.5})])
+    assert (tmp_path / "airline-0a1b.jsonl").read_text() == '{"step": 10, "train/loss": 0.5}\n'

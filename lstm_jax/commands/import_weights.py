@@ -1,13 +1,14 @@
 """a workdir from a file of weights, which evaluate, predict, diagnose and train take as a run.
 
+lstm-jax import --from=runs/airline/export/model.onnx --workdir=runs/again
 lstm-jax import --from=airline.safetensors --workdir=runs/again
 lstm-jax import --from=lstm.pt --rename=lstm.=rnn.,fc.=head.linear. --config=configs/airline.py \\
   --workdir=runs/theirs
 lstm-jax train --config=configs/airline.py --workdir=runs/tuned --init_from=runs/theirs
 
-Reads .safetensors, .npz and, where torch is installed, .pt with nothing but tensors. A file that
-`lstm-jax export` wrote knows its config; for any other, --config says which model the weights are
-of. Every array that is missing, unknown or of another shape is listed.
+Reads .safetensors, .npz, .onnx and, where torch is installed, .pt with nothing but tensors. A file
+that `lstm-jax export` wrote knows its config; for any other, --config says which model the weights
+are of. Every array that is missing, unknown or of another shape is listed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arrays by name in files: safetensors, npz, and torch's .pt where torch is installed.
+"""Arrays by name in files: safetensors, npz; read only: ONNX, torch's .pt where that is installed.
 
 Nothing is ever unpickled: npz without object arrays, .pt with `weights_only=True`.
 """
@@ -104,6 +104,14 @@ def _load_torch(path: Path) -> Loaded:
     return {name: array.numpy() for name, array in flat(state, ".").items()}, {}
 
 
+def _load_onnx(path: Path) -> Loaded:
+    try:
+        from lstm_jax.convert.onnx.whole import load as load_model  # optional
+    except ImportError:
+        raise UsageError(f"{path} needs onnx to be read: pip install 'lstm-jax[onnx]'") from None
+    return load_model(path)
+
+
 def _notes(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
@@ -117,5 +125,6 @@ LOADERS = {
     ".npz": _load_npz,
     ".pt": _load_torch,
     ".pth": _load_torch,
+    ".onnx": _load_onnx,
 }
 SAVERS = {".safetensors": _save_safetensors, ".npz": _save_npz}

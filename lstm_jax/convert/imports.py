@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 from lstm_jax.compute import sharding
 from lstm_jax.config.fields import resolve
 from lstm_jax.convert import files, runs
+from lstm_jax.convert.layers import flat
+from lstm_jax.core import Cell
 from lstm_jax.errors import UsageError
 from lstm_jax.training.program import build_program
 from lstm_jax.training.state import init_state
@@ -58,12 +61,27 @@ def make(config: Any, path: Path, workdir: Path, library: str, rename: str, part
     program, hyper = build_program(config), resolve(config).hyper
     cell = runs.cell_of(config, hyper)
     state = program.jit(partial(init_state, program))(hyper)
-    known = library or notes.get("library", "")
-    library = known or runs.guess(cell, state.params, arrays)
-    params, lacking = runs.from_names(library, cell, jax.device_get(state.params), arrays, part)
+    notes |= {"library": library} if library else {}
+    params, found = parameters(cell, jax.device_get(state.params), arrays, notes, part)
     state = init_state(program, hyper, jax.tree.map(jnp.asarray, params))
-    _save(program, workdir, state, path, library)
-    return Imported(library, not known, lacking)
+    _save(program, workdir, state, path, found.library)
+    return found
+
+
+def parameters(
+    cell: Cell, like: Any, arrays: dict[str, Any], notes: Mapping[str, Any], part: bool = False
+) -> tuple[dict[str, Any], Imported]:
+    """Parameters shaped `like` a model's from what `files.load` read.
+
+    Raises: UsageError that lists what does not fit.
+    """
+    runs.check_options(cell, like, notes.get("layers", ()))
+    unneeded = set(notes.get("optional", ())) - set(flat(like))
+    arrays = {name: array for name, array in arrays.items() if name not in unneeded}
+    known = notes.get("library", "")
+    library = known or runs.guess(cell, like, arrays)
+    params, lacking = runs.from_names(library, cell, like, arrays, part)
+    return params, Imported(library, not known, lacking)
 
 
 def _save(program: Any, workdir: Path, state: Any, path: Path, library: str) -> None:

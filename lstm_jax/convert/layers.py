@@ -20,10 +20,12 @@ from jax.core import Tracer
 
 from lstm_jax.cells import gru, lstm, rnn, transforms
 from lstm_jax.convert.conventions import CONVENTIONS, LIBRARIES, OURS, Convention, rows
-from lstm_jax.convert.plain import Inexpressible, Plain, numpy_of, plain
+from lstm_jax.convert.plain import Inexpressible, Plain, numpy_of, plain, whole
 from lstm_jax.core import Array, Cell, Params
 from lstm_jax.engines.unroll import unroll
 from lstm_jax.errors import UsageError, lookup
+
+DIRECTIONS = ("forward", "backward")
 
 
 class Layer(NamedTuple):
@@ -181,7 +183,7 @@ def _sides(state: Mapping[str, Any]) -> dict[str, Any]:
     """ONNX's arrays [ways, ...] as one a direction."""
     found = {}
     for name, array in state.items():
-        for way, own in zip(("forward", "backward"), array, strict=False):
+        for way, own in zip(DIRECTIONS, array, strict=False):
             found[f"{name[:-1]}{way}/{name[-1]}"] = own
     return found
 
@@ -378,14 +380,14 @@ def _layer(row: Convention, ahead: Plain, back: Plain | None, options: dict) -> 
     if options.get("input_forget"):
         return _coupled(ahead, back, {k: v for k, v in options.items() if k != "input_forget"})
     cell = _cell(row, ahead, options)
-    return Layer(cell, _params(ahead), None if back is None else _params(back))
+    return Layer(cell, whole(ahead), None if back is None else whole(back))
 
 
 def _coupled(ahead: Plain, back: Plain | None, options: dict[str, Any]) -> Layer:
     """ONNX's `input_forget` as onnxruntime reads it: f = 1 - i, whatever the arrays say of f."""
     seeing = "none" if ahead.peepholes is None else "diagonal_remaining"
     cell = lstm(ahead.hidden, gates="cifg", peepholes=seeing, **options)
-    ways = [None if p is None else _without_f(_params(p)) for p in (ahead, back)]
+    ways = [None if p is None else _without_f(whole(p)) for p in (ahead, back)]
     return Layer(cell, *ways)  # type: ignore[arg-type]
 
 
@@ -409,18 +411,6 @@ def _cell(row: Convention, p: Plain, options: dict[str, Any]) -> Cell:
     peepholes = {} if p.peepholes is None else {"peepholes": "diagonal"}
     cell = lstm(p.hidden, **peepholes, **options)
     return cell if p.projection is None else transforms.projection(cell, p.projection.shape[1])
-
-
-def _params(p: Plain) -> Params:
-    found = {
-        "kernel": p.kernel,
-        "recurrent_kernel": p.recurrent,
-        "bias": p.bias,
-        "recurrent_bias": p.inner,
-        "peephole_kernel": p.peepholes,
-        "projection_kernel": p.projection,
-    }
-    return {name: array for name, array in found.items() if array is not None}
 
 
 # ------------------------------------------------------------------------------- writing
@@ -449,6 +439,13 @@ def write(
             own = from_plain(row, p)
             found |= {prefix + _full(library, place, leaf): array for leaf, array in own.items()}
     return _joined(found) if library == "onnx" else found
+
+
+def node_arrays(plains: Sequence[Plain]) -> dict[str, Any]:
+    """W, R, B and P of one ONNX node, a row for each direction."""
+    row = chosen("onnx", plains[0].kind)[1]
+    own = [from_plain(row, p) for p in plains]
+    return {k: numpy_of(*own[0].values()).stack([o[k] for o in own]) for k in own[0]}
 
 
 def _joined(found: dict[str, Any]) -> dict[str, Any]:
@@ -513,7 +510,7 @@ def _place(library: str, name: str, n: int, way: int, ways: int, alone: bool) ->
     """Where in a stack: layer n, one direction."""
     if library == "torch":
         return f"l{n}{'_reverse' * way}"
-    direction = ("forward", "backward")[way]
+    direction = DIRECTIONS[way]
     if library == "keras":
         own, number = snake(name), f"_{n}" * (n > 0)
         both = f"bidirectional{number}/{direction}_{own}/{own}_cell/"

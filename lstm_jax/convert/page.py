@@ -22,7 +22,7 @@ Written by `python -m lstm_jax.convert.page > docs/convert.md`; edit `lstm_jax/c
 lstm-jax export --workdir=runs/airline --to=onnx
 lstm-jax export --workdir=runs/airline --to=torch --out=airline.safetensors
 lstm-jax evaluate --workdir=runs/airline --model=runs/airline/export/model.onnx
-lstm-jax import --from=airline.safetensors --workdir=runs/again
+lstm-jax import --from=runs/airline/export/model.onnx --workdir=runs/again
 lstm-jax import --from=lstm.pt --rename=lstm.=rnn.,fc.=head.linear. --config=configs/airline.py \\
   --workdir=runs/theirs
 lstm-jax train --config=configs/airline.py --workdir=runs/tuned --init_from=runs/theirs
@@ -43,7 +43,9 @@ unpickled: a torch `.pt` is read with `weights_only=True`, where torch is instal
 
 `import` lists every array that is missing, unknown or of another shape, with the nearest name;
 `--rename=OLD=NEW,...` changes how names begin, `--partial` keeps initial values for what the file
-lacks. The config comes from the file, if we wrote it, else from `--config`.
+lacks. The config comes from the file, if we wrote it, else from `--config`. An ONNX model comes
+back whole: `layer_0/W`, `layer_0/R`, ... are those of its recurrent nodes, every other array has
+its own name; one of another library may want `--rename=fc.weight=head/linear/kernel`.
 
 ## Layers in Python
 
@@ -69,7 +71,7 @@ Gates by our names: the forget gate is f everywhere, the candidate g (n of a GRU
 ROWS = """
 Rows of the gate table are written as layers that have all gates: a gate that is always 1 has zero
 weights and a bias of 40, and f = 1 - s(u) is s(-u), with the input gate's weights negated. Trained
-on elsewhere, such gates are free again.
+on elsewhere, such gates are free again, and a config with that row no longer takes them.
 
 ## Each library
 

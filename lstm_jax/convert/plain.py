@@ -42,6 +42,12 @@ class Plain(NamedTuple):
         return self.bias.shape[-1] // {"lstm": 4, "gru": 3, "rnn": 1}[self.kind]
 
 
+# The options of the cell that `activations` are.
+FIELDS = {
+    "lstm": ("gate_activation", "candidate_activation", "output_activation"),
+    "gru": ("gate_activation", "candidate_activation"),
+    "rnn": ("activation",),
+}
 # Without a key these change nothing, or nothing but gradients.
 NEUTRAL = (
     "variational_dropout",
@@ -134,6 +140,65 @@ def _lstm(cell: Cell, params: Params, options: dict[str, Any]) -> Plain:
         "projection": params.get("projection_kernel"),
     }
     return Plain("lstm", kernel, recurrent, bias, activations, **arrays)
+
+
+def whole(p: Plain) -> Params:
+    """The parameters of the cell that has every gate."""
+    found = {
+        "kernel": p.kernel,
+        "recurrent_kernel": p.recurrent,
+        "bias": p.bias,
+        "recurrent_bias": p.inner,
+        "peephole_kernel": p.peepholes,
+        "projection_kernel": p.projection,
+    }
+    return {name: array for name, array in found.items() if array is not None}
+
+
+def options_of(p: Plain) -> dict[str, str]:
+    """The options of the cell that its arrays do not tell."""
+    reset = {"reset": p.reset} if p.kind == "gru" else {}
+    return reset | dict(zip(FIELDS[p.kind], p.activations, strict=True))
+
+
+def unplain(cell: Cell, p: Plain) -> Params:
+    """The parameters of `cell` that `plain` makes p of.
+
+    Raises: Inexpressible where none do: a gate that the cell fixes is another one in p.
+    """
+    params = whole(p)
+    table = cell.info.table
+    if p.kind == "lstm" and table is not None:
+        params |= _learned(table, params)
+        ours = plain(cell, params, ignore=("learned_carry",))
+        if not all(np.allclose(a, b, 1e-5, 1e-6) for a, b in _pairs(ours, p)):
+            fixed = ", ".join(NAMES[k] for k in "ifgo" if k not in table.recurrent())
+            raise Inexpressible(
+                f"the arrays have a {fixed} of their own, which this config's cell has not; import "
+                "with cell.gates=lstm, or arrays that lstm_jax wrote"
+            )
+    return params
+
+
+def _learned(table: GateTable, params: Params) -> Params:
+    """Of arrays that hold every gate, those of the gates that the table learns."""
+    xp, learned = numpy_of(params["kernel"]), table.learned()
+    seeing = {"kernel": learned, "bias": learned, "recurrent_kernel": table.recurrent()}
+    found = {}
+    for name, gates in seeing.items():
+        blocks = _split(xp, params[name], tuple("ifgo"))
+        found[name] = xp.concatenate([params[name][..., :0], *(blocks[k] for k in gates)], -1)
+    if "peephole_kernel" in params:
+        rows = dict(zip("ifo", params["peephole_kernel"], strict=True))
+        found["peephole_kernel"] = xp.stack([rows[k] for k in learned if k != "g"])
+    return found
+
+
+def _pairs(ours: Plain, theirs: Plain) -> list[tuple[Any, Any]]:
+    """Arrays that should be equal."""
+    fields = ("kernel", "recurrent", "bias", "peepholes")
+    pairs = [(getattr(ours, k), getattr(theirs, k)) for k in fields]
+    return [pair for pair in pairs if pair[0] is not None]
 
 
 def _shared(table: GateTable) -> str:

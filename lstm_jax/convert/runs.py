@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,13 +18,14 @@ import numpy as np
 
 from lstm_jax.config.fields import bind
 from lstm_jax.convert.conventions import OUTER
-from lstm_jax.convert.layers import Layer, apply, flat, nested, read, write
-from lstm_jax.convert.plain import Inexpressible, plain
+from lstm_jax.convert.layers import DIRECTIONS, Layer, apply, flat, nested, node_arrays, read, write
+from lstm_jax.convert.plain import Inexpressible, options_of, plain, unplain
 from lstm_jax.core import Cell
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.model.cell import build_cell
 
 OWN = "lstm_jax"
+ONNX = "onnx"  # the arrays of its nodes, see `_of_nodes`
 NAMES = (OWN, *OUTER)
 
 
@@ -46,16 +47,39 @@ def to_names(library: str, cell: Cell, params: Mapping[str, Any]) -> dict[str, A
     """
     if library == OWN:
         return flat(params)
+    if library == ONNX:
+        return _of_nodes(cell, params)
     outer = lookup("library", library, OUTER)
-    around = flat({k: v for k, v in params.items() if not k.startswith("layer_")})
     prefix = f"rnn{outer.separator}" if library != "keras" else ""
     named = {
-        _outer_name(library, name): _turned(library, name, array) for name, array in around.items()
+        _outer_name(library, name): _turned(library, name, array)
+        for name, array in around(params).items()
     }
     return write(library, layers_of(cell, params), prefix=prefix) | named
 
 
+def _of_nodes(cell: Cell, params: Mapping[str, Any]) -> dict[str, Any]:
+    """As the file has them: `layer_0/W`, a learned carry and what is around them by our names."""
+    found = around(params)
+    for n, layer in enumerate(layers_of(cell, params)):
+        plains = [plain(cell, way, ignore=("learned_carry",)) for way in layer.ways]
+        found |= {f"layer_{n}/{k}": array for k, array in node_arrays(plains).items()}
+    return found | {name: array for name, array in flat(params).items() if _starts(name)}
+
+
+def _starts(name: str) -> bool:
+    """Whether it is an entry of a learned carry."""
+    return "/initial_" in name
+
+
+def around(params: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands around the recurrent layers."""
+    return flat({k: v for k, v in params.items() if not k.startswith("layer_")})
+
+
 def _outer_name(library: str, name: str) -> str:
+    if library == ONNX:
+        return name
     outer = OUTER[library]
     *path, leaf = name.split("/")
     return outer.separator.join([*path, getattr(outer, leaf, leaf)])
@@ -63,7 +87,8 @@ def _outer_name(library: str, name: str) -> str:
 
 def _turned(library: str, name: str, array: Any) -> Any:
     """A kernel with its features first, where the library has them so."""
-    return array.T if OUTER[library].turned and name.endswith("/kernel") else array
+    turned = library != ONNX and OUTER[library].turned
+    return array.T if turned and name.endswith("/kernel") else array
 
 
 def from_names(
@@ -85,28 +110,44 @@ def from_names(
         state = {**to_names(library, cell, like), **state}
     state = {name: np.asarray(state[name], wanted[name].dtype) for name in wanted}
     found = nested(state) if library == OWN else _read(library, cell, like, state)
-    shapes = jax.tree.map(jnp.shape, like)
-    if jax.tree.map(jnp.shape, found) != shapes:
-        raise Inexpressible(
-            f"{library}'s layers have every gate learned, which the cell of this config has not; "
-            "import with cell.gates=lstm, or a file that lstm_jax wrote under its own names"
-        )
     return found, lacking
 
 
 def _read(library: str, cell: Cell, like: Any, state: Mapping[str, Any]) -> dict[str, Any]:
-    around = flat({k: v for k, v in like.items() if not k.startswith("layer_")})
-    names = {_outer_name(library, name): name for name in around}
-    recurrent = {name: array for name, array in state.items() if name not in names}
-    p = plain(cell, jax.tree.map(jnp.zeros_like, like["layer_0"]["forward"]))
+    names = {_outer_name(library, name): name for name in around(like)}
+    starts = {name: array for name, array in state.items() if _starts(name)}
+    recurrent = {k: v for k, v in state.items() if k not in names and k not in starts}
+    p = plain(cell, jax.tree.map(jnp.zeros_like, like["layer_0"]["forward"]), ("learned_carry",))
     options = {"reset": p.reset} if p.kind == "gru" else {}
-    layers = read(library, recurrent, **options)
-    tree = {
-        f"layer_{n}": {k: v for k, v in layer._asdict().items() if k != "cell" and v is not None}
-        for n, layer in enumerate(layers)
-    }
-    outer = {ours: _turned(library, ours, state[theirs]) for theirs, ours in names.items()}
-    return tree | nested(outer)
+    found = {ours: _turned(library, ours, state[theirs]) for theirs, ours in names.items()} | starts
+    for n, layer in enumerate(_layers(library, recurrent, options)):
+        for way, params in zip(DIRECTIONS, layer.ways, strict=False):
+            own = unplain(cell, plain(layer.cell, params))
+            found |= {f"layer_{n}/{way}/{name}": array for name, array in own.items()}
+    return nested(found)
+
+
+def _layers(library: str, state: Mapping[str, Any], options: Mapping[str, Any]) -> Iterable[Layer]:
+    if library != ONNX:
+        return read(library, state, **options)
+    count = len({name.split("/")[0] for name in state})
+    each = [read(library, state, prefix=f"layer_{n}/", **options) for n in range(count)]
+    return [layer for (layer,) in each]
+
+
+def check_options(cell: Cell, like: Any, layers: Sequence[Mapping[str, str]]) -> None:
+    """Raises UsageError where a file says another activation or reset gate than the config."""
+    if not layers:
+        return
+    p = plain(cell, like["layer_0"]["forward"], ("learned_carry",))
+    ours = {"cell": p.kind, **options_of(p)}
+    for n, theirs in enumerate(layers):
+        lines = [f"{k}={theirs[k]}, not {v}" for k, v in ours.items() if theirs.get(k, v) != v]
+        if lines:
+            raise UsageError(
+                f"layer {n} of the file is another one than the config's: {'; '.join(lines)}. "
+                "Give a --config, or --config.cell.FIELD=VALUE, that says the same"
+            )
 
 
 def differences(
@@ -153,17 +194,8 @@ def largest_difference(library: str, cell: Cell, params: Any, state: Mapping[str
     layers = layers_of(cell, params)
     features = layers[0].forward["kernel"].shape[0]
     xs = jax.random.normal(jax.random.key(0), (12, 3, features))
-    outer = {_outer_name(library, n) for n in flat(params) if not n.startswith("layer_")}
-    p = plain(cell, layers[0].forward)
-    options = {"reset": p.reset} if p.kind == "gru" else {}
-    if p.kind == "rnn":
-        options |= {"activation": p.activations[0]}
-    if p.kind == "lstm":
-        names = ("gate_activation", "candidate_activation", "output_activation")
-        options |= dict(zip(names, p.activations, strict=True))
-    if p.kind == "gru":
-        names = ("gate_activation", "candidate_activation")
-        options |= dict(zip(names, p.activations, strict=True))
+    outer = {_outer_name(library, n) for n in around(params)}
+    options = options_of(plain(cell, layers[0].forward))
     again = read(library, {n: a for n, a in state.items() if n not in outer}, **options)
     ours, theirs = (
         jax.jit(lambda x, stack=stack: apply(stack, x)[1])(xs) for stack in (layers, again)

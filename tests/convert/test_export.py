@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from lstm_jax import cli
 from lstm_jax.cells import lstm
+from lstm_jax.cells.gates import GATES
 from lstm_jax.config.fields import resolve
 from lstm_jax.config.options import default_config
 from lstm_jax.config.overrides import apply_overrides
@@ -46,11 +48,11 @@ MODELS = {
     "100 steps, residual, dense head": partial(
         untrained, "adding", task__length=100, task__eval_size=4, model__layers=2,
         model__residual=True, model__head_hidden=5, model__head_activation="relu",
-        cell__gates="cifg",
+        cell__gates="cifg", cell__learned_carry=True,
     ),
     "lengths, both directions": partial(
         untrained, "counting", task__train_max=3, task__test_max=4, model__bidirectional=True,
-        model__merge="mean", cell__name="gru",
+        model__merge="mean", cell__name="gru", cell__learned_carry=True,
     ),
     "convolution, both directions": partial(
         untrained, "adding", task__length=9, task__eval_size=4, model__encoder="conv",
@@ -62,7 +64,7 @@ MODELS = {
         cell__name="slstm",
     ),
     "one-hot, projected": partial(
-        untrained, "language", **TEXT, cell__projection=2,
+        untrained, "language", **TEXT, cell__projection=2, cell__learned_carry=True,
     ),
 }  # fmt: skip
 
@@ -76,9 +78,18 @@ def test_a_whole_model_in_onnx(name, tmp_path):
         assert any(line.startswith("step by step, 100 steps") for line in done.checked)
     differences = [line.rpartition(" ")[2] for line in done.checked if "difference" in line]
     assert all(float(d) < 1e-5 for d in differences) and len(differences) >= 2
+    comes_back(loaded, tmp_path / "m.onnx")
     two_ways = loaded.config.model.bidirectional
     assert ("m-step.onnx" in done.files) == (not two_ways)
     assert any("no step model: the backward" in line for line in done.checked) == two_ways
+
+
+def comes_back(loaded, path):
+    """The file's arrays are the model's parameters again."""
+    zeros = jax.tree.map(np.zeros_like, jax.device_get(loaded.params))
+    cell = runs.cell_of(loaded.config, loaded.hyper)
+    found, _ = imports.parameters(cell, zeros, *files.load(path))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), found, loaded.params)
 
 
 @pytest.fixture
@@ -161,16 +172,30 @@ def test_what_does_not_fit_is_listed_and_may_be_renamed_or_left(two_layers):
     assert lacking == ["head.linear.weight"]
 
 
-def test_a_cell_without_all_gates_goes_out_but_not_in_again(two_layers):
+@pytest.mark.parametrize("gates", [name for name in GATES if name != "multiplicative"])
+def test_a_cell_without_all_gates_goes_out_and_comes_in_again(gates, two_layers):
+    """As long as nothing else trained the gates that it fixes."""
     _, params = two_layers
-    cell = lstm(4, gates="cifg")
+    cell = lstm(4, gates=gates, peepholes="diagonal_remaining")
     params = jax.tree.map(lambda a: a, params)
     for n, size in enumerate((2, 4)):
-        params[f"layer_{n}"] = {"forward": jax.device_get(cell.init(jax.random.key(n), size))}
-    named = runs.to_names("torch", cell, params)
-    assert named["rnn.weight_hh_l0"].shape == (16, 4)
-    with pytest.raises(UsageError, match=r"every gate learned.*cell\.gates=lstm"):
-        runs.from_names("torch", cell, params, named)
+        params[f"layer_{n}"] = {"forward": drawn(cell, size, n)}
+    named = runs.to_names("onnx", cell, params)
+    assert named["layer_0/R"].shape == (1, 16, 4)
+    zeros = jax.tree.map(np.zeros_like, params)
+    again, _ = runs.from_names("onnx", cell, zeros, named)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), again, params)
+    if GATES[gates].recurrent() == tuple("ifgo"):
+        return
+    named |= {f"layer_1/{k}": named[f"layer_1/{k}"] + 1 for k in "RB"}
+    with pytest.raises(UsageError, match=r"of their own.*cell\.gates=lstm"):
+        runs.from_names("onnx", cell, zeros, named)
+
+
+def drawn(cell, features, seed):
+    shapes = jax.eval_shape(lambda key: cell.init(key, features), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+    return {k: rng.standard_normal(v.shape).astype(np.float32) for k, v in shapes.items()}
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
@@ -231,7 +256,9 @@ def test_out_and_in_and_evaluated_the_same(run, tmp_path, capsys):
     assert "holds a run" in capsys.readouterr().err
 
 
-def test_an_exported_model_has_the_runs_own_metrics_and_a_card(run, tmp_path, capsys, symbolic):
+def test_an_exported_model_has_the_runs_own_metrics_and_a_card_and_comes_back(
+    run, tmp_path, capsys, symbolic
+):
     for form in ("onnx", "stablehlo"):
         file = tmp_path / f"m.{form}"
         assert cli.main(["export", f"--workdir={run}", f"--to={form}", f"--out={file}"]) == 0
@@ -241,6 +268,12 @@ def test_an_exported_model_has_the_runs_own_metrics_and_a_card(run, tmp_path, ca
         card = file.with_name(f"{file.name}.md").read_text()
         assert "linear autoregression" in card and "sha256 over its arrays" in card
         assert "`cell.hidden` = `8`" in card and "largest difference" in card
+    again = tmp_path / "again"
+    assert cli.main(["import", f"--from={tmp_path / 'm.onnx'}", f"--workdir={again}"]) == 0
+    found = scores(capsys, f"--workdir={again}")
+    for split_name, row in scores(capsys, f"--workdir={run}").items():
+        assert found[split_name] == pytest.approx(row, rel=1e-6)
+    shutil.rmtree(again)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
         [
             "m.onnx",

@@ -41,8 +41,9 @@ def session_of(graph, inputs, outputs) -> Any:
 def session(layer, marks) -> Any:
     """One layer: xs and its marks -> ys of each direction, then the last carry."""
     graph = Graph()
-    start = [graph.constant(a) for a in recurrent.fresh(layer.cell, layer.forward)]
-    said = recurrent.add(graph, layer, "xs", D, start, marks)
+    each = [recurrent.fresh(layer.cell, way) for way in layer.ways]
+    starts = [[graph.constant(a) for a in start] for start in each]
+    said = recurrent.add(graph, layer, ("xs", D), starts, marks)
     inputs = [value("xs", np.float32, ("t", "b", D))]
     inputs += [value("lengths", np.int32, ("b",))] * bool(marks.lengths)
     inputs += [value(n, np.bool_, ("t", "b")) for n in (marks.valid, marks.resets) if n]

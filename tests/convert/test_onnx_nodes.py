@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +13,7 @@ from onnx.backend.test.case.node import lstm as onnx_cases
 
 from lstm_jax import UsageError, convert
 from lstm_jax.cells import gru, lstm
+from lstm_jax.convert import files, imports
 from lstm_jax.convert.layers import apply
 from lstm_jax.convert.onnx.nodes import read_nodes
 from lstm_jax.core import Carry
@@ -85,6 +87,59 @@ def test_a_file_of_ours_comes_back(tmp_path):
     np.testing.assert_allclose(
         np.sum(np.split(again["B"], 2, -1), 0), np.sum(np.split(arrays["B"], 2, -1), 0), rtol=1e-6
     )
+
+
+def foreign(**attributes):
+    """What another library writes: biases apart, kernels of a Gemm [O, D]."""
+    model, rng = file(**attributes), np.random.default_rng(1)
+    dense = {"fc.weight": rng.standard_normal((1, H)), "fc.bias": np.zeros(1)}
+    for name, array in dense.items():
+        array = onnx.numpy_helper.from_array(array.astype(np.float32), name)
+        model.graph.initializer.append(array)
+    squeeze = helper.make_node("Squeeze", ["last"], ["h"])
+    gemm = helper.make_node("Gemm", ["h", *dense], ["out"], transB=1)
+    model.graph.node.extend([squeeze, gemm])
+    return model
+
+
+def test_a_whole_model_of_another_library(tmp_path):
+    onnx.save(foreign(), tmp_path / "m.onnx")
+    arrays, notes = files.load(tmp_path / "m.onnx")
+    assert notes["library"] == "onnx" and notes["layers"][0]["cell"] == "lstm"
+    arrays = imports.renamed(arrays, "fc.weight=head/linear/kernel,fc.bias=head/linear/bias")
+    cell = lstm(H)
+    like = {"layer_0": {"forward": shaped(cell)}}
+    like["head"] = {"linear": {"kernel": np.zeros((H, 1)), "bias": np.zeros(1)}}
+    found, said = imports.parameters(cell, like, arrays, notes)
+    assert said == ("onnx", False, [])
+    np.testing.assert_array_equal(found["head"]["linear"]["kernel"], arrays["head/linear/kernel"])
+    given = read_nodes(foreign())["rnn"].forward
+    jax.tree.map(np.testing.assert_array_equal, found["layer_0"]["forward"], given)
+    with pytest.raises(UsageError, match=r"gate_activation=sigmoid, not relu.*Give a --config"):
+        imports.parameters(lstm(H, gate_activation="relu"), like, arrays, notes)
+    del arrays["layer_0/R"]
+    with pytest.raises(UsageError, match=r"missing: layer_0/R \[1, 12, 3\]"):
+        imports.parameters(cell, like, arrays, notes)
+
+
+def shaped(cell):
+    shapes = jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0))
+    return {k: np.zeros(v.shape, np.float32) for k, v in shapes.items()}
+
+
+def test_a_whole_model_that_no_config_is_is_refused(tmp_path):
+    onnx.save(foreign(input_forget=1), tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match=r"input_forget=1.*gates='cifg'"):
+        files.load(tmp_path / "m.onnx")
+    bare = foreign()
+    bare.graph.initializer[1].name = "other"
+    bare.graph.node.insert(0, helper.make_node("Identity", ["other"], ["R"]))
+    onnx.save(bare, tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match=r"R of LSTM node 'rnn' is computed from 'R'"):
+        files.load(tmp_path / "m.onnx")
+    (tmp_path / "m.onnx").write_bytes(b"not a model")
+    with pytest.raises(UsageError, match=r"damaged, or no ONNX"):
+        files.load(tmp_path / "m.onnx")
 
 
 def test_what_no_cell_has_is_refused_by_the_node_and_the_attribute():

@@ -20,11 +20,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from lstm_jax.cells.activations import ACTIVATIONS, activation_name
+from lstm_jax.cells.activations import activation, activation_name
 from lstm_jax.config.fields import to_json
 from lstm_jax.convert import runs
 from lstm_jax.convert.export import Exported, agreed
-from lstm_jax.convert.layers import Layer
+from lstm_jax.convert.layers import DIRECTIONS, Layer
 from lstm_jax.convert.onnx import recurrent
 from lstm_jax.convert.onnx.graph import IR, OPSET, Graph, value
 from lstm_jax.convert.onnx.jaxprs import inline
@@ -32,6 +32,7 @@ from lstm_jax.convert.onnx.recurrent import Marks
 from lstm_jax.convert.plain import Inexpressible
 from lstm_jax.convert.samples import MARKS, cut, difference, feeds, sample, sizes
 from lstm_jax.errors import UsageError
+from lstm_jax.model.layers import ENCODERS
 from lstm_jax.training.saved import Run
 from lstm_jax.workdir.files import write_bytes
 
@@ -75,6 +76,11 @@ def write(loaded: Run, out: Path) -> Exported:
         raise Inexpressible(
             f"cell.dtype={loaded.config.cell.dtype}: onnxruntime has no recurrence in it; the "
             "nearest is a run with cell.dtype=float32, whose parameters have the same type"
+        )
+    if loaded.config.model.encoder not in ENCODERS:
+        raise Inexpressible(
+            f"model.encoder={loaded.config.model.encoder}: the encoders that ONNX has here are "
+            f"{', '.join(ENCODERS)}; --to=stablehlo takes any"
         )
     batch = sample(loaded)
     marks = tuple(name for name in MARKS if name in batch)
@@ -145,17 +151,17 @@ def model(loaded: Run, wanted: Wanted) -> tuple[onnx.ModelProto, str]:
     config, spec, graph = loaded.config, loaded.program.task.spec, Graph()
     params = jax.tree.map(np.asarray, loaded.params)
     layers = runs.layers_of(runs.cell_of(config, loaded.hyper), params)
+    for name, array in runs.around(params).items():
+        graph.parameter(name, array)
     inputs, xs = _inputs(graph, spec, wanted)
     steps = _steps(graph, xs, wanted)
     xs = encoded = _encoder(graph, config.model, spec, params.get("encoder", {}), xs, steps)
     features = width = _encoded(config.model, spec)
     starts, outputs, outs, lasts = [], [], [], []
     for n, (layer, names) in enumerate(zip(layers, carries(loaded), strict=True)):
-        start = recurrent.fresh(layer.cell, layer.forward)
-        kept = names or [f"layer_{n}_forward_{k}" for k in layer.cell.info.carry]
-        starts += [graph.initializer(k, a) for k, a in zip(kept, start, strict=True)] * bool(names)
-        given = kept if names else [graph.constant(a) for a in start]
-        said = recurrent.add(graph, layer, xs, width, given, steps.marks)
+        given = _starts(graph, layer, names, f"layer_{n}")
+        starts += names
+        said = recurrent.add(graph, layer, (xs, width), given, steps.marks, f"layer_{n}")
         outputs += [(f"{k}_next", c) for k, c in zip(names, said.carry, strict=False)]
         ys, last = _joined(graph, config.model.merge, said.ys, steps)
         out = _width(config.model, layer)
@@ -170,6 +176,19 @@ def model(loaded: Run, wanted: Wanted) -> tuple[onnx.ModelProto, str]:
     outputs = [("outputs", result), *outputs]
     words = recurrent.words(layers[0], steps.marks)
     return _model(loaded, graph, inputs, starts, outputs, layers, wanted), words
+
+
+def _starts(graph: Graph, layer: Layer, names: list[str], at: str) -> list[list[str]]:
+    """For each direction what its carry starts from; `names` are those of the graph's inputs."""
+    start = recurrent.fresh(layer.cell, layer.forward)
+    if names:
+        return [[graph.initializer(k, a) for k, a in zip(names, start, strict=True)]]
+    fields = layer.cell.info.carry
+    each = zip(DIRECTIONS, (recurrent.fresh(layer.cell, way) for way in layer.ways), strict=True)
+    return [
+        [graph.parameter(f"{at}/{way}/initial_{k}", a) for k, a in zip(fields, start, strict=True)]
+        for way, start in each
+    ]
 
 
 def _inputs(graph: Graph, spec: Any, wanted: Wanted) -> tuple[list, str]:
@@ -232,7 +251,7 @@ def _encoder(graph: Graph, config: Any, spec: Any, params: Any, xs: str, steps: 
         return xs
     for n in range(len(config.conv_features)):
         layer = params[f"conv_{n}"]
-        w = graph.constant(np.transpose(layer["kernel"], (2, 1, 0)))
+        w = graph.add("Transpose", graph.constant(layer["kernel"]), perm=[2, 1, 0])
         rows = graph.add("Transpose", _clear(graph, xs, steps), perm=[1, 2, 0])
         pads = [config.conv_width - 1, 0]  # causal
         ys = graph.add("Conv", rows, w, graph.constant(layer["bias"]), pads=pads)
@@ -300,7 +319,7 @@ def _head(graph: Graph, config: Any, params: Any, read: str) -> str:
         if not config.tied:
             read = _activated(graph, config.head_activation, read)
     if config.tied:
-        table = graph.constant(params["encoder"]["table"].T)
+        table = graph.add("Transpose", graph.constant(params["encoder"]["table"]), perm=[1, 0])
         return graph.add("Add", graph.add("MatMul", read, table), graph.constant(head["bias"]))
     return _dense(graph, read, head["linear"])
 
@@ -311,7 +330,7 @@ def _dense(graph: Graph, xs: str, params: Any) -> str:
 
 
 def _activated(graph: Graph, name: str, xs: str) -> str:
-    function = ACTIVATIONS[activation_name("head activation", name)].function
+    function = activation(activation_name("head activation", name)).function
     return inline(graph, function, [xs], [jax.ShapeDtypeStruct((1,), np.float32)], {})[0]
 
 

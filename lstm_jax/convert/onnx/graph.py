@@ -45,6 +45,12 @@ class Graph:
             self._known[key] = self.initializer(self.name("constant"), array)
         return self._known[key]
 
+    def parameter(self, name: str, array: Any) -> str:
+        """A constant with a name of its own, which equal arrays then go by."""
+        array = np.asarray(array)
+        self._known.setdefault((array.dtype.str, array.shape, array.tobytes()), name)
+        return self.initializer(name, array)
+
     def initializer(self, name: str, array: Any) -> str:
         self.constants[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name

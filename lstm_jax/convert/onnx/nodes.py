@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from lstm_jax.convert.layers import Layer, read
 from lstm_jax.convert.onnx.recurrent import ACTIVATIONS
+from lstm_jax.convert.plain import FIELDS
 from lstm_jax.errors import UsageError
 
 KINDS = ("LSTM", "GRU", "RNN")
@@ -19,11 +20,6 @@ DEFAULTS = {
     "LSTM": ("Sigmoid", "Tanh", "Tanh"),
     "GRU": ("Sigmoid", "Tanh"),
     "RNN": ("Tanh",),
-}
-FIELDS = {
-    "LSTM": ("gate_activation", "candidate_activation", "output_activation"),
-    "GRU": ("gate_activation", "candidate_activation"),
-    "RNN": ("activation",),
 }
 # What ONNX takes where alpha and beta are left out.
 DEFAULT_PAIRS = {"HardSigmoid": (0.2, 0.5), "Affine": (1.0, 0.0)}
@@ -40,11 +36,7 @@ def read_nodes(
     Raises: UsageError for an attribute that no cell of ours has: clip, reverse, other activations.
     """
     proto = model if isinstance(model, onnx.ModelProto) else onnx.load(str(model))
-    known = {c.name: numpy_helper.to_array(c) for c in proto.graph.initializer}
-    for node in proto.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            known[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    known |= arrays or {}
+    known = constants(proto) | dict(arrays or {})
     found = [node for node in proto.graph.node if node.op_type in KINDS]
     if not found:
         kinds = ", ".join(sorted({node.op_type for node in proto.graph.node}))
@@ -52,27 +44,48 @@ def read_nodes(
     return {node.name or next(filter(None, node.output)): _layer(node, known) for node in found}
 
 
+def constants(proto: onnx.ModelProto) -> dict[str, Any]:
+    """{name: array} of what the graph holds."""
+    known = {c.name: numpy_helper.to_array(c) for c in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            known[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return known
+
+
 def _layer(node: onnx.NodeProto, known: Mapping[str, Any]) -> Layer:
-    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    attributes = {k: v.decode() if isinstance(v, bytes) else v for k, v in given.items()}
-    _refuse(node, attributes)
-    names = dict(zip(("X", "W", "R", "B", "lengths", "h", "c", "P"), node.input, strict=False))
-    state = {}
-    for part in ("W", "R", "B", "P"):
-        name = names.get(part, "")
-        if name and name not in known:
+    names, options = weights(node), options_of(node)
+    for part, name in names.items():
+        if name not in known:
             raise UsageError(
                 f"{_where(node)}: {part} is {name!r}, which is no constant of the file; pass "
                 f"arrays={{{name!r}: ...}}"
             )
-        state |= {part: np.asarray(known[name])} if name else {}
+    state = {part: np.asarray(known[name]) for part, name in names.items()}
+    (layer,) = read("onnx", state, layer=node.op_type, **options)
+    return layer
+
+
+def weights(node: onnx.NodeProto) -> dict[str, str]:
+    """{"W": the name of the array, ...}"""
+    places = ("X", "W", "R", "B", "lengths", "h", "c", "P")
+    return {k: name for k, name in zip(places, node.input, strict=False) if name and k in "WRBP"}
+
+
+def options_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """What `read` has to be told of the node's attributes.
+
+    Raises: UsageError for an attribute that no cell of ours has.
+    """
+    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes = {k: v.decode() if isinstance(v, bytes) else v for k, v in given.items()}
+    _refuse(node, attributes)
     options: dict[str, Any] = dict(_activations(node, attributes))
     if node.op_type == "GRU":
         options["reset"] = "after" if attributes.get("linear_before_reset") else "before"
     if attributes.get("input_forget"):
         options["input_forget"] = True
-    (layer,) = read("onnx", state, layer=node.op_type, **options)
-    return layer
+    return options
 
 
 def _where(node: onnx.NodeProto) -> str:
@@ -94,7 +107,7 @@ def _refuse(node: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
 
 def _activations(node: onnx.NodeProto, attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(option of the cell, our name) of each activation of the forward direction."""
-    kind, fields = node.op_type, FIELDS[node.op_type]
+    kind, fields = node.op_type, FIELDS[node.op_type.lower()]
     text = [a.decode() if isinstance(a, bytes) else a for a in attributes.get("activations", [])]
     alphas, betas = (iter(attributes.get(f"activation_{k}", [])) for k in ("alpha", "beta"))
     ours = []

@@ -11,8 +11,7 @@ import numpy as np
 from jax import export
 
 from lstm_jax.cells.gates import step
-from lstm_jax.convert.conventions import CONVENTIONS
-from lstm_jax.convert.layers import Layer, from_plain
+from lstm_jax.convert.layers import DIRECTIONS, Layer, flat, node_arrays
 from lstm_jax.convert.onnx.graph import Graph, value
 from lstm_jax.convert.onnx.jaxprs import inline
 from lstm_jax.convert.plain import Inexpressible, Plain, plain
@@ -61,17 +60,27 @@ def operator(layer: Layer, marks: Marks) -> list[Plain] | None:
 
 
 def add(
-    graph: Graph, layer: Layer, xs: str, features: int, starts: Sequence[str], marks: Marks
+    graph: Graph,
+    layer: Layer,
+    given: tuple[str, int],
+    starts: Sequence[Sequence[str]],
+    marks: Marks,
+    name: str = "layer",
 ) -> Said:
-    """The layer over xs [T, B, D = features] from `starts`, the forward carry's [B, H] each."""
+    """The layer over (xs [T, B, D], D) from `starts`, each direction's carry entries [1 or B, H].
+
+    Its arrays are named as in `runs`: `name/W` of a node, `name/forward/kernel` of a Scan.
+    """
     plains = operator(layer, marks)
     if plains is not None:
-        return _node(graph, layer, plains, xs, starts, marks)
-    given = (starts, ())  # the backward direction starts afresh
-    ways = [
-        _scan(graph, layer.cell, params, (xs, features), given[way], marks, way == 1)
-        for way, params in enumerate(layer.ways)
-    ]
+        return _node(graph, plains, given[0], starts, marks, name)
+    ways = []
+    for way, params in zip(DIRECTIONS, layer.ways, strict=False):
+        for leaf, array in flat(params).items():
+            if not leaf.startswith("initial_"):  # the start has it
+                graph.parameter(f"{name}/{way}/{leaf}", array)
+        start = starts[len(ways)]
+        ways.append(_scan(graph, layer.cell, params, given, start, marks, way == "backward"))
     return Said([ys for ys, _ in ways], ways[0][1])
 
 
@@ -87,31 +96,26 @@ def _spread(graph: Graph, start: str, xs: str, width: int) -> str:
     return graph.add("Expand", start, shape)
 
 
-def _starts(graph: Graph, layer: Layer, starts: Sequence[str], xs: str) -> list[list[str]]:
-    """For each direction the entries of its carry, [B, H] each."""
-    each = [fresh(layer.cell, params) for params in layer.ways]
-    names = [list(starts), *([graph.constant(a) for a in way] for way in each[1:])]
-    widths = [a.shape[-1] for a in each[0]]
-    return [[_spread(graph, n, xs, w) for n, w in zip(way, widths, strict=True)] for way in names]
-
-
 def _node(
-    graph: Graph, layer: Layer, plains: list[Plain], xs: str, starts: Sequence[str], marks: Marks
+    graph: Graph,
+    plains: list[Plain],
+    xs: str,
+    starts: Sequence[Sequence[str]],
+    marks: Marks,
+    name: str,
 ) -> Said:
-    kind, ways = plains[0].kind, len(plains)
-    row = CONVENTIONS[f"onnx {OPERATORS[kind]}"]
-    own = [from_plain(row, p) for p in plains]
-    arrays = {k: np.stack([np.asarray(o[k], np.float32) for o in own]) for k in own[0]}
-    carries = _starts(graph, layer, starts, xs)
-    zero = graph.ints(0)
+    kind, ways, zero = plains[0].kind, len(plains), graph.ints(0)
+    arrays = {k: np.asarray(a, np.float32) for k, a in node_arrays(plains).items()}
+    own = {k: graph.parameter(f"{name}/{k}", array) for k, array in arrays.items()}
+    carries = [[_spread(graph, n, xs, plains[0].hidden) for n in way] for way in starts]
     stacked = [
         graph.add("Concat", *(graph.add("Unsqueeze", n, zero) for n in entry), axis=0)
         for entry in zip(*carries, strict=True)
     ]
     # Our carry is (c, h), ONNX takes h first.
-    inputs = [xs, *(graph.constant(arrays[k]) for k in "WRB"), marks.lengths, *reversed(stacked)]
-    if "P" in arrays:
-        inputs.append(graph.constant(arrays["P"]))
+    inputs = [xs, *(own[k] for k in "WRB"), marks.lengths, *reversed(stacked)]
+    if "P" in own:
+        inputs.append(own["P"])
     count = 3 if kind == "lstm" else 2
     outputs = graph.several(OPERATORS[kind], inputs, count, **_attributes(plains))
     ys = graph.several("Split", [outputs[0], graph.ints(*[1] * ways)], ways, axis=1)
@@ -147,9 +151,8 @@ def _scan(
 ) -> tuple[str, list[str]]:
     """(ys, last carry): a Scan whose body is the cell's step, from its jaxpr."""
     (xs, features), initial = given_xs, fresh(cell, params)
-    names = starts or [graph.constant(a) for a in initial]
     widths = [a.shape[-1] for a in initial]
-    given = [_spread(graph, n, xs, w) for n, w in zip(names, widths, strict=True)]
+    given = [_spread(graph, n, xs, w) for n, w in zip(starts, widths, strict=True)]
     scanned = [
         xs,
         *([marks.valid] if marks.valid else []),

@@ -16,6 +16,7 @@ from lstm_jax.cli import main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ELSEWHERE = ("make", "pip")  # what other tests run, or what needs a network
+WHEEL = ("runs/airline", "runs/again")  # tests/test_wheel.py runs these, in an empty folder
 
 
 def blocks(language: str) -> list[str]:
@@ -53,8 +54,10 @@ def test_commands(tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     ours = [words[1:] for words in commands() if words[0] == "lstm-jax"]
-    assert len(ours) >= 9
+    assert len(ours) >= 15
     for words in ours:
+        if any(name in word for name in WHEEL for word in words):
+            continue
         assert main([shrunk(word) for word in words]) == 0, words
     left = {path.name for path in (tmp_path / "runs" / "relu").iterdir()}
     block = next(block for block in blocks("") if "manifest.json" in block)

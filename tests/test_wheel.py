@@ -1,4 +1,5 @@
-"""The wheel in an environment of its own: the examples of the help run in an empty folder.
+"""The wheel in an environment of its own: README's tour and the examples of the help, in an empty
+folder.
 
 The first example of each verb; EXAMPLES=all runs every one.
 """
@@ -6,6 +7,7 @@ The first example of each verb; EXAMPLES=all runs every one.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -85,6 +87,21 @@ def test_the_examples_of_the_help_run_in_an_empty_folder(installed, tmp_path, su
             line = line.replace("/tmp/", f"{tmp_path}/").replace("=other.csv", "=../other.csv")
             done = run(installed, shortened(line), place)
             assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def test_the_tour_of_the_readme_in_an_empty_folder(installed, tmp_path):
+    """Trained, exported, measured in onnxruntime, imported: three times the same metrics."""
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    (tour,) = [block for block in blocks if "lstm-jax import" in block]
+    scores = []
+    for line in tour.splitlines():
+        done = run(installed, line + " --json" * ("evaluate" in line), tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        scores += [json.loads(done.stdout)["metrics"]] * ("evaluate" in line)
+    own, exported, imported = scores
+    for split, row in own.items():
+        assert exported[split] == pytest.approx(row, rel=1e-4)
+        assert imported[split] == pytest.approx(row, rel=1e-6)
 
 
 @pytest.mark.parametrize("spec", ["airline", "airline:smoke", "configs/airline.py", "adding.py"])

@@ -120,19 +120,11 @@ def _read(library: str, cell: Cell, like: Any, state: Mapping[str, Any]) -> dict
     p = plain(cell, jax.tree.map(jnp.zeros_like, like["layer_0"]["forward"]), ("learned_carry",))
     options = {"reset": p.reset} if p.kind == "gru" else {}
     found = {ours: _turned(library, ours, state[theirs]) for theirs, ours in names.items()} | starts
-    for n, layer in enumerate(_layers(library, recurrent, options)):
+    for n, layer in enumerate(read(library, recurrent, **options)):
         for way, params in zip(DIRECTIONS, layer.ways, strict=False):
             own = unplain(cell, plain(layer.cell, params))
             found |= {f"layer_{n}/{way}/{name}": array for name, array in own.items()}
     return nested(found)
-
-
-def _layers(library: str, state: Mapping[str, Any], options: Mapping[str, Any]) -> Iterable[Layer]:
-    if library != ONNX:
-        return read(library, state, **options)
-    count = len({name.split("/")[0] for name in state})
-    each = [read(library, state, prefix=f"layer_{n}/", **options) for n in range(count)]
-    return [layer for (layer,) in each]
 
 
 def check_options(cell: Cell, like: Any, layers: Sequence[Mapping[str, str]]) -> None:

@@ -114,6 +114,16 @@ def test_packed_rows_with_holes_and_resets_in_onnx(tmp_path):
     assert "no recurrent operator knows resets" in done.files["m.onnx"]
 
 
+def test_what_onnx_has_not_is_refused_by_the_option(tmp_path):
+    loaded = untrained("adding", task__length=3, task__eval_size=2, cell__dtype="bfloat16")
+    with pytest.raises(UsageError, match=r"cell\.dtype=bfloat16.*nearest.*float32"):
+        onnx_export.write(loaded, tmp_path / "m.onnx")
+    own = ROOT / "tests" / "own" / "mine.py"
+    loaded = untrained("adding", task__length=3, task__eval_size=2, model__encoder=f"{own}:Doubled")
+    with pytest.raises(UsageError, match=r"model\.encoder=.*Doubled.*--to=stablehlo"):
+        onnx_export.write(loaded, tmp_path / "m.onnx")
+
+
 def test_a_sequence_in_two_parts_is_the_whole(tmp_path):
     loaded = MODELS["100 steps, residual, dense head"]()
     model, names = onnx_export.model(loaded, onnx_export.Wanted((), False))[0], []

@@ -12,12 +12,14 @@ import pytest
 import registry
 from onnx import helper
 
-from lstm_jax.cells import gru, lstm, rnn
+from lstm_jax.cells import lstm
+from lstm_jax.cells.activations import GATE_ACTIVATIONS
 from lstm_jax.cells.gates import GATES
 from lstm_jax.convert import Layer
 from lstm_jax.convert.onnx import recurrent
 from lstm_jax.convert.onnx.graph import IR, OPSET, Graph, value
 from lstm_jax.convert.onnx.recurrent import Marks
+from lstm_jax.convert.plain import FIELDS
 
 T, B, D, H = 6, 4, 3, 4
 LENGTHS = np.array([6, 2, 1, 5])
@@ -82,26 +84,32 @@ def test_a_layer_in_onnx_is_the_textbook(case):
             np.testing.assert_allclose(array, last[name], atol=1e-5 * max(1, abs(last[name]).max()))
 
 
+SQUASHES = [name for name in recurrent.ACTIVATIONS if name in GATE_ACTIVATIONS]
+ROWS = [row for row in GATES if row != "multiplicative"]
 ONE_NODE = {
-    "LSTM": [lstm(H, gates=row) for row in GATES if row != "multiplicative"]
-    + [
-        lstm(H, peepholes="diagonal"),
-        lstm(H, gates="cifg", peepholes="diagonal_remaining"),
-        lstm(H, gate_activation="hard_sigmoid", candidate_activation="softsign"),
-        lstm(H, gate_activation="relu", output_activation="relu"),
-        lstm(H, gate_activation="softsign"),
-    ],
-    "GRU": [gru(H), gru(H, reset="before"), gru(H, gate_activation="hard_sigmoid")],
-    "RNN": [rnn(H), rnn(H, activation="relu"), rnn(H, activation="identity")],
+    "LSTM": [{"gates": row} for row in ROWS]
+    + [{"gates": row, "gate_activation": "hard_sigmoid"} for row in ROWS]
+    + [{"gates": row, "peepholes": "diagonal_remaining"} for row in ROWS]
+    + [{k: name} for k in FIELDS["lstm"] for name in SQUASHES],
+    "GRU": [{"reset": name} for name in ("before", "after")]
+    + [{k: name} for k in FIELDS["gru"] for name in SQUASHES],
+    "RNN": [{"activation": name} for name in SQUASHES],
 }
+SAID = [registry.Case(kind.lower(), options) for kind, each in ONE_NODE.items() for options in each]
 
 
-@pytest.mark.parametrize("kind", ONE_NODE)
-def test_what_the_operator_can_say_is_one_node(kind):
-    for cell in ONE_NODE[kind]:
-        _, graph = session(Layer(cell, drawn(cell)), Marks())
-        found = [n.op_type for n in graph.nodes if n.op_type in ("LSTM", "GRU", "RNN", "Scan")]
-        assert found == [kind], cell.info.table
+@pytest.mark.parametrize("case", SAID, ids=str)
+def test_one_node_in_both_directions_with_lengths(case):
+    """What the operator can say, at weights drawn at random."""
+    cell, (xs, valid) = case.build(), inputs()
+    layer = Layer(cell, drawn(cell), drawn(cell, 1))
+    run, graph = session(layer, Marks("lengths"))
+    found = [n.op_type for n in graph.nodes if n.op_type in ("LSTM", "GRU", "RNN", "Scan")]
+    assert found == [case.cell.upper()]
+    ways = run.run(None, {"xs": xs, "lengths": LENGTHS.astype(np.int32)})[:2]
+    for reverse, (ys, params) in enumerate(zip(ways, layer.ways, strict=True)):
+        _, wanted, _ = expected(case, params, xs, valid, ~valid & False, bool(reverse))
+        np.testing.assert_allclose(ys, wanted, atol=1e-5 * max(1.0, np.abs(wanted).max()))
 
 
 def test_what_it_cannot_say_is_a_scan_and_says_why():
@@ -133,16 +141,3 @@ def test_both_directions_with_holes_and_resets(name):
     np.testing.assert_allclose(
         back, expected(case, layer.backward, xs, valid, resets, True)[1], atol=1e-5
     )
-
-
-def test_an_operator_in_both_directions_with_lengths():
-    case, (xs, valid) = registry.Case("gru"), inputs()
-    cell = case.build()
-    layer = Layer(cell, drawn(cell), drawn(cell, 1))
-    run, graph = session(layer, Marks("lengths"))
-    assert "GRU" in {n.op_type for n in graph.nodes}
-    ahead, back, _ = run.run(None, {"xs": xs, "lengths": LENGTHS.astype(np.int32)})
-    none = ~valid & False
-    np.testing.assert_allclose(ahead, expected(case, layer.forward, xs, valid, none)[1], atol=1e-5)
-    wanted = expected(case, layer.backward, xs, valid, none, True)[1]
-    np.testing.assert_allclose(back, wanted, atol=1e-5)

@@ -19,6 +19,7 @@ import numpy as np
 from jax.core import Tracer
 
 from lstm_jax.cells import gru, lstm, rnn, transforms
+from lstm_jax.cells.gates import word
 from lstm_jax.convert.conventions import CONVENTIONS, LIBRARIES, OURS, Convention, rows
 from lstm_jax.convert.plain import Inexpressible, Plain, numpy_of, plain, whole
 from lstm_jax.core import Array, Cell, Params
@@ -474,7 +475,7 @@ def check(library: str, name: str, row: Convention, p: Plain) -> None:
     if row.activations == "fixed" and p.activations != _fixed(row):
         lines.append(_other(p.activations, _fixed(row)))
     if row.activations == "tanh relu" and p.activations[0] not in ("tanh", "relu"):
-        lines.append(f"activation {p.activations[0]}, where it has tanh or relu")
+        lines.append(f"activation {word(p.activations[0])}, where it has tanh or relu")
     if row.activations == "shared" and len(set(p.activations[1:])) > 1:
         lines.append(_other(p.activations[1:], (p.activations[1],) * 2) + " (one for both)")
     if p.peepholes is not None and not row.peepholes:
@@ -499,7 +500,7 @@ def _fixed(row: Convention) -> tuple[str, ...]:
 
 
 def _other(given: tuple[str, ...], has: tuple[str, ...]) -> str:
-    return f"activations {', '.join(given)}, where it has {', '.join(has)}"
+    return f"activations {', '.join(map(word, given))}, where it has {', '.join(map(word, has))}"
 
 
 def _any(array: Any) -> bool:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.cells.gates import NAMES, Constant, Coupled, GateTable
+from lstm_jax.cells.gates import NAMES, Constant, Coupled, GateTable, word
 from lstm_jax.core import Cell, Params
 from lstm_jax.errors import UsageError
 
@@ -208,8 +208,8 @@ def _shared(table: GateTable) -> str:
     }
     if len(names) > 1:
         raise Inexpressible(
-            f"gate activations {', '.join(sorted(names))} side by side: other libraries have one "
-            f"for i, f and o; the nearest is the same on all three; {_TRAIN}"
+            f"gate activations {', '.join(sorted(map(word, names)))} side by side: other libraries "
+            f"have one for i, f and o; the nearest is the same on all three; {_TRAIN}"
         )
     return names.pop() if names else "sigmoid"
 
@@ -249,9 +249,10 @@ def _split_rows(rows: Any, names: list[str]) -> dict[str, Any]:
 
 def _coupled(name: str, gate: Coupled, to: tuple, squash: str) -> tuple:
     """1 - s(u + shift) as s(-u - shift), where the activation is such a one."""
+    said = word(squash)
     if squash not in ("sigmoid", "hard_sigmoid"):
         raise Inexpressible(
-            f"the {NAMES[name]} is 1 - {squash}(u_{gate.to}), which is {squash} of nothing; the "
+            f"the {NAMES[name]} is 1 - {said}(u_{gate.to}), which is {said} of nothing; the "
             f"nearest is a coupled gate with gate_activation='sigmoid'; {_TRAIN}"
         )
     kernel, recurrent, bias, peephole = to
@@ -275,7 +276,7 @@ def preimage(activation: str, value: float) -> float:
     u = inverse.get(activation, lambda v: math.nan)(value)
     if math.isnan(u):
         raise Inexpressible(
-            f"a gate that is always {value:g}: {activation} of nothing is; the nearest is "
+            f"a gate that is always {value:g}: {word(activation)} of nothing is; the nearest is "
             "gate_activation='sigmoid', which has it at a large bias"
         )
     return u

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lstm_jax.cells.gates import word
 from lstm_jax.config.fields import bind
 from lstm_jax.convert.conventions import OUTER
 from lstm_jax.convert.layers import DIRECTIONS, Layer, apply, flat, nested, node_arrays, read, write
@@ -134,8 +135,9 @@ def check_options(cell: Cell, like: Any, layers: Sequence[Mapping[str, str]]) ->
     p = plain(cell, like["layer_0"]["forward"], ("learned_carry",))
     ours = {"cell": p.kind, **options_of(p)}
     for n, theirs in enumerate(layers):
-        lines = [f"{k}={theirs[k]}, not {v}" for k, v in ours.items() if theirs.get(k, v) != v]
-        if lines:
+        other = {k: v for k, v in ours.items() if theirs.get(k, v) != v}
+        lines = [f"{k}={theirs[k]}, not {word(v)}" for k, v in other.items()]
+        if other:
             raise UsageError(
                 f"layer {n} of the file is another one than the config's: {'; '.join(lines)}. "
                 "Give a --config, or --config.cell.FIELD=VALUE, that says the same"

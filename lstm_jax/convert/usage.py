@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lstm_jax.cells.gates import word
 from lstm_jax.convert.layers import Layer, chosen, snake
 from lstm_jax.convert.plain import Plain, plain
 
@@ -124,7 +125,11 @@ def _keras(name: str, p: Plain, count: int, both: bool) -> str:
     fields = ("activation",) if p.kind == "rnn" else ("recurrent_activation", "activation")
     defaults = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     chosen_words = dict(zip(fields, words, strict=False))
-    options = [f"{k}={v!r}" for k, v in chosen_words.items() if v != defaults[k]]
+    options = [
+        f"{k}={v!r}" if isinstance(v, str) else f"{k}={word(v)}"
+        for k, v in chosen_words.items()
+        if v != defaults[k]
+    ]
     options += ["reset_after=False"] if p.reset == "before" else []
     arguments = ", ".join([str(p.hidden), "return_sequences=True", *options])
     layers = [_keras_layer(name, arguments, n, both) for n in range(count)]
@@ -145,7 +150,9 @@ def _flax(pattern: str):
         fields = ("activation_fn",) if p.kind == "rnn" else ("gate_fn", "activation_fn")
         defaults = {"gate_fn": "sigmoid", "activation_fn": "tanh"}
         words = dict(zip(fields, p.activations, strict=False))
-        options = [f", {k}={FUNCTIONS[v]}" for k, v in words.items() if v != defaults[k]]
+        options = [
+            f", {k}={FUNCTIONS.get(v, word(v))}" for k, v in words.items() if v != defaults[k]
+        ]
         return pattern.format(
             name=name, features=p.kernel.shape[0], hidden=p.hidden, options="".join(options)
         )

@@ -118,6 +118,7 @@ def test_what_it_cannot_say_is_a_scan_and_says_why():
         "relu, sigmoid": lstm(H, gate_activation={"i": "relu"}),
         "layer_norm": lstm(H, layer_norm="branch"),
         "cell_clip": lstm(H, cell_clip=1.0),
+        "activation silu": lstm(H, candidate_activation=jax.nn.silu),
         "activation relu1": lstm(H, candidate_activation="relu1"),
         "gates='multiplicative'": lstm(H, gates="multiplicative"),
     }.items():

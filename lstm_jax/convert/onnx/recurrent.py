@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from lstm_jax.cells.gates import step
+from lstm_jax.cells.gates import step, word
 from lstm_jax.convert.layers import DIRECTIONS, Layer, flat, node_arrays
 from lstm_jax.convert.onnx.graph import Graph, value
 from lstm_jax.convert.onnx.jaxprs import inline
@@ -233,5 +233,5 @@ def words(layer: Layer, marks: Marks) -> str:
         return f"a Scan of the step: {str(error).split(';')[0]}"
     if p.projection is not None:
         return "a Scan of the step: no recurrent operator has a projection"
-    odd = ", ".join(name for name in p.activations if name not in ACTIVATIONS)
+    odd = ", ".join(word(name) for name in p.activations if name not in ACTIVATIONS)
     return f"a Scan of the step: no recurrent operator has the activation {odd}"

@@ -30,9 +30,10 @@ LEAVE = shutil.ignore_patterns(".*", "runs", "sweeps", "build", "*.egg-info", "r
 ALONE = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 # What needs a download, a file of another library, or a sweep that has ended.
 ELSEWHERE = (
-    "runs/chars", "data fetch", "inspect FILE", "lstm.pt", "runs/theirs", "airline.onnx",
-    "lstm-jax sweep", "sweeps/", "lstm-jax export", "lstm-jax import",
+    "runs/chars", "data fetch", "inspect FILE", "lstm.pt", "runs/theirs", "lstm-jax sweep",
+    "sweeps/",
 )  # fmt: skip
+TOUR = ("lstm-jax export", "lstm-jax import", "--model=")  # what the README's tour does too
 
 
 def examples() -> list[str]:
@@ -43,7 +44,8 @@ def examples() -> list[str]:
     found = [re.split(r"  +(?!-)", line)[0] for line in lines if line.startswith("lstm-jax ")]
     here = [line for line in found if not any(word in line for word in ELSEWHERE)]
     if os.environ.get("EXAMPLES") == "all":
-        return here
+        return sorted(here, key=lambda line: "--model=" in line)  # once it was exported
+    here = [line for line in here if not any(word in line for word in TOUR)]
     near = [line for line in here if "runs/" not in line or "runs/airline" in line]
     return list({line.split()[1]: line for line in reversed(near)}.values())[::-1]
 

@@ -1,7 +1,7 @@
 """metrics of a run's best parameters on every split, beside the trivial scores.
 
 lstm-jax evaluate --workdir=runs/airline
-lstm-jax evaluate --workdir=runs/airline --model=airline.onnx      the exported model instead
+lstm-jax evaluate --workdir=runs/airline --model=runs/airline/export/model.onnx     as exported
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """a workdir from a file of weights, which evaluate, predict, diagnose and train take as a run.
 
 lstm-jax import --from=runs/airline/export/model.onnx --workdir=runs/again
-lstm-jax import --from=airline.safetensors --workdir=runs/again
+lstm-jax import --from=airline.safetensors --workdir=runs/torch
 lstm-jax import --from=lstm.pt --rename=lstm.=rnn.,fc.=head.linear. --config=configs/airline.py \\
   --workdir=runs/theirs
 lstm-jax train --config=configs/airline.py --workdir=runs/tuned --init_from=runs/theirs

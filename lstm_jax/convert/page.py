@@ -66,6 +66,7 @@ state = convert.write("keras", layers)
 ## Conventions
 
 Gates by our names: the forget gate is f everywhere, the candidate g (n of a GRU).
+[Parity](parity.md) has the largest difference of each of these layers from its own library's.
 
 """
 ROWS = """

@@ -376,7 +376,10 @@ def law_types(lab: Lab) -> None:
     for cell in lab.variants:
         carry, ys = jax.eval_shape(lab.unrolled(cell, engine="scan"), *cast)
         found = jax.tree.map(lambda a: (a.shape, a.dtype), carry)
-        assert found == like, f"a step makes the carry {found} of {like}"
+        assert found == like, (
+            f"a step makes the carry {found} of {like}; initial_carry and step should keep to the "
+            'type of the parameters, as in jnp.zeros(shape, params["kernel"].dtype)'
+        )
         shape = (*data.xs.shape[:2], carry.h.shape[-1])
         assert (ys.dtype, ys.shape) == (jnp.float32, shape), f"ys is {ys.dtype}{ys.shape}"
 

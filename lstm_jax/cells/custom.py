@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lstm_jax.core import Cell, Info, Params, constructor
 
@@ -23,8 +24,9 @@ def from_step(
         c_t, y_t = step(params, c_{t-1}, x_t)
 
     `init(key, in_features) -> params` and `initial_carry(params, batch_shape) -> carry`, a
-    NamedTuple, are as in `Cell`. Engines know nothing of its gates and differentiate the step as a
-    whole: right everywhere, and slower than a cell in `recur`, `merge` and `update`.
+    NamedTuple, are as in `Cell`; the carry gets the parameters' floating type. Engines know
+    nothing of its gates and differentiate the step as a whole: right everywhere, and slower than a
+    cell in `recur`, `merge` and `update`.
     """
 
     def project(params, xs, keys=None):
@@ -39,13 +41,21 @@ def from_step(
     def update(params, carry, gate):
         return step(params, carry, gate.raw("x"))
 
+    def start(params, batch_shape):
+        dtype = jnp.result_type(*([a for a in jax.tree.leaves(params) if _is_real(a)] or [float]))
+        carry = initial_carry(params, batch_shape)
+        return jax.tree.map(lambda a: jnp.asarray(a, dtype) if _is_real(a) else a, carry)
+
     fields = _fields(init, initial_carry)
     info = Info(name, 0, fields, blocks=(("x",),), late=("x",), pointwise=False)
-    return Cell(init, initial_carry, project, recur, merge, update, info=info)
+    return Cell(init, start, project, recur, merge, update, info=info)
+
+
+def _is_real(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
 def _fields(init: Callable, initial_carry: Callable) -> tuple[str, ...]:
-    """The names of the carry's entries, from shapes alone."""
-    params = jax.eval_shape(lambda key: init(key, 1), jax.random.key(0))
-    carry: Any = jax.eval_shape(lambda p: initial_carry(p, (1,)), params)
+    """The names of the carry's entries, from shapes alone: JAX need not start for them."""
+    carry: Any = jax.eval_shape(lambda: initial_carry(init(jax.random.key(0), 1), (1,)))
     return carry._fields

@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from lstm_jax import plugins
 from lstm_jax.errors import UsageError
 from lstm_jax.ops import cores
 
@@ -49,7 +50,18 @@ def configure_cpu_devices(num_devices: int = -1) -> None:
     """
     if "JAX_NUM_CPU_DEVICES" in os.environ:
         return
-    jax.config.update("jax_num_cpu_devices", cores() if num_devices < 1 else num_devices)
+    wanted = cores() if num_devices < 1 else num_devices
+    try:
+        jax.config.update("jax_num_cpu_devices", wanted)
+    except RuntimeError:  # something has started JAX: a file of the user's, at its top level
+        found = len(jax.devices("cpu"))
+        if found != wanted:
+            files = ", ".join(plugins.used()) or "something"
+            plugins.say(
+                f"JAX had started before its CPU was split, so there is {found} device instead of "
+                f"{wanted}: {files} computes when it is read. In a function it would not; "
+                f"JAX_NUM_CPU_DEVICES={wanted} in the environment helps too"
+            )
 
 
 def make_mesh(devices: list, batch_size: int, accumulate: int = 1) -> Mesh | None:

@@ -190,8 +190,10 @@ def own_entry(name: str) -> Entry:
         return Entry(name, "gates", switch, lambda: lstm(HIDDEN, gates=part), *part[-2:])
     if isinstance(part, Cell):
         return Entry(name, "cell", "lstm_jax.Recurrent(...)", lambda: part, "", "")
-    cell = a_cell(part(HIDDEN), name)
-    return Entry(name, "cell", f"cell.name={name}", lambda: cell, *story(part))
+    cell, told = a_cell(part(HIDDEN), name), getattr(part, "func", part)
+    equations, source = story(told)
+    about = equations or inspect.getdoc(told) or ""
+    return Entry(name, "cell", f"cell.name={name}", lambda: cell, about, source)
 
 
 def _is_part(part: Any) -> bool:

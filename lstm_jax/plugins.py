@@ -128,9 +128,9 @@ def _file(where: str) -> Path:
         near = difflib.get_close_matches(
             path.name, {p.name for file in tried for p in file.parent.glob("*.py")}, n=1
         )
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}? Looked" if near else "; looked"
         raise UsageError(
-            f"no file {where!r}{hint}; looked for {', '.join(map(str, tried))}: if it has moved, "
+            f"no file {where!r}{hint} for {', '.join(map(str, tried))}: if it has moved, "
             "name its new place"
         )
     return found[0]

@@ -7,12 +7,18 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.core import Tracer
 
 from lstm_jax import cli, plugins
+from lstm_jax.cells import from_step
+from lstm_jax.compute import sharding
 from lstm_jax.config import default_config
 from lstm_jax.config.overrides import read_config
+from lstm_jax.core import Hidden
 from lstm_jax.errors import UsageError
 from lstm_jax.model.cell import build_cell
 from lstm_jax.model.layers import encoder_of
@@ -184,8 +190,6 @@ def test_every_kind_of_part(mine):
 
 
 def _key():
-    import jax
-
     return jax.random.key(0)
 
 
@@ -263,6 +267,46 @@ def test_what_is_wrong_is_said(mine, name, words):
     cell.gates = name
     with pytest.raises(UsageError, match=words):
         build_cell(cell)
+
+
+def test_an_activation_that_changes_the_shape(mine):
+    (mine / "odd.py").write_text("def first(u):\n    return u[..., :1]\n")
+    cell = default_config().cell
+    cell.output_activation = "odd.py:first"
+    with pytest.raises(UsageError, match=r"'odd.py:first' makes \[2, 1\] of u \[2, 3\]"):
+        build_cell(cell)
+
+
+def test_a_part_that_computes_when_it_is_read(mine, monkeypatch, capsys):
+    """JAX has started by then, and its CPU cannot be split any more."""
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    plugins.source("mine.py")
+    jax.devices()
+    sharding.configure_cpu_devices(17)
+    said = capsys.readouterr().err
+    assert "instead of 17" in said and str(mine / "mine.py") in said
+    sharding.configure_cpu_devices(len(jax.devices("cpu")))
+    assert not capsys.readouterr().err
+
+
+def test_a_cell_of_one_function_is_made_before_jax_starts(mine, monkeypatch):
+    """And its carry is of the type of the parameters, whatever its author wrote."""
+    cell = default_config().cell
+    cell.name = "mine.py:leaky"
+    key = jax.random.key
+
+    def abstract(seed):
+        assert isinstance(jnp.zeros(()), Tracer)
+        return key(seed)
+
+    monkeypatch.setattr(jax.random, "key", abstract)
+    made = build_cell(cell)
+    with jax.enable_x64(True):
+        params = {"kernel": np.ones((2, 3), np.float32)}
+        own = from_step(
+            made.update, lambda key, size: params, lambda p, shape: Hidden(jnp.zeros(3))
+        )
+        assert own.initial_carry(params, ()).h.dtype == np.float32
 
 
 def test_something_that_is_not_a_cell(mine):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.core import Array
+from lstm_jax.errors import UsageError
 from lstm_jax.plugins import find
 
 
@@ -63,9 +64,17 @@ def activation_name(kind: str, name: Any, known: Collection[str] = ACTIVATIONS) 
 
 
 def check_activation(kind: str, name: Any, known: Collection[str] = ACTIVATIONS) -> None:
-    """Raises UsageError unless `name` is one of `known`, a reference to a function, or one."""
-    if not callable(name):
-        find(kind, name, dict.fromkeys(known), A_FUNCTION)
+    """Raises UsageError unless `name` is one of `known`, a reference to a function, or one.
+
+    A function of the user's has to keep the shape of u.
+    """
+    own = name if callable(name) else find(kind, name, dict.fromkeys(known), A_FUNCTION)
+    if own is None:
+        return
+    made = jax.eval_shape(own, jax.ShapeDtypeStruct((2, 3), jnp.float32))
+    if getattr(made, "shape", None) != (2, 3):
+        found = list(made.shape) if hasattr(made, "shape") else f"a {type(made).__name__}"
+        raise UsageError(f"{kind} {name!r} makes {found} of u [2, 3]; expected the shape of u")
 
 
 A_FUNCTION = "a function u -> a of arrays, or an Activation(function, slope)"

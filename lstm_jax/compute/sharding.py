@@ -56,7 +56,7 @@ def configure_cpu_devices(num_devices: int = -1) -> None:
     except RuntimeError:  # something has started JAX: a file of the user's, at its top level
         found = len(jax.devices("cpu"))
         if found != wanted:
-            files = ", ".join(plugins.used()) or "something"
+            files = " or ".join(plugins.used()) or "something"
             plugins.say(
                 f"JAX had started before its CPU was split, so there is {found} device instead of "
                 f"{wanted}: {files} computes when it is read. In a function it would not; "

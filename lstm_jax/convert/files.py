@@ -5,6 +5,7 @@ Nothing is ever unpickled: npz without object arrays, .pt with `weights_only=Tru
 
 from __future__ import annotations
 
+import importlib
 import json
 import zipfile
 from collections.abc import Callable, Mapping
@@ -106,10 +107,10 @@ def _load_torch(path: Path) -> Loaded:
 
 def _load_onnx(path: Path) -> Loaded:
     try:
-        from lstm_jax.convert.onnx.whole import load as load_model  # optional
+        whole = importlib.import_module("lstm_jax.convert.onnx.whole")  # optional
     except ImportError:
         raise UsageError(f"{path} needs onnx to be read: pip install 'lstm-jax[onnx]'") from None
-    return load_model(path)
+    return whole.load(path)
 
 
 def _notes(text: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Other libraries' arrays, there and back; and what is said of arrays that are not theirs."""
 
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -121,15 +122,16 @@ def test_rows_of_the_gate_table_as_the_layer_of_torch(gates):
             convert.write("torch", one)
 
 
+SILU: Any = jax.nn.silu
 REFUSED = {
     "layer_norm='branch'": lstm(H, layer_norm="branch"),
     "peepholes='full'": lstm(H, peepholes="full"),
     "peepholes='diagonal'": lstm(H, peepholes="diagonal"),
     "cell_clip=1.0": lstm(H, cell_clip=1.0),
     "gate activations relu, sigmoid": lstm(H, gate_activation={"i": "relu"}),
-    "activations sigmoid, silu, tanh": lstm(H, candidate_activation=jax.nn.silu),
-    "gate activations sigmoid, silu": lstm(H, gate_activation={"i": jax.nn.silu}),
-    "the forget gate is 1 - silu": lstm(H, gates="cifg", gate_activation=jax.nn.silu),
+    "activations sigmoid, silu, tanh": lstm(H, candidate_activation=SILU),
+    "gate activations sigmoid, silu": lstm(H, gate_activation={"i": SILU}),
+    "the forget gate is 1 - silu": lstm(H, gates="cifg", gate_activation=SILU),
     "reset='before'": gru(H, reset="before"),
     "zoneout on 'lstm'": transforms.zoneout(lstm(H), 0.1),
     "cell 'slstm'": slstm(H),

@@ -112,13 +112,16 @@ def test_one_node_in_both_directions_with_lengths(case):
         np.testing.assert_allclose(ys, wanted, atol=1e-5 * max(1.0, np.abs(wanted).max()))
 
 
+SILU: Any = jax.nn.silu
+
+
 def test_what_it_cannot_say_is_a_scan_and_says_why():
     for option, cell in {
         "peepholes='full'": lstm(H, peepholes="full"),
         "relu, sigmoid": lstm(H, gate_activation={"i": "relu"}),
         "layer_norm": lstm(H, layer_norm="branch"),
         "cell_clip": lstm(H, cell_clip=1.0),
-        "activation silu": lstm(H, candidate_activation=jax.nn.silu),
+        "activation silu": lstm(H, candidate_activation=SILU),
         "activation relu1": lstm(H, candidate_activation="relu1"),
         "gates='multiplicative'": lstm(H, gates="multiplicative"),
     }.items():

@@ -108,7 +108,7 @@ def test_a_whole_model_of_another_library(tmp_path):
     assert notes["library"] == "onnx" and notes["layers"][0]["cell"] == "lstm"
     arrays = imports.renamed(arrays, "fc.weight=head/linear/kernel,fc.bias=head/linear/bias")
     cell = lstm(H)
-    like = {"layer_0": {"forward": shaped(cell)}}
+    like: dict[str, Any] = {"layer_0": {"forward": shaped(cell)}}
     like["head"] = {"linear": {"kernel": np.zeros((H, 1)), "bias": np.zeros(1)}}
     found, said = imports.parameters(cell, like, arrays, notes)
     assert said == ("onnx", False, [])

@@ -10,20 +10,20 @@ import jax
 
 from benchmarks.dispatch import small_config
 from lstm_jax.config.fields import resolve
-from lstm_jax.sweep.pack.program import Compiled, pack_program
+from lstm_jax.sweep.pack.program import compiled, pack_program
 
 STEPS, REPEATS = 20, 5
 
 
 def trial_steps_per_second(hidden: int, trials: int) -> float:
     """The median over some chunks of `STEPS` steps, learning rates all different."""
-    compiled = Compiled(*pack(hidden, trials))
-    state = compiled.init()
-    state = jax.block_until_ready(compiled.chunk(STEPS, state))[0]
+    functions = compiled(*pack(hidden, trials))
+    state = functions.init()
+    state = jax.block_until_ready(functions.chunk(STEPS, state))[0]
     rates = []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        state = jax.block_until_ready(compiled.chunk(STEPS, state))[0]
+        state = jax.block_until_ready(functions.chunk(STEPS, state))[0]
         rates.append(trials * STEPS / (time.perf_counter() - began))
     return statistics.median(rates)
 

@@ -2,6 +2,7 @@
 
   lstm-jax sweep plan    --study=experiments/airline_lr          trials, packs, memory, time
   lstm-jax sweep run     --study=experiments/airline_lr          launch, extend, confirm, report
+  lstm-jax sweep run     --study=experiments/airline_search      a search, batch by batch
   lstm-jax sweep launch  --study=experiments/airline_lr          its trials alone, or resume them
   lstm-jax sweep launch  --study=experiments/airline_lr --launcher=slurm --dry-run
   lstm-jax sweep extend  --workdir=sweeps/airline_lr             rates beyond an edge, more seeds
@@ -43,6 +44,7 @@ from lstm_jax.sweep.follow.monitor import watch as follow
 from lstm_jax.sweep.follow.results import write_results
 from lstm_jax.sweep.follow.seeds import write_means
 from lstm_jax.sweep.pack.cost import fitted, headline, print_plan
+from lstm_jax.sweep.pack.program import forget
 from lstm_jax.sweep.workers import launchers
 from lstm_jax.sweep.workers.stop import CANCELLED
 from lstm_jax.trackers import TRACKERS, chosen
@@ -102,6 +104,7 @@ def planned(arguments: Arguments) -> tuple[Any, Any]:
             f"--pack={flags.pack}: expected a positive whole number, or 0 for as many as fit"
         )
     plugins.use(workdir_of(flags))
+    forget()
     study = load_study(flags.study, arguments.overrides)
     plan = make_plan(study, flags.pack, trial_configs(study))
     return study, fitted(plan)
@@ -140,6 +143,11 @@ def launched(arguments: Arguments) -> tuple[Any, Path, dict[str, Any]]:
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
     study, found = planned(arguments)
     options = launch_options(arguments, study.launch)
+    if options["nodes"] * options["tasks"] > 1 and (found.search or found.halving or found.pbt):
+        raise UsageError(
+            "SEARCH, HALVING and PBT need packs, whose trials train together: not with --nodes "
+            "or --tasks, which give each trial a job of its own"
+        )
     launchers.make(options["launcher"], options)  # one that cannot be says so here
     workdir = workdir_of(arguments.flags)
     chosen(options["tracker"], workdir)  # nor a tracker

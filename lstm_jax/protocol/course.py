@@ -9,17 +9,9 @@ from lstm_jax.errors import OK, UsageError
 from lstm_jax.protocol.steps import CONFIRM, NARROW, WIDEN, Step, next_step
 from lstm_jax.report import register
 from lstm_jax.report.collect import ENDED, read_sweep
-from lstm_jax.sweep import claims
-from lstm_jax.sweep.define.plan import (
-    Plan,
-    grow,
-    pack_folder,
-    pack_sizes,
-    read_plan,
-    with_growth,
-    write_growth,
-)
-from lstm_jax.sweep.pack.cost import fitted
+from lstm_jax.sweep import asks, claims
+from lstm_jax.sweep.define.plan import Plan, grow, pack_folder, read_plan, write_growth
+from lstm_jax.sweep.pack.cost import grown
 
 # What `sweep run` goes through, in this order.
 COURSE = (WIDEN, CONFIRM, NARROW)
@@ -41,7 +33,7 @@ def follow(
     while True:
         plan = read_plan(workdir)
         if not is_done(plan, workdir):
-            code = launch(plan)
+            code, plan = launch(plan), read_plan(workdir)  # a search has grown it
             if code != OK or not is_done(plan, workdir):
                 return code
         sweep = read_sweep(plan, workdir)
@@ -78,24 +70,15 @@ def amend(plan: Plan, now: Plan, workdir: Path, allowed: bool) -> Plan:
 
 
 def is_done(plan: Plan, workdir: Path) -> bool:
-    """Whether every pack has ended, and none has failed."""
+    """Whether every pack has ended and none has failed, and a search has asked for all it may."""
     ends = (claims.ended(pack_folder(workdir, n)) for n in range(len(plan.packs)))
-    return all(end.get("status") == "completed" for end in ends)
+    return all(end.get("status") == "completed" for end in ends) and not asks.is_open(plan)
 
 
 def add(plan: Plan, workdir: Path, step: Step, **more: int) -> Plan:
-    """The step's trials in a manifest of their own, in packs that fit in memory.
-
-    A program that has run fits; one that is new, for a tuned size, is looked at.
-    """
+    """The step's trials in a manifest of their own, in packs that fit in memory."""
     fresh = [seed for seed in step.fresh if seed not in plan.report.get("fresh", ())]
-    found = grow(plan, step.kind, step.trials, fresh=fresh, **more)
-    whole = with_growth(plan, found)
-    sizes = pack_sizes(plan)
-    new = [p for p in found.packs if whole.config(p[0]).signature not in sizes]
-    packs = [p for p in found.packs if p not in new]
-    packs += fitted(whole._replace(packs=new)).packs if new else []
-    return write_growth(plan, found._replace(packs=packs), workdir)
+    return write_growth(plan, grown(plan, step.kind, step.trials, fresh=fresh, **more), workdir)
 
 
 def tell(step: Step) -> None:

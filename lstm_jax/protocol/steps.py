@@ -23,7 +23,7 @@ from lstm_jax.report.names import number, short
 from lstm_jax.report.samples import Edge, at_edges, block_of, choose, compare
 from lstm_jax.report.statistics import ALPHA, Comparison
 from lstm_jax.sweep.define.names import SEED
-from lstm_jax.sweep.define.plan import Plan
+from lstm_jax.sweep.define.plan import SEARCH, Plan
 from lstm_jax.training.check import validate
 
 WIDEN, CONFIRM, NARROW = "rates", "confirm", "seeds"
@@ -227,8 +227,9 @@ def next_step(sweep: Sweep, kinds: Iterable[str], budget: int) -> Step:
 
 
 def spent(sweep: Sweep) -> int:
-    """Trials that were added, but for the fresh seeds that the study announced."""
-    return sum(len(more.trials) for more in sweep.plan.grown if more.kind != CONFIRM)
+    """Trials that were added, but for those of a search and the fresh seeds of CONFIRM."""
+    announced = (CONFIRM, SEARCH)
+    return sum(len(more.trials) for more in sweep.plan.grown if more.kind not in announced)
 
 
 def within(step: Step, left: int) -> Step:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.report import figures, page, text
+from lstm_jax.report import figures, page, search, text
 from lstm_jax.report.analysis import Row, Section, analyse
 from lstm_jax.report.collect import Sweep, facts, read_sweep
 from lstm_jax.report.questions import extras
@@ -33,14 +33,24 @@ def build_report(workdir: str | Path, out: str | Path = "") -> Path:
     out = Path(out or workdir / "report")
     (out / "figures").mkdir(parents=True, exist_ok=True)
     sections = analyse(sweep)
-    drawn = [save_plots(figures.plots(sweep, section), section, out) for section in sections]
-    origin, more = facts(plan, workdir) | registered(plan), extras(sweep, sections)
+    drawn = [save_plots(plots(sweep, section), section, out) for section in sections]
+    more = [*search.extras(sweep, sections), *extras(sweep, sections)]
+    origin = facts(plan, workdir) | registered(plan)
     write_text(out / "table.csv", table(sections))
     write_text(out / "trials.csv", trials_table(sweep))
     write_text(out / "report.md", text.markdown(sweep, sections, drawn, origin, more))
     path = out / "report.html"
     write_text(path, page.html(sweep, sections, drawn, origin, more))
     return path
+
+
+def plots(sweep: Sweep, section: Section) -> list[figures.Plot]:
+    """Those of every sweep, after those of a search."""
+    import matplotlib  # start-up
+
+    with matplotlib.rc_context(figures.STYLE):
+        own = search.plots(sweep, section)
+    return [*own, *figures.plots(sweep, section)]
 
 
 def registered(plan: Plan) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from lstm_jax.sweep import claims
 from lstm_jax.sweep.define import names
 from lstm_jax.sweep.define.names import SEED
 from lstm_jax.sweep.define.plan import Plan, pack_folder, trial_folder
-from lstm_jax.sweep.pack.trial import trial_status
+from lstm_jax.sweep.pack.trial import OVER, trial_status
 from lstm_jax.tasks.task import LARGER_IS_BETTER
 from lstm_jax.workdir.files import read_json
 from lstm_jax.workdir.metrics import read_metrics
@@ -46,6 +47,7 @@ class Reading(NamedTuple):
     fresh: tuple  # seeds that judge and choose nothing
     early: tuple  # those of them whose spread said how many more there are to be
     trim: float  # share that is left out at either end
+    drawn: tuple[str, ...]  # fields whose values were drawn: no grid that could go on
 
 
 class Trial(NamedTuple):
@@ -65,6 +67,7 @@ class Trial(NamedTuple):
     curve: list[tuple[int, float]]  # of the choosing metric on the validation split
     parameters: int | None
     seconds: float | None  # of its pack, divided by the pack's trials
+    ended: float | None  # when, by its worker's clock
     looks: dict[int, dict[str, Any]]  # its diagnoses by step, 0 at initialisation
     lacks: str  # why it does not count, "" where it does
 
@@ -111,6 +114,14 @@ def read_sweep(plan: Plan, workdir: Path) -> Sweep:
     return Sweep(plan, reading, fields, baseline, trials, tuple(metrics), scores)
 
 
+def added(plan: Plan) -> str:
+    """Trials by what added them."""
+    counts: Counter[str] = Counter()
+    for more in plan.grown:
+        counts[more.kind] += len(more.trials)
+    return "; ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+
+
 def how(plan: Plan) -> Reading:
     """The study's REPORT; a field that the baseline names is a variant's, never tuned."""
     given, name = plan.report, plan.metric.partition("/")[2]
@@ -133,6 +144,7 @@ def how(plan: Plan) -> Reading:
         fresh=tuple(given.get("fresh", ())),
         early=early(plan),
         trim=TRIM,
+        drawn=tuple(plan.drawn),
         tuned=names.tuned(plan),
         by=names.sections(plan),
         select=given.get("select", "setting"),
@@ -175,6 +187,7 @@ def _trial(plan, reading, fields, number, folder, summary, found, size) -> Trial
         curve=curve,
         parameters=summary.get("parameters"),
         seconds=None if seconds is None else seconds / max(size, 1),
+        ended=found.get("heartbeat") if status in OVER else None,
         looks=_looks(folder),
         lacks=_lacks(status, found["error"], summary, reading, valid, test),
     )
@@ -278,7 +291,7 @@ def facts(plan: Plan, workdir: Path) -> dict[str, str]:
     walls = [s["wall_seconds"] for s in summaries if s.get("wall_seconds")]
     rows = {
         "command": plan.command,
-        "added since": "; ".join(f"{len(m.trials)} {m.kind}" for m in plan.grown if m.trials),
+        "added since": added(plan),
         "commit": commit,
         "device": hardware,
         "versions": ", ".join(f"{k} {versions[k]}" for k in ("jax", "lstm-jax") if k in versions),

@@ -13,7 +13,7 @@ from typing import Any
 from lstm_jax.report.collect import how
 from lstm_jax.report.names import plain, short
 from lstm_jax.sweep.define.names import variant_fields
-from lstm_jax.sweep.define.plan import Plan
+from lstm_jax.sweep.define.plan import SEARCH, Plan
 from lstm_jax.workdir.files import to_json
 
 HASH = "hash"
@@ -99,7 +99,8 @@ def departures(plan: Plan) -> list[str]:
 
 
 def _budgets(plan: Plan) -> list[str]:
-    given = [m for m in plan.grown if m.trials and m.budget != plan.registered.get("budget")]
+    judged = [m for m in plan.grown if m.trials and m.kind != SEARCH]
+    given = [m for m in judged if m.budget != plan.registered.get("budget")]
     return [
         f"The stopping rule changed: a budget of {m.budget} trials on {m.created}, "
         f"{plan.registered.get('budget')} were registered."

@@ -90,7 +90,7 @@ def at_edges(reading: Reading, trials: list[Trial], chosen: list[Trial]) -> list
         return []
     found = []
     for i, name in enumerate(reading.tuned):
-        values = {t.setting[i] for t in trials}
+        values = {t.setting[i] for t in trials if name not in reading.drawn}
         tried = sorted(v for v in values if isinstance(v, int | float))
         value = chosen[0].setting[i]
         if len(tried) > 1 and value in (tried[0], tried[-1]):

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any, NamedTuple
 
+from lstm_jax.report import search
 from lstm_jax.report.analysis import Row, Section
 from lstm_jax.report.collect import Sweep
 from lstm_jax.report.names import number, percent, plain, span
@@ -150,6 +151,8 @@ def method(sweep: Sweep) -> str:
 
 def answer(sweep: Sweep, section: Section) -> str:
     """The sentence that answers the question: every variant under its word."""
+    if found := search.answer(sweep, section):
+        return found
     groups: dict[str, list[str]] = {}
     for row in (row for row in section.rows if not row.is_baseline):
         share = f" ({percent(row.share)} of the gap)" if math.isfinite(row.share) else ""

@@ -10,15 +10,62 @@ Random draws depend on their seed alone, so that a study expands to the same tri
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lstm_jax.errors import UsageError
 
 Overrides = dict[str, Any]
-Draw = Callable[[float], Any]  # a point of [0, 1) -> a value
+
+
+class Drawn(str):
+    """The name of a field whose value was drawn: reports do not take each draw for a variant."""
+
+
+class Draw(NamedTuple):
+    """What a field may be, as data; called with a point of [0, 1), a value."""
+
+    kind: str  # a row of `KINDS`
+    low: float = 0
+    high: float = 0  # of integers the first that is too large
+    values: tuple = ()
+
+    def __call__(self, u: float) -> Any:
+        return KINDS[self.kind].at(self, u)
+
+    def unit(self, value: Any) -> float:
+        """A point that gives `value`."""
+        return KINDS[self.kind].unit(self, value)
+
+
+class Kind(NamedTuple):
+    """How a draw is made."""
+
+    at: Callable[[Draw, float], Any]
+    unit: Callable[[Draw, Any], float]
+
+
+KINDS = {
+    "uniform": Kind(
+        lambda d, u: d.low + u * (d.high - d.low),
+        lambda d, v: (v - d.low) / (d.high - d.low),
+    ),
+    "log_uniform": Kind(
+        lambda d, u: d.low * (d.high / d.low) ** u,
+        lambda d, v: math.log(v / d.low) / math.log(d.high / d.low),
+    ),
+    "integers": Kind(
+        lambda d, u: int(d.low) + int(u * (d.high - d.low)),
+        lambda d, v: (v - d.low + 0.5) / (d.high - d.low),
+    ),
+    "choice": Kind(
+        lambda d, u: d.values[int(u * len(d.values))],
+        lambda d, v: (d.values.index(v) + 0.5) / len(d.values),
+    ),
+}
 
 
 def grid(values: Mapping[str, Iterable[Any]]) -> Iterator[Overrides]:
@@ -47,13 +94,17 @@ def product(*sets: Iterable[Overrides]) -> Iterator[Overrides]:
         yield {name: value for part in parts for name, value in part.items()}
 
 
-def random(num_trials: int, draws: Mapping[str, Draw], seed: int = 0) -> Iterator[Overrides]:
+def random(
+    num_trials: int, draws: Mapping[str, Callable[[float], Any]], seed: int = 0
+) -> Iterator[Overrides]:
     """Independent draws."""
     points = np.random.default_rng(seed).random((num_trials, len(draws)))
     return _drawn(points, draws)
 
 
-def sobol(num_trials: int, draws: Mapping[str, Draw], seed: int = 0) -> Iterator[Overrides]:
+def sobol(
+    num_trials: int, draws: Mapping[str, Callable[[float], Any]], seed: int = 0
+) -> Iterator[Overrides]:
     """Scrambled Sobol points: random draws that leave no holes. Best for powers of two.
 
     Owen (1998), Scrambling Sobol' and Niederreiter-Xing points.
@@ -67,14 +118,15 @@ def sobol(num_trials: int, draws: Mapping[str, Draw], seed: int = 0) -> Iterator
     return _drawn(points[:num_trials], draws)
 
 
-def _drawn(points: np.ndarray, draws: Mapping[str, Draw]) -> Iterator[Overrides]:
+def _drawn(points: np.ndarray, draws: Mapping[str, Callable[[float], Any]]) -> Iterator[Overrides]:
     for point in points:
-        yield {name: draw(float(u)) for (name, draw), u in zip(draws.items(), point, strict=True)}
+        pairs = zip(draws.items(), point, strict=True)
+        yield {Drawn(name): draw(float(u)) for (name, draw), u in pairs}
 
 
 def uniform(low: float, high: float) -> Draw:
     """low + u (high - low)."""
-    return lambda u: low + u * (high - low)
+    return Draw("uniform", low, high)
 
 
 def log_uniform(low: float, high: float) -> Draw:
@@ -85,14 +137,14 @@ def log_uniform(low: float, high: float) -> Draw:
     """
     if low <= 0 or high <= 0:
         raise UsageError(f"log_uniform({low}, {high}): both bounds must be above 0")
-    return lambda u: low * (high / low) ** u
+    return Draw("log_uniform", low, high)
 
 
 def integers(low: int, high: int) -> Draw:
     """low, ..., high - 1, equally likely."""
-    return lambda u: low + int(u * (high - low))
+    return Draw("integers", low, high)
 
 
 def choice(values: Sequence[Any]) -> Draw:
     """One of these, equally likely."""
-    return lambda u: values[int(u * len(values))]
+    return Draw("choice", values=tuple(values))

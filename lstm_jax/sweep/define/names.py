@@ -28,7 +28,8 @@ Values = dict[str, set[str]]  # of every field that varies
 
 def tuned(plan: Plan) -> tuple[str, ...]:
     """Fields that a variant chooses for itself; one that the baseline names is the variant's."""
-    names = plan.report.get("tuned", TUNED)
+    drawn = (name for name in plan.drawn if name != SEED)
+    names = plan.report.get("tuned", dict.fromkeys((*TUNED, *drawn)))
     return tuple(n for n in names if n in plan.varied and n not in plan.baseline)
 
 

@@ -29,13 +29,14 @@ from lstm_jax.training.check import validate
 from lstm_jax.workdir.files import create_json
 
 MANIFEST, GROWN = "sweep.json", "sweep.{:03d}.json"
+SEARCH = "search"  # the kind of what a search adds
 VERSION = 1
 
 
 class Growth(NamedTuple):
     """What was added to a sweep, and why; see `protocol`."""
 
-    kind: str  # rates | confirm | seeds | amend
+    kind: str  # rates | confirm | seeds | amend | search
     first: int  # how many trials the sweep had
     trials: list[dict[str, Any]]
     hashes: list[str]
@@ -65,6 +66,9 @@ class Plan(NamedTuple):
     report: dict[str, Any] = {}
     command: str = ""
     registered: dict[str, Any] = {}  # how it was to be judged, at launch; see report.register
+    search: dict[str, Any] = {}  # SEARCH as `define.search` writes it
+    drawn: Sequence[str] = ()  # fields whose values were drawn
+    pbt: dict[str, Any] = {}  # population based training, as the study's PBT says
     grown: tuple[Growth, ...] = ()
 
     @property
@@ -72,10 +76,20 @@ class Plan(NamedTuple):
         """Trials of the launch; those after them were added."""
         return self.grown[0].first if self.grown else len(self.trials)
 
+    @property
+    def searched(self) -> list[int]:
+        """The trials of the launch, and those that a search has asked for since."""
+        asked = [m for m in self.grown if m.kind == SEARCH]
+        later = (range(m.first, m.first + len(m.trials)) for m in asked)
+        return [*range(self.launched), *itertools.chain.from_iterable(later)]
+
     def rungs(self, pack: int) -> tuple[int, ...]:
-        """Steps at which the pack drops its worst trials; what was added later is not halved."""
-        first = min(self.packs[pack]) < self.launched
-        return tuple(self.halving.get("rungs", ())) if first else ()
+        """Steps at which the pack drops its worst trials; what was added to judge is not halved."""
+        return tuple(self.halving.get("rungs", ())) if self.evolves(pack) else ()
+
+    def evolves(self, pack: int) -> bool:
+        """Whether the pack's trials compete; those that were added to judge do not."""
+        return self.packs[pack][0] in self.searched
 
     def config(self, trial: int) -> Resolved:
         """The resolved config of a trial, from the manifest alone."""
@@ -110,6 +124,9 @@ def make_plan(study: Study, largest: int = 0, configs: Sequence[Resolved] = ()) 
         halving=study.halving,
         report=study.report,
         command=study.command,
+        search=study.search,
+        drawn=study.drawn,
+        pbt=study.pbt,
     )
 
 
@@ -138,6 +155,14 @@ def pack_sizes(plan: Plan) -> dict[str, int]:
     return found
 
 
+def divided(plan: Plan) -> dict[str, int]:
+    """{signature: trials of its largest pack}, of those that the launch had to divide."""
+    base = plan.base_config()
+    first = [p for p in plan.packs if p[0] < plan.launched]
+    names = [resolve(apply_overrides(base, plan.trials[p[0]])).signature for p in first]
+    return {n: size for n, size in pack_sizes(plan).items() if names.count(n) > 1}
+
+
 def _parts(group: list[int], largest: int) -> list[list[int]]:
     """Equal parts, so that none compiles a program for a handful of trials."""
     count = -(-len(group) // largest) if largest else 1
@@ -160,12 +185,26 @@ def write_plan(plan: Plan, workdir: Path) -> Plan:
     except OSError as error:
         raise UsageError(f"could not write {workdir / MANIFEST}: {error.strerror}") from error
     there = read_plan(workdir)
+    if there.search != plan.search:
+        raise UsageError(
+            f"{workdir} holds another search: {_changes(there.search, plan.search)}; put SEARCH "
+            "back, or name another directory with --workdir=DIR"
+        )
     if there.hashes[: there.launched] != plan.hashes:
         raise UsageError(
             f"{workdir} holds another sweep: {there.launched} trials of {there.study!r}, "
             f"{_difference(there, plan)}; name another directory with --workdir=DIR"
         )
     return there
+
+
+def _changes(there: dict[str, Any], here: dict[str, Any]) -> str:
+    names = dict.fromkeys((*there, *here))
+    return "; ".join(
+        f"{name} {there.get(name)} there, {here.get(name)} here"
+        for name in names
+        if there.get(name) != here.get(name)
+    )
 
 
 def _difference(there: Plan, here: Plan) -> str:
@@ -222,8 +261,14 @@ def _read(path: Path, build: Callable[[dict[str, Any]], Any]) -> Any:
 # ---------------------------------------------------------------- growing
 
 
-def grow(plan: Plan, kind: str, trials: list[dict[str, Any]], **more: Any) -> Growth:
-    """What adding these trials would be: checked, in packs, nothing written.
+def grow(
+    plan: Plan,
+    kind: str,
+    trials: list[dict[str, Any]],
+    sizes: Mapping[str, int] = MappingProxyType({}),
+    **more: Any,
+) -> Growth:
+    """What adding these trials would be: checked, in packs of these sizes, nothing written.
 
     Raises:
       UsageError: a trial whose config cannot be.
@@ -235,7 +280,7 @@ def grow(plan: Plan, kind: str, trials: list[dict[str, Any]], **more: Any) -> Gr
         "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }  # fmt: skip
     hashes = [config.hash for config in configs]
-    packs = grouped(configs, 0, first, pack_sizes(plan)) if trials else []
+    packs = grouped(configs, 0, first, sizes)
     return Growth(kind, first, trials, hashes, packs, **found)
 
 

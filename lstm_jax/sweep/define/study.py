@@ -6,11 +6,16 @@ experiments/NAME/study.py
   METRIC     split/metric that decides, as in "valid/loss" (the best value of a run)
   DIRECTION  "min" | "max"
   LAUNCH     optional: {"launcher": "slurm", "partition": "gpu"}: launch flags of this study
-  HALVING    optional: {"rungs": (200, 400), "keep": 0.5}: steps at which a pack drops its worst
+  HALVING    optional: {"rungs": (200, 400), "keep": 0.5}: steps at which a pack drops its worst;
+             "across": True measures a search's trials against earlier batches too
+  PBT        optional: {"every": 100, "fields": {"optimizer.learning_rate": (1e-5, 1.0)}}: the worst
+             of a pack take over the best one's state, and its numbers perturbed
+  SEARCH     optional: {"sampler": "tpe", "trials": 64, "space": ...}: a sampler asks for the
+             trials, batch by batch; see `define.search`
   REPORT     optional: how the report reads the trials; see docs/reports.md and `REPORT_ENTRIES`
   MARGIN, SCALE, BLOCK, CONFIRM, BUDGET   optional: how it judges them, entries of REPORT
   get_config([arg]) -> ConfigDict
-  sweep()    generator of flat dotted overrides
+  sweep()    generator of flat dotted overrides; with SEARCH what each search fixes (default: none)
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from lstm_jax.config.fields import Resolved, flatten
+from lstm_jax.config.options import marked
 from lstm_jax.config.overrides import (
     apply_overrides,
     check_name,
@@ -38,6 +44,9 @@ from lstm_jax.config.overrides import (
 )
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.plugins import say
+from lstm_jax.sweep.define.draws import Drawn
+from lstm_jax.sweep.define.samplers import batch
+from lstm_jax.sweep.define.search import SEED, Search, read_search
 from lstm_jax.training.check import validate
 
 DIRECTIONS = ("min", "max")
@@ -46,6 +55,8 @@ REPORT_ENTRIES = (
     "published", "margin", "scale", "block", "confirm", "budget",
 )  # fmt: skip
 JUDGING = ("MARGIN", "SCALE", "BLOCK", "CONFIRM", "BUDGET")
+HALVING = ("rungs", "keep", "across")
+PBT = ("every", "fields", "share", "factors", "seed")
 PUBLISHED = ("source", "verdicts", "importance")
 SELECTIONS = ("setting", "tenth", "all")
 SCALES = ("linear", "log", "rank", "solved")
@@ -66,6 +77,9 @@ class Study(NamedTuple):
     halving: dict[str, Any]
     report: dict[str, Any]
     command: str
+    search: dict[str, Any]
+    drawn: list[str]
+    pbt: dict[str, Any]
 
 
 def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
@@ -75,11 +89,9 @@ def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
       UsageError: no such study, or something in it is missing or wrong; nothing was created.
     """
     path, arg = _study_file(spec)
-    module = load_module(path)
-    for name in ("get_config", "sweep"):
-        if not callable(getattr(module, name, None)):
-            raise UsageError(f"{path} has no {name}(); see docs/sweeps.md for what a study defines")
+    module = _module(path)
     config = read_config(f"{path}:{arg}" if arg else str(path))
+    trials = _expand(path, getattr(module, "sweep", lambda: [{}]), arg)
     study = Study(
         name=path.parent.resolve().name,
         path=path,
@@ -88,22 +100,52 @@ def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
         metric=str(getattr(module, "METRIC", "valid/loss")),
         direction=str(getattr(module, "DIRECTION", "min")),
         config=apply_overrides(config, overrides or {}),
-        trials=_expand(path, module.sweep, arg),
+        trials=[{str(name): value for name, value in trial.items()} for trial in trials],
         launch=_entries(path, module, "LAUNCH"),
-        halving=_entries(path, module, "HALVING"),
+        halving=_entries(path, module, "HALVING", arg, HALVING),
         report=_report(path, module, arg),
         command=_command(spec, overrides or {}),
+        search={},
+        drawn=_drawn(trials),
+        pbt=_pbt(_entries(path, module, "PBT", arg, PBT)),
     )
+    if hasattr(module, "SEARCH"):
+        study = _searching(study, _entries(path, module, "SEARCH", arg, Search._fields))
     _check(study)
     return study
 
 
-def _entries(path: Path, module: Any, name: str) -> dict[str, Any]:
-    """A dict that the study defines, {} where it does not."""
+def _module(path: Path) -> Any:
+    """The file, run, with the functions that a study defines."""
+    module = load_module(path)
+    for name in ("get_config", *(() if hasattr(module, "SEARCH") else ("sweep",))):
+        if not callable(getattr(module, name, None)):
+            raise UsageError(f"{path} has no {name}(); see docs/sweeps.md for what a study defines")
+    return module
+
+
+def _searching(study: Study, given: dict[str, Any]) -> Study:
+    """The study whose trials are the first batch of its searches."""
+    aim = study.metric, study.direction
+    search = read_search(study.path, given, study.config, aim, study.trials)
+    trials = batch(search, [[] for _ in search.variants], study.config.seed)
+    return study._replace(trials=trials, search=search.written(), drawn=list(search.space))
+
+
+def _drawn(trials: list[dict[str, Any]]) -> list[str]:
+    """The fields that `random` or `sobol` drew."""
+    return list(dict.fromkeys(str(n) for trial in trials for n in trial if isinstance(n, Drawn)))
+
+
+def _entries(
+    path: Path, module: Any, name: str, arg: str = "", known: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A dict that the study defines, {} where it does not; of known entries also {preset: dict}."""
     value = getattr(module, name, {})
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise UsageError(f"{path}: {name}={value!r}: expected a dict whose keys are strings")
-    return dict(value)
+    presets = known and not set(value) & set(known) and all(map(_is_map, value.values()))
+    return dict(_of_preset(value, arg, {}) if presets else value)
 
 
 def _report(path: Path, module: Any, arg: str) -> dict[str, Any]:
@@ -187,7 +229,7 @@ def _expand(path: Path, sweep: Any, arg: str) -> list[dict[str, Any]]:
             check_name(name)
         except UsageError as error:
             raise UsageError(f"{path}: trial {number}: {error}") from None
-    return [dict(trial) for trial in trials]
+    return [dict(trial) for trial in trials]  # names keep that they were drawn
 
 
 def _check(study: Study) -> None:
@@ -196,6 +238,7 @@ def _check(study: Study) -> None:
     if study.metric.count("/") != 1:
         raise UsageError(f"{study.path}: METRIC={study.metric!r}: expected split/metric")
     _check_halving(study)
+    _check_pbt(study)
     _check_report(study)
     same = [key for key, n in Counter(map(_key, study.trials)).items() if n > 1]
     if same:
@@ -207,7 +250,7 @@ def _check(study: Study) -> None:
 
 def _check_halving(study: Study) -> None:
     halving, train = study.halving, study.config.train
-    wrong = set(halving) - {"rungs", "keep"}
+    wrong = set(halving) - set(HALVING)
     rungs, keep = halving.get("rungs", ()), halving.get("keep", 0.5)
     bad = [r for r in rungs if r % train.eval_every or not 0 < r < train.num_steps]
     if wrong or bad or not 0 < keep < 1:
@@ -215,6 +258,52 @@ def _check_halving(study: Study) -> None:
             f"{study.path}: HALVING={halving}: expected rungs at multiples of train.eval_every="
             f"{train.eval_every} below train.num_steps={train.num_steps}, and keep between 0 and 1"
         )
+    if halving.get("across") and not study.search:
+        raise UsageError(
+            f"{study.path}: HALVING across=True looks at the earlier batches of a search: give the "
+            "study a SEARCH, or leave it out"
+        )
+    if halving and len(study.search.get("objectives", ())) > 1:
+        raise UsageError(
+            f"{study.path}: HALVING keeps the best by train.best_metric, but SEARCH has several "
+            f"objectives, {', '.join(study.search['objectives'])}: leave one of them out"
+        )
+
+
+def _pbt(given: dict[str, Any]) -> dict[str, Any]:
+    """PBT with what it leaves out."""
+    return {"share": 0.25, "factors": [0.8, 1.25], "seed": 0, **given} if given else {}
+
+
+def _check_pbt(study: Study) -> None:
+    pbt, train = study.pbt, study.config.train
+    if not pbt:
+        return
+    if unknown := set(pbt) - set(PBT):
+        raise UsageError(f"{study.path}: PBT has unknown entries {unknown}; known: {PBT}")
+    every, fields = pbt.get("every", 0), pbt.get("fields")
+    flat, numeric = flatten(study.config), marked("numeric", study.config.task.name)
+    period = isinstance(every, int) and 0 < every < train.num_steps
+    wrong = {
+        f"every={every!r}: expected a multiple of train.eval_every={train.eval_every} below "
+        f"train.num_steps={train.num_steps}": not period or every % train.eval_every,
+        f"share={pbt['share']!r}: expected a share of the pack above 0, at most 0.5": not (
+            _is_number(pbt["share"], 0, 0.5 + 1e-9)
+        ),
+        f"fields={fields!r}: expected {{field: (lowest, highest)}}": not fields
+        or not _is_map(fields)
+        or not all(isinstance(b, list | tuple) and len(b) == 2 for b in fields.values()),
+        "HALVING and PBT both decide who goes on: leave one of them out": study.halving,
+    }
+    lines = [words for words, holds in wrong.items() if holds]
+    for name, bounds in fields.items() if not lines and fields else ():
+        lookup(f"{study.path}: field of PBT", name, dict.fromkeys(flat))
+        if name not in numeric or name == SEED or not flat[name]:
+            lines.append(f"{name}: only numbers that are not 0 (off) may change on the way")
+        elif not 0 < bounds[0] < bounds[1]:
+            lines.append(f"{name}={bounds}: expected two bounds above 0, the lower one first")
+    if lines:
+        raise UsageError("\n".join(f"{study.path}: PBT: {line}" for line in lines))
 
 
 def _check_report(study: Study) -> None:

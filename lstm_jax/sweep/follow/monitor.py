@@ -11,9 +11,9 @@ from typing import Any
 
 from lstm_jax import signals
 from lstm_jax.errors import INTERRUPTED, OK, USAGE_ERROR
-from lstm_jax.sweep import claims
+from lstm_jax.sweep import asks, claims
 from lstm_jax.sweep.define.names import FOLDER
-from lstm_jax.sweep.define.plan import Plan, pack_folder
+from lstm_jax.sweep.define.plan import Plan, pack_folder, read_plan
 from lstm_jax.sweep.follow import status
 from lstm_jax.sweep.follow.results import write_results
 from lstm_jax.sweep.follow.seeds import write_means
@@ -26,7 +26,7 @@ LINE_SECONDS = 30.0
 
 def monitor(plan: Plan, workdir: Path, launcher: Any, wait: bool = True) -> int:
     """Submit what has not ended and, with `wait`, stay until it has; an exit code."""
-    watcher = claims.Watcher()
+    watcher, plan = claims.Watcher(), asks.go_on(plan, workdir)
     left = [n for n in range(len(plan.packs)) if not claims.ended(pack_folder(workdir, n))]
     over = set(range(len(plan.packs))) - set(left)
     with signals.asked() as asked, Display(plan, workdir, over) as display:
@@ -35,15 +35,22 @@ def monitor(plan: Plan, workdir: Path, launcher: Any, wait: bool = True) -> int:
         if not wait:
             return OK
         while launcher.poll():
-            display.update(status.packs(plan, workdir, watcher))
+            plan = newest(plan, workdir)
+            display.update(status.packs(plan, workdir, watcher), plan)
             if asked:
                 display.say("stopping: workers save after their chunk (Ctrl-C again: at once)")
                 launcher.cancel()
                 break
             time.sleep(POLL_SECONDS)
+        plan = newest(plan, workdir)
         found = status.packs(plan, workdir, watcher)
-        display.update(found)
+        display.update(found, plan)
     return closing(plan, workdir, found)
+
+
+def newest(plan: Plan, workdir: Path) -> Plan:
+    """The plan with what its search has asked for since."""
+    return read_plan(workdir) if asks.is_open(plan) else plan
 
 
 def closing(plan: Plan, workdir: Path, found: list[status.PackStatus]) -> int:
@@ -51,7 +58,7 @@ def closing(plan: Plan, workdir: Path, found: list[status.PackStatus]) -> int:
     path = write_results(plan, workdir)
     write_means(plan, workdir)
     print(status.headline(plan, workdir, found))
-    for line in status.failures(found):
+    for line in [*status.best_setting(plan, found), *status.failures(found)]:
         print(line)
     print(f"{path}{tensorboard_line(workdir / FOLDER)}", flush=True)
     if any(p.state in ("pending", "running") for p in found):
@@ -60,6 +67,9 @@ def closing(plan: Plan, workdir: Path, found: list[status.PackStatus]) -> int:
     if any(p.state == "failed" for p in found):
         print(f"to run failed packs again: lstm-jax sweep retry --workdir={workdir}")
         return USAGE_ERROR
+    if asks.is_open(plan):
+        print(f"the search has more to ask; to go on: lstm-jax sweep resume --workdir={workdir}")
+        return INTERRUPTED
     return OK
 
 
@@ -92,8 +102,9 @@ class Display:
         else:
             print(text, flush=True)
 
-    def update(self, found: list[status.PackStatus]) -> None:
-        """Show this state of the packs."""
+    def update(self, found: list[status.PackStatus], plan: Plan | None = None) -> None:
+        """Show this state of the packs, of a plan that may have grown."""
+        self.plan = plan or self.plan
         self._found, self._headline = found, status.headline(self.plan, self.workdir, found)
         for pack in found:
             if pack.number not in self._over:
@@ -150,11 +161,17 @@ def watch(plan: Plan, workdir: Path, seconds: float = 1.0) -> int:
     watcher = claims.Watcher()
     with contextlib.suppress(KeyboardInterrupt), Display(plan, workdir) as display:
         while True:
+            plan = newest(plan, workdir)
             found = status.packs(plan, workdir, watcher)
-            display.update(found)
-            if all(p.state in ("completed", "failed") for p in found):
+            display.update(found, plan)
+            if all(p.state in ("completed", "failed") for p in found) and not waits(plan, found):
                 break
             time.sleep(seconds)
     for line in [status.headline(plan, workdir, found), *status.failures(found)]:
         print(line, flush=True)
     return OK
+
+
+def waits(plan: Plan, found: list[status.PackStatus]) -> bool:
+    """Whether a search will ask for more: nothing of it has failed."""
+    return asks.is_open(plan) and not any(p.state == "failed" for p in found)

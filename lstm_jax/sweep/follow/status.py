@@ -105,6 +105,16 @@ def best(plan: Plan, found: list[PackStatus]) -> tuple[float, int] | None:
     return choose(scored) if scored else None
 
 
+def best_setting(plan: Plan, found: list[PackStatus]) -> list[str]:
+    """What was drawn for the best trial so far, in a line; no line where nothing was drawn."""
+    scored = best(plan, found)
+    if not scored or not plan.drawn:
+        return []
+    drawn = {n: plan.trials[scored[1]].get(n) for n in plan.drawn if n in plan.trials[scored[1]]}
+    pairs = (f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in drawn.items())
+    return [f"best setting: {', '.join(pairs)}"]
+
+
 def seconds_left(found: list[PackStatus]) -> float | None:
     """At the present rate: trial-steps left, by all running packs' trial-steps a second."""
     rate = sum(p.rate for p in found if p.state == "running")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,16 @@ from lstm_jax.compute.memory import gpu_memory
 from lstm_jax.config.options import marked
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep import claims
-from lstm_jax.sweep.define.plan import Plan, pack_folder
+from lstm_jax.sweep.define.plan import (
+    SEARCH,
+    Growth,
+    Plan,
+    divided,
+    grow,
+    pack_folder,
+    pack_sizes,
+    with_growth,
+)
 from lstm_jax.sweep.pack import memory as estimate
 from lstm_jax.sweep.pack import program as many
 from lstm_jax.terminal import clock, speed
@@ -42,6 +52,20 @@ def fitted(plan: Plan) -> Plan:
     if mistakes:
         raise UsageError(f"study {plan.study}: nothing was launched\n" + "\n".join(mistakes))
     return plan._replace(packs=packs)
+
+
+def grown(plan: Plan, kind: str, trials: list[dict[str, Any]], **more: Any) -> Growth:
+    """These trials as an addition to the plan, in packs that fit in memory.
+
+    A program that has run fits, in packs of the size that ran; one that is new is looked at. Those
+    of a search are as large as they come, unless its launch had to divide them.
+    """
+    sizes = pack_sizes(plan)
+    found = grow(plan, kind, trials, divided(plan) if kind == SEARCH else sizes, **more)
+    whole = with_growth(plan, found)
+    known = [p for p in found.packs if len(p) <= sizes.get(whole.config(p[0]).signature, 0)]
+    new = [p for p in found.packs if p not in known]
+    return found._replace(packs=known + (fitted(whole._replace(packs=new)).packs if new else []))
 
 
 def most(plan: Plan, trials: list[int], limit: float, gpu: bool) -> int:
@@ -75,7 +99,26 @@ def headline(plan: Plan, workdir: Path | None = None) -> str:
     )
     over = f", {done} of them done before" if done else ""
     where = f" in {workdir}" if workdir else ""
-    return f"{plan.study}: {len(plan.trials)} trials in {packs} of {each}{over}{where}"
+    head = f"{plan.study}: {len(plan.trials)} trials in {packs} of {each}{over}{where}"
+    return head + (f"\n{searching(plan)}" if plan.search else "")
+
+
+def searching(plan: Plan) -> str:
+    """What a search will ask for, and how many programs its space may need."""
+    found, numeric = plan.search, marked("numeric", plan.base["task.name"])
+    sizes = [
+        len(values) if kind == "choice" else int(high - low)
+        for name, (kind, low, high, values) in found["space"].items()
+        if name not in numeric
+    ]
+    count = math.prod(sizes) * len(found["variants"])
+    many = f"; up to {count} programs, each compiled on its first use" if count > 1 else ""
+    several = len(found["variants"])
+    each = f" for each of {several} variants" if several > 1 else ""
+    return (
+        f"search by {found['sampler']}: {found['trials']} trials in batches of {found['batch']}"
+        f"{each}, over {', '.join(found['space'])}{many}"
+    )
 
 
 class Cost(NamedTuple):
@@ -90,7 +133,7 @@ def measure(plan: Plan, number: int) -> Cost:
     """Compile the pack's program for all its trials, and time a few steps."""
     configs = [plan.config(trial) for trial in plan.packs[number]]
     program = many.pack_program(configs[0])
-    compiled = many.Compiled(program, [config.hyper for config in configs])
+    compiled = many.compiled(program, [config.hyper for config in configs])
     state, began = compiled.init(), time.perf_counter()
     steps = min(4, configs[0].train.num_steps)
     run = compiled.compile_chunk(steps, state)
@@ -123,6 +166,9 @@ def print_plan(study: Any, plan: Plan, measured: bool) -> None:
         devices = jax.local_devices()
         where = f"{len(devices)} {devices[0].platform} devices"
         print(f"\nall packs one after the other on {where}: about {clock(total)}")
+    if measured and plan.search:
+        batches = -(-plan.search["trials"] // plan.search["batch"])
+        print(f"the whole search, {batches} batches: at most {clock(batches * total)}")
 
 
 def compiled_for(plan: Plan, number: int) -> str:

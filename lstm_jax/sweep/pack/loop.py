@@ -7,7 +7,6 @@ checkpointed as one, with the numbers of its trials, and resumes exactly.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +18,9 @@ import numpy as np
 from lstm_jax.compute.memory import check_memory
 from lstm_jax.diagnostics import observe
 from lstm_jax.sweep.define import names
-from lstm_jax.sweep.pack.program import Compiled, at, pack_program
+from lstm_jax.sweep.pack import rungs
+from lstm_jax.sweep.pack.program import at, compiled, pack_program
 from lstm_jax.sweep.pack.trial import TrialRun
-from lstm_jax.tasks.task import LARGER_IS_BETTER
 from lstm_jax.training.journal import exact
 from lstm_jax.training.program import next_chunk
 from lstm_jax.workdir.checkpoint import Checkpoints
@@ -49,7 +48,7 @@ class Pack:
             TrialRun(trial, config, trial_folders(trial), claim.attempt, number)
             for trial, config in self.configs.items()
         ]
-        self.places = names.places(plan)
+        self.places, self.folder_of = names.places(plan), trial_folders
         self.checkpoints = Checkpoints(folder, keep_last=2, keep_best=0)
         self.step, self.seconds, self.steps_done, self.compile_seconds = 0, 0.0, 0, 0.0
         self.best: tuple[float, int] | None = None
@@ -62,7 +61,7 @@ class Pack:
         self.program = pack_program(self.trials[0].config)
         state = self.restore()
         while self.active(state) and not (why := stop()):
-            state = self.thin(self.advance(state))
+            state = self.evolve(self.thin(self.advance(state)))
             if self.step % self.options.checkpoint_every == 0:
                 self.save(state)
         if self.active(state):
@@ -105,7 +104,7 @@ class Pack:
         params, data = self.compiled.fetch(state.params), self.program.task.data
         for i, trial in enumerate(self.trials):
             if not trial.ended:
-                found = self._look(at(params, i), trial.config.hyper, data)
+                found = self._look(at(params, i), trial.hyper, data)
                 observe.write(found, trial.writer, self.step, figures=False)
 
     def histograms(self, state: Any) -> None:
@@ -137,6 +136,7 @@ class Pack:
                 line = {name: column[i] for name, column in valid.items()}
                 trial.writer.scalars(trial.step, "valid", line)
                 trial.writer.baselines(trial.step, self.program.task.baselines.get("valid", {}))
+                trial.latest = float(line[self.options.best_metric])
                 self.compare(trial, line)
             trial.ended = "diverged" if bad[i] else "completed" if stopped[i] else ""
         self.progress(rate, trained["loss"])
@@ -194,10 +194,35 @@ class Pack:
 
     def survivors(self, state: Any, active: list[int]) -> list[int]:
         """The best of the active trials by their best validation value so far, in order."""
-        values = self.compiled.fetch(state.best.value)
-        sign = -1.0 if self.options.best_metric in LARGER_IS_BETTER else 1.0
-        count = math.ceil(self.plan.halving.get("keep", 0.5) * len(active))
-        return sorted(sorted(active, key=lambda i: (sign * values[i], i))[:count])
+        best, halving = self.compiled.fetch(state.best.value), self.plan.halving
+        values = [rungs.sign_of(self.options.best_metric) * float(best[i]) for i in active]
+        seen = rungs.earlier if halving.get("across") else lambda *_: []
+        others = seen(self.plan, self.number, self.folder_of, self.step)
+        return [active[i] for i in rungs.kept(values, others, halving.get("keep", 0.5))]
+
+    def evolve(self, state: Any) -> Any:
+        """PBT: the worst go on from the state of one of the best, with its numbers perturbed."""
+        pbt = self.plan.pbt if self.plan.evolves(self.number) else {}
+        if not pbt or self.step % pbt["every"] or self.is_last(0):
+            return state
+        active = [i for i, trial in enumerate(self.trials) if not trial.ended]
+        sign = rungs.sign_of(self.options.best_metric)
+        values = [sign * self.trials[i].latest for i in active]
+        numbers = [{n: float(self.trials[i].hyper[n]) for n in pbt["fields"]} for i in active]
+        changes = rungs.evolved(values, numbers, pbt, (pbt["seed"], self.number, self.step))
+        source = np.arange(len(self.trials))
+        for place, change in changes.items():
+            trial, parent = self.trials[active[place]], active[change.source]
+            source[active[place]] = parent
+            trial.change(change.numbers)
+            rungs.remember(trial.folder, self.step, self.trials[parent].number, change.numbers)
+        self.compile(self.trials)
+        host = self.compiled.fetch(state)
+        scores = sign * host.best.value
+        best = np.where(scores <= scores[source], np.arange(len(source)), source)  # found is found
+        new = jax.tree.map(lambda leaf: leaf[source], host)
+        new = new._replace(best=jax.tree.map(lambda leaf: leaf[best], host.best))
+        return self.compiled.place(new)
 
     # ------------------------------------------------------------ save and restore
 
@@ -223,6 +248,8 @@ class Pack:
         self.step, members = found or (0, None)
         if members is not None:
             self.trials = [t for t in self.trials if t.number in set(members.trials.tolist())]
+        for trial in self.trials if self.plan.pbt else ():
+            trial.change(rungs.numbers_at(trial.folder, self.step))
         self.compile(self.trials)
         for trial in self.trials:
             names.place(trial.folder, self.places[trial.number])
@@ -250,8 +277,8 @@ class Pack:
         return 0
 
     def compile(self, trials: list[TrialRun]) -> None:
-        hypers = [trial.config.hyper for trial in trials]
-        self.compiled = Compiled(self.program, hypers)
+        hypers = [trial.hyper for trial in trials]
+        self.compiled = compiled(self.program, hypers)
 
     # ------------------------------------------------------------ the end
 
@@ -269,7 +296,7 @@ class Pack:
             trial = self.trials[i]
             found = {s: {n: float(v[i]) for n, v in m.items()} for s, m in metrics.items()}
             task, own = self.program.task, at(host, i)
-            found = exact(found, task, self.program.forward(own.best.params, trial.config.hyper))
+            found = exact(found, task, self.program.forward(own.best.params, trial.hyper))
             saved = trial.finish(trial.ended or status, own, found, task.baselines, speed)
             pending.append((trial, saved, float(host.best.value[i])))
         for trial, saved, best in pending:

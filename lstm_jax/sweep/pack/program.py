@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,9 +18,46 @@ from lstm_jax.sweep.pack.memory import block_size
 from lstm_jax.training import train
 from lstm_jax.training.program import Program, build_program, next_chunk
 
+KEPT, BYTES = 16, 2**30  # programs that a process keeps, and of their data on the host
+_programs: dict[str, Program] = {}
+_compiled: dict[tuple[str, int], Compiled] = {}
+
+
+def forget() -> None:
+    """Another sweep may mean other files by the same names."""
+    _programs.clear()
+    _compiled.clear()
+
 
 def pack_program(config: Any) -> Program:
-    """The program of every trial in the pack; devices share trials here, never a batch."""
+    """The program of every trial in the pack; the packs of a search come back to the same few."""
+    name = config.signature
+    if name not in _programs:
+        _programs[name] = _pack_program(config)
+        while len(_programs) > KEPT or (len(_programs) > 1 and _host_bytes() > BYTES):
+            del _programs[next(iter(_programs))]
+        for key in [key for key in _compiled if key[0] not in _programs]:
+            del _compiled[key]
+    return _programs[name]
+
+
+def _host_bytes() -> int:
+    data = [program.task.data for program in _programs.values()]
+    return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(data))
+
+
+def compiled(program: Program, hypers: list[dict]) -> Compiled:
+    """The functions of a pack; what was compiled for as many trials serves these, too."""
+    key = program.config.signature, len(hypers)
+    if key not in _compiled:
+        _compiled[key] = Compiled(program, hypers)
+        while len(_compiled) > KEPT:
+            del _compiled[next(iter(_compiled))]
+    return _compiled[key].of(hypers)
+
+
+def _pack_program(config: Any) -> Program:
+    """Devices share trials here, never a batch."""
     if config.train.on_nan == "rollback":
         raise UsageError(
             "train.on_nan=rollback is for single runs: the trials of a pack share their "
@@ -76,7 +114,11 @@ def over_trials(
 
 
 class Compiled:
-    """The functions of a pack of K trials on this machine's devices."""
+    """The functions of a pack of K trials on this machine's devices; `of` gives them numbers."""
+
+    hyper: Any  # [K, ...]
+    data: Any
+    _hypers: list[dict]
 
     def __init__(self, program: Program, hypers: list[dict]):
         self.program, self.size = program, len(hypers)
@@ -85,12 +127,19 @@ class Compiled:
         platform = self.mesh.devices.flat[0].platform
         self.block = block_size(program, hypers[0], share, platform)
         self.sharding = NamedSharding(self.mesh, PartitionSpec("trial"))
-        self.hyper = self.place(jax.tree.map(lambda *leaves: np.stack(leaves), *hypers))
-        self.data = jax.device_put(program.task.data, NamedSharding(self.mesh, PartitionSpec()))
-        self._hypers = hypers
+        self._init = program.jit(partial(train.init_state, program))
+        self._test = self.jit(partial(_measure, program))
         self._check = self.jit(partial(train.validate, program), donate=True)
         self._slope = self.jit(lambda *arguments: train.gradients(program, *arguments)[0])
         self._chunks: dict[bool, Any] = {}
+
+    def of(self, hypers: list[dict]) -> Compiled:
+        """The same functions with these numbers, and the data on the devices."""
+        found, everywhere = copy.copy(self), NamedSharding(self.mesh, PartitionSpec())
+        found._hypers = hypers
+        found.hyper = self.place(jax.tree.map(lambda *leaves: np.stack(leaves), *hypers))
+        found.data = jax.device_put(self.program.task.data, everywhere)
+        return found
 
     def jit(self, function: Callable, donate: bool = False) -> Any:
         return over_trials(function, self.mesh, self.block, donate, self.program.jit)
@@ -115,8 +164,7 @@ class Compiled:
         On one device, too: LAPACK's QR on all of a CPU's devices at once waits for ever for a
         thread of the pool that they share (jaxlib 0.10.2).
         """
-        one = self.program.jit(partial(train.init_state, self.program))
-        states = [jax.device_get(one(hyper)) for hyper in self._hypers]
+        states = [jax.device_get(self._init(hyper)) for hyper in self._hypers]
         return self.place(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
 
     def like(self) -> Any:
@@ -156,12 +204,11 @@ class Compiled:
 
     def test(self, params: Any) -> dict:
         """{split: {metric: [K]}} of these parameters [K, ...]."""
+        return self.fetch(self._test(params, self.hyper, self.data))
 
-        def measure(params: Any, hyper: dict, data: Any) -> dict:
-            splits = self.program.task.splits
-            return {s: train.evaluate(self.program, params, hyper, data, s) for s in splits}
 
-        return self.fetch(self.jit(measure)(params, self.hyper, self.data))
+def _measure(program: Program, params: Any, hyper: dict, data: Any) -> dict:
+    return {s: train.evaluate(program, params, hyper, data, s) for s in program.task.splits}
 
 
 def _first(tree: Any) -> Any:

@@ -7,6 +7,7 @@ the checkpoint) and, unless `train.histogram_every` asks for them, histograms.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ class TrialRun:
         self.number, self.config, self.folder = number, config, folder
         self.attempt, self.pack, self.step = attempt, pack, 0
         self.ended = ""  # completed | diverged | pruned
+        self.hyper = config.hyper  # its numbers now: PBT changes them on the way
+        self.latest = math.nan  # of `train.best_metric`, at the last evaluation
 
     def open(self, step: int) -> None:
         """Log lines after the pack's `step` are dropped: they will be written again."""
@@ -43,6 +46,10 @@ class TrialRun:
             own = {"config_hash": self.config.hash, "seed": int(self.config.seed)}
             write_json(self.folder / "manifest.json", _pack_manifest() | own)
         self.say("running")
+
+    def change(self, numbers: Mapping[str, float]) -> None:
+        """Go on with other numbers."""
+        self.hyper = self.hyper | {name: np.float32(v) for name, v in numbers.items()}
 
     def say(self, status: str, **more: Any) -> None:
         """status.json, which is what the sweep knows of a trial."""

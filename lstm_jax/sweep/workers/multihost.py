@@ -81,6 +81,8 @@ def train(plan: Plan, workdir: Path, number: int, trial: int, claim: Any) -> str
 
 def trial_config(plan: Plan, trial: int) -> Any:
     """A trial's config with its batch over all devices of the job."""
-    if plan.halving:
-        raise UsageError("successive halving compares the trials of a pack: not with --nodes")
+    if plan.halving or plan.pbt or plan.search:
+        raise UsageError(
+            "HALVING, PBT and SEARCH need packs, whose trials train together: not with --nodes"
+        )
     return replaced(plan.config(trial), {"parallel.data": -1, "parallel.distributed": "auto"})

@@ -17,9 +17,10 @@ from typing import Any
 from lstm_jax import signals
 from lstm_jax.compute import compile_cache, processes, sharding
 from lstm_jax.errors import INTERRUPTED, OK, UsageError
-from lstm_jax.sweep import claims
+from lstm_jax.sweep import asks, claims
 from lstm_jax.sweep.define.plan import Plan, pack_folder, read_plan, trial_folder
 from lstm_jax.sweep.pack.loop import Pack
+from lstm_jax.sweep.pack.program import forget
 from lstm_jax.sweep.workers import logs, multihost
 from lstm_jax.sweep.workers.stop import WAIT_SECONDS, Stop, fail, say
 
@@ -27,16 +28,24 @@ from lstm_jax.sweep.workers.stop import WAIT_SECONDS, Stop, fail, say
 def work(workdir: Path, packs: list[int] | None = None, stop: Stop | None = None) -> int:
     """Run packs until all have ended, or until told to stop; an exit code.
 
-    A pack that another worker holds is waited for: it may die, and then it is ours.
+    A pack that another worker holds is waited for: it may die, and then it is ours. Those of a
+    search are everybody's, and whoever finds them ended asks for the next ones.
     """
     plan, stop, watcher = read_plan(workdir), stop or Stop(workdir), claims.Watcher()
-    mine = list(range(len(plan.packs))) if packs is None else packs
-    while left := [n for n in mine if not claims.ended(pack_folder(workdir, n))]:
+    forget()
+    while True:
+        mine = range(len(plan.packs)) if packs is None or plan.search else packs
+        left = [n for n in mine if not claims.ended(pack_folder(workdir, n))]
+        if not left and not asks.is_open(plan):
+            return OK
         if stop():
             return INTERRUPTED
-        if not any(run_next(plan, workdir, number, watcher, stop) for number in left):
+        if left and not any(run_next(plan, workdir, number, watcher, stop) for number in left):
             time.sleep(WAIT_SECONDS)
-    return OK
+        if not left:
+            before, plan = plan, asks.go_on(plan, workdir)
+            if plan is before:
+                return OK  # a pack has failed: nothing is asked
 
 
 def run_next(plan: Plan, workdir: Path, number: int, watcher: Any, stop: Stop) -> bool:

@@ -80,8 +80,8 @@ class Launcher:
     def buried(self, slot: int, pid: int, code: int) -> None:
         """Count a death against the pack that it happened in."""
         me = owner()
-        for number in self.packs:
-            folder = pack_folder(self.workdir, number)
+        for folder in sorted((self.workdir / "packs").glob("*")):  # a search adds to those given
+            number = int(folder.name)
             them = read_json(folder / f"claim.{claims.attempts(folder)}")
             if claims.ended(folder) or them.get("pid") != pid or them.get("host") != me["host"]:
                 continue

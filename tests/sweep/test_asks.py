@@ -1,0 +1,173 @@
+"""A search goes on from its files alone: whoever asks, and whatever was killed on the way."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import reports
+from sweeps import digests, lines, planned
+
+from lstm_jax.errors import UsageError
+from lstm_jax.protocol.course import COURSE, follow, is_done
+from lstm_jax.report import register
+from lstm_jax.sweep import asks, claims
+from lstm_jax.sweep.define.plan import make_plan, pack_folder, read_plan, trial_folder, write_plan
+from lstm_jax.sweep.define.search import of_manifest
+from lstm_jax.sweep.define.study import load_study
+from lstm_jax.sweep.workers import worker
+from lstm_jax.sweep.workers.worker import work
+from lstm_jax.workdir.files import read_json
+
+RATE = "optimizer.learning_rate"
+SEARCH = """
+from lstm_jax.sweep import choice, log_uniform, uniform
+SEARCH = {{
+    "sampler": "{sampler}", "trials": {trials}, "batch": {batch}, "space": {{
+        "optimizer.learning_rate": log_uniform(1e-4, 1e-1), "optimizer.momentum": uniform(0.1, 0.9),
+    }},
+}}
+"""
+ALONE = "    yield {}"
+VARIANTS = '    yield from grid({"cell.gates": ["lstm", "cifg"]})'
+
+
+def more(sampler="random", trials=12, batch=4):
+    return SEARCH.format(sampler=sampler, trials=trials, batch=batch)
+
+
+def registered(folder, trials=ALONE, more=""):
+    reports.study(folder / "study", trials=trials, more=more)
+    plan = make_plan(load_study(str(folder / "study")))
+    return write_plan(plan._replace(registered=register.register(plan)), folder / "w"), folder / "w"
+
+
+def made_up(plan, trial):
+    flat = plan.base | plan.trials[trial]
+    score = 1 + abs(math.log10(flat[RATE]) + 2) + (flat["cell.gates"] == "cifg")
+    return {"loss": score}, {"loss": score + 0.1}
+
+
+def end(plan, workdir, status="completed"):
+    """Every trial of the plan has a made-up outcome, every pack has ended."""
+    for number in range(len(plan.trials)):
+        if not trial_folder(workdir, number).exists():
+            valid, test = made_up(plan, number)
+            reports.write(trial_folder(workdir, number), valid, test)
+    for number in range(len(plan.packs)):
+        pack_folder(workdir, number).mkdir(parents=True, exist_ok=True)
+        ended = pack_folder(workdir, number) / "ended.json"
+        ended.write_text(json.dumps({"status": status, "attempt": 1}))
+
+
+def test_a_search_runs_to_its_end_and_is_then_judged(tmp_path):
+    """Two variants, each with a search of its own; fresh seeds at what they found."""
+    text = more() + '\nBASELINE, CONFIRM = {"cell.gates": "lstm"}, 3\n'
+    plan, workdir = registered(tmp_path, VARIANTS, text)
+    assert [t["seed"] for t in plan.trials] == [0, 1, 2, 3] * 2
+    assert [t["cell.gates"] for t in plan.trials] == ["lstm"] * 4 + ["cifg"] * 4
+
+    def launch(plan):
+        while True:
+            end(plan, workdir)
+            grown = asks.go_on(plan, workdir)
+            if grown == plan:
+                return 0
+            plan = grown
+
+    assert follow(workdir, COURSE, launch) == 0
+    plan = read_plan(workdir)
+    assert [m.kind for m in plan.grown] == ["search", "search", "confirm"]
+    assert is_done(plan, workdir) and not asks.is_open(plan)
+    assert len(plan.searched) == 24 and len(plan.trials) == 24 + 2 * 3
+    search = of_manifest(plan.search)
+    told = asks.told(plan, search, workdir)
+    assert [len(told[i]) for i in (0, 1)] == [12, 12]
+    best = min(told[1], key=lambda t: t.values)
+    assert plan.trials[-1][RATE] == best.setting[RATE]
+
+
+def test_nothing_is_asked_while_a_pack_runs_or_has_failed(tmp_path):
+    plan, workdir = registered(tmp_path, more=more())
+    assert asks.go_on(plan, workdir) is plan
+    end(plan, workdir, "failed")
+    assert asks.go_on(plan, workdir) is plan
+    end(plan, workdir)
+    grown = asks.go_on(plan, workdir)
+    assert len(grown.trials) == 8
+    assert asks.go_on(plan, workdir) == grown  # who comes second finds it asked
+    assert len(read_plan(workdir).packs) == 2
+
+
+def test_packs_of_a_search_have_one_program_each(tmp_path):
+    text = more(batch=8, trials=16).replace(
+        '"optimizer.momentum": uniform(0.1, 0.9)', '"cell.hidden": choice((4, 8))'
+    )
+    plan, workdir = registered(tmp_path, more=text)
+    end(plan, workdir)
+    grown = asks.go_on(plan, workdir)
+    for pack in grown.packs:
+        assert len({grown.config(n).signature for n in pack}) == 1
+    assert len(grown.packs) == 4
+    assert sorted(n for pack in grown.packs for n in pack) == list(range(16))
+
+
+def test_what_a_trial_costs_is_an_objective(tmp_path):
+    text = more(trials=8).replace(
+        '"space"',
+        '"objectives": {"valid/loss": "min", "flops": "min", "parameters": "min"}, "space"',
+    )
+    plan, workdir = registered(tmp_path, more=text)
+    end(plan, workdir)
+    values = asks.told(plan, of_manifest(plan.search), workdir)[0][0].values
+    assert values[2] == 1233 and values[1] > 2 * 12 * 8 * 32
+
+
+def test_a_search_on_many_nodes_is_refused(tmp_path):
+    from lstm_jax.sweep.workers.multihost import trial_config
+
+    plan, _ = registered(tmp_path, more=more())
+    with pytest.raises(UsageError, match="not with --nodes"):
+        trial_config(plan, 0)
+
+
+# ---------------------------------------------------------------- really run
+
+
+def until(condition, seconds=120.0):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
+
+
+def begun(workdir, pack):
+    return bool(read_json(pack_folder(workdir, pack) / "heartbeat.json").get("step"))
+
+
+def test_killed_in_the_middle_a_search_asks_and_finds_the_same(tmp_path, monkeypatch):
+    """The worker is killed in its second batch; another goes on, and nobody notices."""
+    pytest.importorskip("optuna")
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")  # as many as the tests have
+    monkeypatch.setattr(worker, "forget", lambda: None)  # both are one sweep: compiled once
+    text = more("tpe", trials=4, batch=2)
+    planned(tmp_path / "a", tmp_path / "whole", trials=ALONE, more=text)
+    planned(tmp_path / "b", tmp_path / "killed", trials=ALONE, more=text)
+    argv = [sys.executable, "-m", "lstm_jax.sweep.workers.worker", str(tmp_path / "killed")]
+    victim = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert work(tmp_path / "whole") == 0
+    until(lambda: begun(tmp_path / "killed", 1))
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    assert work(tmp_path / "killed") == 0
+    whole, killed = read_plan(tmp_path / "whole"), read_plan(tmp_path / "killed")
+    assert len(whole.packs) == 2
+    assert (killed.trials, killed.hashes, killed.packs) == (whole.trials, whole.hashes, whole.packs)
+    assert claims.attempts(pack_folder(tmp_path / "killed", 1)) <= 2
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+    for trial in range(4):
+        assert lines(tmp_path / "killed", trial) == lines(tmp_path / "whole", trial)

@@ -143,7 +143,8 @@ def launched(arguments: Arguments) -> tuple[Any, Path, dict[str, Any]]:
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
     study, found = planned(arguments)
     options = launch_options(arguments, study.launch)
-    if options["nodes"] * options["tasks"] > 1 and (found.search or found.halving or found.pbt):
+    several = options.get("nodes", 1) * options.get("tasks", 1) > 1
+    if several and (found.search or found.halving or found.pbt):
         raise UsageError(
             "SEARCH, HALVING and PBT need packs, whose trials train together: not with --nodes "
             "or --tasks, which give each trial a job of its own"

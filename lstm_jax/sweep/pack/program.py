@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lstm_jax.config.fields import replaced
+from lstm_jax.config.fields import replaced, resolve
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep.pack.memory import block_size
 from lstm_jax.training import train
@@ -31,6 +31,7 @@ def forget() -> None:
 
 def pack_program(config: Any) -> Program:
     """The program of every trial in the pack; the packs of a search come back to the same few."""
+    config = resolve(config)
     name = config.signature
     if name not in _programs:
         _programs[name] = _pack_program(config)

@@ -8,6 +8,8 @@ from typing import Any
 
 # Exit codes: done, a bug in lstm_jax, the user can fix it, diverged, the same command goes on.
 OK, DEFECT, USAGE_ERROR, DIVERGED, INTERRUPTED = 0, 1, 2, 3, 4
+# Of how a run ended.
+EXIT_CODES = {"completed": OK, "diverged": DIVERGED, "interrupted": INTERRUPTED, "failed": DEFECT}
 
 
 class UsageError(ValueError):

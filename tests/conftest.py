@@ -24,12 +24,22 @@ import pytest
 # Before the package, whose public functions it checks, and after the environment.
 import typed  # noqa: F401
 
+from lstm_jax import plugins
+
 
 @pytest.fixture
 def strict_types():
     """An error where an operation mixes types: nothing widens, or narrows, unasked."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture
+def no_parts():
+    """A process that has read no part of the user's own, before and after."""
+    plugins.forget()
+    yield
+    plugins.forget()
 
 
 def pytest_unconfigure() -> None:

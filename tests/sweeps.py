@@ -12,9 +12,23 @@ from lstm_jax import plugins
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import make_plan, write_plan
 from lstm_jax.sweep.define.study import load_study
+from lstm_jax.sweep.workers.stop import Stop
 from lstm_jax.workdir.checkpoint import Checkpoints
 from lstm_jax.workdir.files import read_json
 from lstm_jax.workdir.lock import is_dead, owner
+
+
+class After(Stop):
+    """Says stop once it has been asked `count` times."""
+
+    def __init__(self, workdir, count):
+        super().__init__(workdir)
+        self.count = count
+
+    def __call__(self):
+        self.count -= 1
+        return "test" if self.count < 0 else super().__call__()
+
 
 STUDY = """
 from lstm_jax.sweep import config_file, grid, product

@@ -40,11 +40,7 @@ def lstm_jax(*argv: object) -> int:
     return cli.main([str(word) for word in argv])
 
 
-@pytest.fixture(autouse=True)
-def nothing_known():
-    plugins.forget()
-    yield
-    plugins.forget()
+pytestmark = pytest.mark.usefixtures("no_parts")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import jax
 
 from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.config.fields import replaced
-from lstm_jax.errors import INTERRUPTED, OK, UsageError
+from lstm_jax.errors import EXIT_CODES, OK, UsageError
 from lstm_jax.training import begin, saved, train
 
 FLAGS = (
@@ -47,9 +47,9 @@ def run(arguments: Arguments) -> int:
     if loaded.program.task.predict is None:
         raise UsageError(f"task {loaded.config.task.name!r} has nothing to predict")
     if flags.refit:
-        folder = refit(loaded, workdir)
-        if saved.summary(folder)["status"] != "completed":
-            return INTERRUPTED
+        folder, status = refit(loaded, workdir)
+        if status != "completed":
+            return EXIT_CODES[status]
         loaded = opened(folder, flags)
     predict = loaded.program.task.predict
     out = Path(flags.out or workdir / "predictions")
@@ -75,8 +75,8 @@ def opened(workdir: Path, flags: SimpleNamespace) -> saved.Run:
     return saved.open_run(workdir, check_data)
 
 
-def refit(loaded: saved.Run, workdir: Path) -> Path:
-    """The folder of a run like this one on every row of the series, its best step the last.
+def refit(loaded: saved.Run, workdir: Path) -> tuple[Path, str]:
+    """(folder, status) of a run like this one on every row of the series, its best step the last.
 
     Raises:
       UsageError: the task keeps no rows back, or no step was better than the start.
@@ -92,8 +92,7 @@ def refit(loaded: saved.Run, workdir: Path) -> Path:
     print(f"{step} steps, the best of {workdir}, on every row: {folder}", flush=True)
     last = dict.fromkeys(("train.num_steps", "train.eval_every", "train.checkpoint_every"), step)
     fields = last | {"train.patience": 0, "task.train_on": "all"}
-    train.train(replaced(config, fields), folder)
-    return folder
+    return folder, train.train(replaced(config, fields), folder)["status"]
 
 
 def forward(loaded):

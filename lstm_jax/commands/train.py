@@ -29,7 +29,7 @@ from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.compute import processes
 from lstm_jax.compute import sharding as parallel
 from lstm_jax.config.overrides import split_spec
-from lstm_jax.errors import DEFECT, DIVERGED, INTERRUPTED, OK, USAGE_ERROR, UsageError
+from lstm_jax.errors import DEFECT, EXIT_CODES, INTERRUPTED, OK, USAGE_ERROR, UsageError
 from lstm_jax.trackers import TRACKERS, chosen
 from lstm_jax.trackers.follow import following
 from lstm_jax.training import begin, train
@@ -52,7 +52,6 @@ FLAGS = (
         path=True,
     ),
 )
-EXIT_CODES = {"completed": OK, "diverged": DIVERGED, "interrupted": INTERRUPTED, "failed": DEFECT}
 
 
 def run(arguments: Arguments) -> int:

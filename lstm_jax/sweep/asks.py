@@ -19,7 +19,7 @@ from lstm_jax.compute import flops
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import SEARCH, Plan, pack_folder, trial_folder, write_growth
 from lstm_jax.sweep.define.samplers import Told, batch
-from lstm_jax.sweep.define.search import COSTS, SEED, Search, of_manifest
+from lstm_jax.sweep.define.search import COSTS, SEED, Search, hashable, of_manifest
 from lstm_jax.sweep.pack.cost import grown
 from lstm_jax.sweep.pack.program import pack_program
 from lstm_jax.training import train
@@ -55,7 +55,7 @@ def told(plan: Plan, search: Search, workdir: Path) -> dict[int, list[Told]]:
     for number in plan.searched:
         trial = plan.trials[number]
         fixed = {n: v for n, v in trial.items() if n not in (*search.space, SEED)}
-        setting = {n: _plain(trial[n]) for n in search.space if n in trial}
+        setting = {n: hashable(trial[n]) for n in search.space if n in trial}
         summary = read_json(trial_folder(workdir, number) / "summary.json")
         price = partial(forward_flops, plan, number, prices)
         values = tuple(_value(summary, name, price) for name in search.objectives)
@@ -63,10 +63,6 @@ def told(plan: Plan, search: Search, workdir: Path) -> dict[int, list[Told]]:
         one = Told(setting, values, int(summary.get("step") or 0), whole)
         found[search.variants.index(fixed)].append(one)
     return found
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _value(summary: dict[str, Any], name: str, price: Any) -> float:

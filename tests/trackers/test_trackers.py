@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tracked
 
-from lstm_jax import cli, plugins
+from lstm_jax import cli
 from lstm_jax.errors import UsageError
 from lstm_jax.trackers import TRACKERS, Tracker, chosen, contract, follow, send
 from lstm_jax.trackers import wandb as weights_and_biases
@@ -19,11 +19,7 @@ ROOT = Path(__file__).parents[2]
 FILE = Path(__file__).parent / "notebook.py"
 
 
-@pytest.fixture(autouse=True)
-def nothing_known():
-    plugins.forget()
-    yield
-    plugins.forget()
+pytestmark = pytest.mark.usefixtures("no_parts")
 
 
 def named(name="NOTEBOOK", workdir=Path("x")):

@@ -84,13 +84,14 @@ class Search(NamedTuple):
 def of_manifest(found: Mapping[str, Any]) -> Search:
     """What `written` wrote."""
     space = {
-        name: Draw(kind, low, high, tuple(map(_hashable, values)))
+        name: Draw(kind, low, high, tuple(map(hashable, values)))
         for name, (kind, low, high, values) in found["space"].items()
     }
     return Search(**{**found, "space": space})
 
 
-def _hashable(value: Any) -> Any:
+def hashable(value: Any) -> Any:
+    """A value as a choice has it: JSON makes lists of tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 

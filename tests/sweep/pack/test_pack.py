@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from sweeps import digests, lines, planned, summary
+from sweeps import After, digests, lines, planned, summary
 
 from lstm_jax import cli
 from lstm_jax.report.collect import read_sweep
@@ -14,7 +14,6 @@ from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder, read_plan, trial_folder
 from lstm_jax.sweep.follow import status
 from lstm_jax.sweep.follow.results import results, write_results
-from lstm_jax.sweep.workers.stop import Stop
 from lstm_jax.sweep.workers.worker import work
 from lstm_jax.training import train
 
@@ -22,18 +21,6 @@ RATES = (1e-3, 3e-3, 1e-2)
 TRIALS = """
     yield from grid({"optimizer.learning_rate": (1e-3, 3e-3, 1e-2), "seed": range(4)})
 """
-
-
-class After(Stop):
-    """Says stop once it has been asked `count` times."""
-
-    def __init__(self, workdir, count):
-        super().__init__(workdir)
-        self.count = count
-
-    def __call__(self):
-        self.count -= 1
-        return "test" if self.count < 0 else super().__call__()
 
 
 @pytest.fixture(scope="module")

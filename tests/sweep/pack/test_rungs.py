@@ -3,26 +3,12 @@
 import json
 
 import pytest
-from sweeps import digests, lines, planned, study, summary
+from sweeps import After, digests, lines, planned, study, summary
 
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep.define.study import load_study
 from lstm_jax.sweep.pack.rungs import at_rung, evolved, kept, numbers_at, remember
-from lstm_jax.sweep.workers.stop import Stop
 from lstm_jax.sweep.workers.worker import work
-
-
-class After(Stop):
-    """Says stop once it has been asked `count` times."""
-
-    def __init__(self, workdir, count):
-        super().__init__(workdir)
-        self.count = count
-
-    def __call__(self):
-        self.count -= 1
-        return "test" if self.count < 0 else super().__call__()
-
 
 PBT = {"share": 0.25, "factors": (0.5, 2.0), "fields": {"rate": (0.1, 1.0)}}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sweeps import planned, study
 
-from lstm_jax import cli, plugins
+from lstm_jax import cli
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder
@@ -19,11 +19,7 @@ OWN = Path(__file__).parent / "mylauncher.py"
 TRIALS = '    yield from grid({"cell.gates": ("lstm", "cifg"), "seed": range(3)})'
 
 
-@pytest.fixture(autouse=True)
-def nothing_known():
-    plugins.forget()
-    yield
-    plugins.forget()
+pytestmark = pytest.mark.usefixtures("no_parts")
 
 
 @pytest.fixture(scope="module")

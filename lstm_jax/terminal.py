@@ -77,6 +77,12 @@ def start_live(file: TextIO, render: Callable) -> Any:
     return live
 
 
+def say_above(live: Any, text: str) -> None:
+    """A line above what `live` draws; never while its thread draws, which would erase the line."""
+    with live._lock:
+        live.console.print(text, markup=False, highlight=False)
+
+
 def unwrapped(console: Any, render: Callable) -> Callable:
     """`render`, once what a terminal that became narrower has wrapped is erased.
 

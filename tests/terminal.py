@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 
 CONTROL = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")
+CUT = re.compile(r"\x1b(\[\??[\d;]*)?$")  # the beginning of one, whose rest is still to be read
 
 
 class Screen:
@@ -24,10 +25,14 @@ class Screen:
 
     def __init__(self, columns: int):
         self.columns, self.rows, self.at = columns, [""], (0, 0)
+        self._cut = ""
         self.widest = 0  # columns that were in use at any time since the last resize
         self.wrapped = 0  # lines that did not fit
 
     def write(self, text: str) -> None:
+        text = self._cut + text
+        self._cut = found[0] if (found := CUT.search(text)) else ""
+        text = text.removesuffix(self._cut)
         while text:
             if found := CONTROL.match(text):
                 self._control(*found.groups())

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -14,8 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 from sweeps import planned
-from terminal import Terminal
+from terminal import Screen, Terminal
+
+from lstm_jax.terminal import say_above, start_live
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = str(Path(sys.executable).parent / "lstm-jax")
@@ -110,6 +114,27 @@ def test_a_sweep_shows_its_packs_to_who_launches_and_to_who_watches(columns, tmp
         assert any(re.search(r"  loss \d.*  best ", flat(seen)) for seen in terminal.seen)
         assert re.search(r"pack 0: compiled the training steps in +\d+\.\d s", flat(screen)), screen
         assert "6 completed" in flat(screen)
+
+
+def test_a_line_waits_while_the_thread_of_the_bar_draws():
+    """Else each erases what the other wrote: they count rows at the same time."""
+    master, slave = pty.openpty()
+    with open(slave, "w") as file, open(master, "rb"):
+        live = start_live(file, lambda: Text("bar"))
+        line = threading.Thread(target=say_above, args=(live, "line"))
+        with live._lock:
+            line.start()
+            line.join(0.1)
+            assert line.is_alive()
+        line.join()
+        live.stop()
+
+
+def test_a_sequence_that_arrives_in_two_reads_still_moves_the_cursor():
+    screen = Screen(80)
+    for part in ("stale", "\r\x1b", "[2", "Kdrawn\r\n\x1b[1", "A"):
+        screen.write(part)
+    assert str(screen) == "drawn\n" and screen.at[0] == 0
 
 
 FETCH = """

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from lstm_jax.compute.compile_cache import compilations
 from lstm_jax.tasks.task import LARGER_IS_BETTER
-from lstm_jax.terminal import GAP, Bar, clock, speed, start_live
+from lstm_jax.terminal import GAP, Bar, clock, say_above, speed, start_live
 
 _LINES = 20  # of a run, when output is no terminal,
 _LINE_SECONDS = 60.0  # but one at least this often
@@ -65,7 +65,7 @@ class Progress:
     def message(self, text: str) -> None:
         """A line above the bar."""
         if self._live is not None:
-            self._live.console.print(text, markup=False, highlight=False)
+            say_above(self._live, text)
         else:
             self._print(text)
 

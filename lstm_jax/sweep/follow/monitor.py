@@ -17,7 +17,7 @@ from lstm_jax.sweep.define.plan import Plan, pack_folder, read_plan
 from lstm_jax.sweep.follow import status
 from lstm_jax.sweep.follow.results import write_results
 from lstm_jax.sweep.follow.seeds import write_means
-from lstm_jax.terminal import Bar, clock, speed, start_live
+from lstm_jax.terminal import Bar, clock, say_above, speed, start_live
 from lstm_jax.workdir.console import tensorboard_line
 
 POLL_SECONDS = 0.5
@@ -98,7 +98,7 @@ class Display:
 
     def say(self, text: str) -> None:
         if self._live:
-            self._live.console.print(text, markup=False, highlight=False)
+            say_above(self._live, text)
         else:
             print(text, flush=True)
 

@@ -1,16 +1,21 @@
-"""lstm_jax: the LSTM as a pure function, every design choice a switch."""
+"""lstm_jax: the LSTM as a pure function, every design choice a switch.
+
+A name's module is imported when the name is asked for: `lstm-jax --help` needs no JAX, and who
+calls `unroll` no Flax.
+"""
 
 from lstm_jax import signals as signals  # isort: skip  # before JAX, which takes seconds
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lstm_jax import cells
-from lstm_jax.cells import transforms
-from lstm_jax.core import Carry, Cell, Hidden, Info, Keys
-from lstm_jax.engines.unroll import trace, unroll
 from lstm_jax.errors import UsageError
 
 if TYPE_CHECKING:
+    from lstm_jax import cells as cells
+    from lstm_jax import testing as testing
+    from lstm_jax.cells import transforms
+    from lstm_jax.core import Carry, Cell, Hidden, Info, Keys
+    from lstm_jax.engines.unroll import trace, unroll
     from lstm_jax.model.layers import Recurrent, Valid
     from lstm_jax.model.stack import GRU, LSTM
 
@@ -31,14 +36,25 @@ __all__ = [
     "transforms",
     "unroll",
 ]
+HOMES = {
+    "lstm_jax": ("cells", "testing"),
+    "lstm_jax.cells": ("transforms",),
+    "lstm_jax.core": ("Carry", "Cell", "Hidden", "Info", "Keys"),
+    "lstm_jax.engines.unroll": ("trace", "unroll"),
+    "lstm_jax.model.layers": ("Recurrent", "Valid"),
+    "lstm_jax.model.stack": ("GRU", "LSTM"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    """The names that bring Flax, whose import takes a second, and the laws, once asked for."""
-    if name == "testing":
-        return importlib.import_module("lstm_jax.testing")
-    if name not in ("GRU", "LSTM", "Recurrent", "Valid"):
+    home = next((home for home, names in HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lstm_jax.model import layers, stack  # start-up
+    if name in ("cells", "testing", "transforms"):
+        return importlib.import_module(f"{home}.{name}")
+    found = globals()[name] = getattr(importlib.import_module(home), name)
+    return found
 
-    return getattr(stack if name in ("GRU", "LSTM") else layers, name)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -16,7 +16,6 @@ from typing import NoReturn
 
 from lstm_jax import plugins, signals
 from lstm_jax.commands.arguments import parse
-from lstm_jax.compute import compile_cache
 from lstm_jax.errors import (
     DEFECT,
     INTERRUPTED,
@@ -149,6 +148,8 @@ def dispatch(argv: list[str]) -> int:
     plugins.forget()
     known = command.flags(argv[1:]) if hasattr(command, "flags") else command.FLAGS
     arguments = parse(verb, known, argv[1:])
+    from lstm_jax.compute import compile_cache  # start-up: JAX
+
     compile_cache.keep_programs()
     return command.run(arguments)
 

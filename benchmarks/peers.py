@@ -151,6 +151,7 @@ def keras(shape: Shape) -> Layer:
 # name -> Layer of a shape. Engines and peers run on one device, and sharded where listed below.
 LAYERS: dict[str, Callable[[Shape], Layer]] = {
     "lstm_jax": partial(engine, "auto"),
+    "lstm_jax deferred": partial(engine, "deferred"),
     "lstm_jax scan": partial(engine, "scan"),
     "lstm_jax chunked": partial(engine, "chunked"),
     "lstm_jax cudnn": partial(engine, "cudnn"),

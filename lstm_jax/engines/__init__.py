@@ -20,7 +20,6 @@ from jax.interpreters.ad import JVPTracer
 from lstm_jax.core import Cell
 from lstm_jax.engines import associative, chunked, cudnn, deferred, native, scan
 from lstm_jax.engines.masking import known
-from lstm_jax.engines.native.build import unasked
 from lstm_jax.errors import UsageError, lookup
 
 ENGINES: dict[str, Callable] = {
@@ -41,7 +40,7 @@ def choose(cell: Cell, length: Any = 1) -> tuple[str, str]:
     """The engine `auto` stands for with so many steps, and why."""
     if cell.info.linear is not None and known(length):
         return "associative", "the gates do not see h, so all steps run at once"
-    why = unasked() or native.refusal(cell)
+    why = native.refusal(cell)
     if not why:
         return "native", "compiled code for this cell, all steps in one call"
     name, reason = _without_native(cell)
@@ -66,8 +65,7 @@ def pick(engine: str, cell: Cell, given: Any = (), carry: Any = (), length: Any 
     if engine == "auto" and cell.info.linear is not None and known(length):
         name = "associative"
     name, _, size = name.partition(":")
-    auto = deferred.run if unasked() else native.prefer
-    run = lookup("engine", name, {"auto": auto, **ENGINES})
+    run = lookup("engine", name, {"auto": native.prefer, **ENGINES})
     if size and (name != "chunked" or not size.isdigit()):
         raise UsageError(f"engine {engine!r}: only 'chunked' takes a size, as in 'chunked:64'")
     settings: Any = jax.config

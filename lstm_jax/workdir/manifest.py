@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from lstm_jax import plugins
 from lstm_jax.config.fields import resolve
 from lstm_jax.config.fields import to_json as config_to_json
+from lstm_jax.engines.native.build import told
 from lstm_jax.workdir.files import write_json, write_text
 
 PACKAGES = (
@@ -113,7 +114,7 @@ def flags() -> dict[str, Any]:
     }
     for name in ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_partitionable"):
         found[name] = getattr(jax.config, name, None)
-    return found
+    return found | {"native": told()}
 
 
 @functools.cache

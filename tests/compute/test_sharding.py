@@ -177,9 +177,8 @@ def test_left_open_the_devices_that_gain_are_chosen(changes, count, why, monkeyp
 
 
 @pytest.mark.skipif(bool(build.missing()), reason=build.missing() or "it compiles")
-def test_one_call_has_one_device(monkeypatch):
+def test_one_call_has_one_device():
     """Compiled code uses every core by itself; where devices are asked for, they are there."""
-    monkeypatch.setenv("LSTM_JAX_NATIVE", "1")
     assert build_program(small()).why == "engine native, which uses every core by itself"
     assert build_program(small(parallel__data=2)).mesh.size == 2
 

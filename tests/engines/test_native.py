@@ -27,12 +27,6 @@ compiles = pytest.mark.skipif(bool(build.missing()), reason=build.missing() or "
 T, B, D, H = 5, 3, 4, 5
 
 
-@pytest.fixture(autouse=True)
-def asked_for(monkeypatch):
-    """`auto` may take it."""
-    monkeypatch.setenv("LSTM_JAX_NATIVE", "1")
-
-
 def problem(cell, batch=B, features=D, steps=T):
     drawn = registry.random_like(registry.shapes_of(cell, features), np.random.default_rng(0), 0.3)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), drawn)

@@ -19,7 +19,9 @@ from typing import NamedTuple
 
 import jax
 
-SWITCH = "LSTM_JAX_NATIVE"  # 1: auto may take the engine; 0: nobody may
+from lstm_jax import plugins
+
+SWITCH = "LSTM_JAX_NATIVE"  # 0 turns the engine off
 SECONDS = 120  # that a compiler gets
 HERE = Path(__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
@@ -62,6 +64,16 @@ def target() -> Target:
     raise Failed(f"it knows x86-64 and ARM processors, and this is {machine!r}")
 
 
+def told() -> str:
+    """What code would be compiled for, and by what; empty where none would be."""
+    if os.environ.get(SWITCH) == "0" or not compiler():
+        return ""
+    try:
+        return f"{target().name}, {version().splitlines()[0]}"
+    except Failed:
+        return ""
+
+
 @functools.cache
 def features() -> frozenset[str]:
     """The instruction sets of this processor, as the system names them."""
@@ -79,11 +91,6 @@ def compiler() -> str:
     named = os.environ.get("CXX", "").split()
     found = map(shutil.which, (named[0],) if named else COMPILERS)
     return next((path for path in found if path), "")
-
-
-def unasked() -> str:
-    """Why `auto` leaves the engine alone; empty where it may take it."""
-    return "" if os.environ.get(SWITCH) == "1" else f"experimental, {SWITCH}=1 lets auto take it"
 
 
 def missing() -> str:
@@ -156,6 +163,8 @@ def compiled(kind: str, texts: list[str], source: Path, flags: tuple[str, ...]) 
     name = f"{kind}-{aim.name}-{hashlib.sha256(said.encode()).hexdigest()[:24]}.so"
     library = folder() / name
     if not library.is_file():
+        if kind == "core":
+            plugins.say(f"compiling engine 'native' once for this machine, into {folder()}")
         _compile([compiler(), *command, str(source), "-lm"], library)
     return library
 

@@ -1,7 +1,7 @@
 """Floating-point operations of a function, counted from its jaxpr: nothing is compiled or run.
 
 A matrix product [M, K] x [K, N] counts 2 M K N, an elementwise operation or a reduction one per
-element of its larger side, a time loop its body times its length, a `while` its body once.
+element of its larger side, a time loop its body times its length, a `while` its body once, and what no result needs nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -36,11 +37,20 @@ def tally(function: Callable, *arguments: Any) -> Counter[str]:
 
 
 def _jaxpr(jaxpr: Any) -> Counter[str]:
-    return sum((_equation(equation) for equation in jaxpr.eqns), Counter())
+    """What the results need; the rest no compiler keeps."""
+    needed, found = {id(v) for v in jaxpr.outvars}, Counter()
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or needed & {id(v) for v in equation.outvars}:
+            found += _equation(equation)
+            needed |= {id(v) for v in equation.invars}
+    return found
 
 
 def _equation(equation: Any) -> Counter[str]:
     name, params = equation.primitive.name, equation.params
+    if counted := getattr(equation.primitive, "counted", None):  # a call of engine native
+        given = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
+        return tally(partial(counted, **params), *given)
     inner = [_jaxpr(getattr(p, "jaxpr", p)) for p in _jaxprs(params, name)]
     if name == "cond":
         return max(inner, key=Counter.total)

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 import lstm_jax
 from lstm_jax.cells import gru, lstm, slstm
 from lstm_jax.cells.transforms import zoneout
+from lstm_jax.compute import flops
 from lstm_jax.core import Cell, Hidden, Info
 from lstm_jax.engines import choose
 from lstm_jax.engines.native import build, call
@@ -50,6 +51,22 @@ def gradients(cell, engine, params, xs, **options):
 def assert_same(ours, theirs, tolerance=2e-5):
     close = partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance)
     jax.tree.map(close, ours, theirs)
+
+
+@compiles
+@pytest.mark.parametrize("trials", [(), (2,)])
+def test_a_call_costs_the_products_of_other_engines(trials):
+    """Counted as what it computes, alone and for several trials."""
+    cell = lstm(H)
+    params, xs = problem(cell)
+    many = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*trials, *leaf.shape)), params)
+
+    def products(engine, params):
+        run = jax.value_and_grad(partial(loss, cell, engine), (0, 1))
+        run = jax.vmap(run, (0, None)) if trials else run
+        return flops.tally(run, params, xs)["dot_general"]
+
+    assert products("native", many) == products("scan", many)
 
 
 # Shapes -----------------------------------------------------------------------------------------

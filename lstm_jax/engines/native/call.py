@@ -244,10 +244,11 @@ def _make(name: str, ahead: bool) -> Primitive:
         plan = _plan(call, shapes, max(1, cores() // _devices(context)[0]))
         return jax.ffi.ffi_lowering(f"lstm_jax_native_{name}")(context, *operands, plan=plan)
 
-    def stand_in(*operands: Any, call: Static) -> list[Array]:
-        run = partial(_stand_in_forward if ahead else _stand_in_backward, call)
-        return _over_trials(run, operands[0].ndim - 3, operands)
+    def over_trials(run: Any, *operands: Any, call: Static) -> list[Array]:
+        return _over_trials(partial(run, call), operands[0].ndim - 3, operands)
 
+    stand_in = partial(over_trials, _stand_in_forward if ahead else _stand_in_backward)
+    counted = partial(over_trials, _stand_in_forward if ahead else _counted_backward)
     elsewhere = mlir.lower_fun(stand_in, multiple_results=True)
 
     def on_cpu(context: Any, *operands: Any, call: Static) -> Any:
@@ -257,6 +258,7 @@ def _make(name: str, ahead: bool) -> Primitive:
         here = not exported and (count == 1 or each_its_own)
         return (lower if here else elsewhere)(context, *operands, call=call)
 
+    setattr(primitive, "counted", counted)  # noqa: B010  for compute.flops
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(partial(_run_alone, primitive))
     batching.primitive_batchers[primitive] = batch
@@ -304,10 +306,26 @@ def _stand_in_forward(call: Static, *leaves: Array) -> list[Array]:
 
 
 def _stand_in_backward(call: Static, *leaves: Array) -> list[Array]:
+    return _back(reference_backward, call, *leaves)
+
+
+def _counted_backward(call: Static, *leaves: Array) -> list[Array]:
+    """The operations of the way back alone: what the way ahead has kept is there."""
+
+    def run(call: Static, given: Given, dy: Array, dlast: tuple) -> Given:
+        kept = jax.eval_shape(lambda: _scan(call, given)[1][1])
+        return _cotangents(
+            call, given, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), kept), dy, dlast
+        )
+
+    return _back(run, call, *leaves)
+
+
+def _back(run: Any, call: Static, *leaves: Array) -> list[Array]:
     count, carries = call.structure.num_leaves, len(call.design.carry)
     given = jax.tree.unflatten(call.structure, leaves[:count])
     dy, dlast = leaves[count + 2], tuple(leaves[count + 3 : count + 3 + carries])
-    d = reference_backward(call, given, dy, dlast)
+    d = run(call, given, dy, dlast)
     inside = [d.W, d.b] if d.W is not None else []
     x = [d.x] if call.wants_x or d.W is None else []
     return [*d.carry, *inside, *x, *(v for v in (d.R, d.param) if v is not None)]
@@ -374,8 +392,12 @@ def _inputs(given: Given, **lists: Any) -> Any:
 
 def reference_backward(call: Static, given: Given, dy: Array, dlast: tuple) -> Given:
     """The cotangents of what `sequence` reads, by a reverse scan over the graph of the VJP."""
-    design = call.design
-    _, (_, (carries, sums)) = _scan(call, given)
+    return _cotangents(call, given, _scan(call, given)[1][1], dy, dlast)
+
+
+def _cotangents(call: Static, given: Given, kept: tuple, dy: Array, dlast: tuple) -> Given:
+    """`reference_backward` from the carries and pre-activations of every step."""
+    design, (carries, sums) = call.design, kept
 
     def step(down, now):
         carry, sums, notes, dy = now

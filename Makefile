@@ -44,7 +44,7 @@ test: $(VENV)/.dev
 
 # Another Python brings another JAX: the laws, and one run of everything else.
 NEWEST ?= $(shell $(PYTHON) .ci/newest.py)
-ONCE := tests/test_laws.py tests/model/test_catalogue.py tests/compute/test_flops.py tests/test_cli.py \
+ONCE := tests/test_laws.py tests/engines/test_native.py tests/model/test_catalogue.py tests/compute/test_flops.py tests/test_cli.py \
   tests/sweep/workers/test_local.py::test_launch_from_nothing_to_results \
   tests/report/test_report.py::test_the_files_of_a_report \
   tests/diagnostics/test_diagnostics.py::test_a_run_and_the_verb_leave_a_diagnosis \

@@ -1,7 +1,8 @@
 """Floating-point operations of a function, counted from its jaxpr: nothing is compiled or run.
 
 A matrix product [M, K] x [K, N] counts 2 M K N, an elementwise operation or a reduction one per
-element of its larger side, a time loop its body times its length, a `while` its body once, and what no result needs nothing.
+element of its larger side, a time loop its body times its length, a `while` its body once, and what
+no result needs nothing.
 """
 
 from __future__ import annotations

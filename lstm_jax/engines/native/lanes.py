@@ -32,6 +32,9 @@ BOOLS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "xor", "not", "true"}
 AS_IT_IS = ("copy", "copy_p", "optimization_barrier", "reduce_precision", "stop_gradient")
 AS_IT_IS += ("sharding_constraint", "pvary", "pcast")
 
+# Functions that JAX 0.12 writes bit by bit; here they are their formula.
+CALLED = ("exp_neg_sq",)
+
 EVALUATE: dict[str, Callable[..., Any]] = {
     "add": jnp.add,
     "sub": jnp.subtract,
@@ -215,7 +218,9 @@ class Lanes:
     def equation(self, equation: Any, given: list[Any]) -> list[Any]:
         name, params = equation.primitive.name, equation.params
         inner = next((params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params), None)
-        if inner is not None and name not in ("scan", "while", "cond"):
+        told = getattr(getattr(inner, "jaxpr", inner), "debug_info", None)
+        name = told.func_name if told and told.func_name in CALLED else name
+        if inner is not None and name not in ("scan", "while", "cond", *CALLED):
             return self.read(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), given)
         if name in AS_IT_IS:
             return given
@@ -228,7 +233,7 @@ class Lanes:
         if name in NAMES or name in ELEMENTWISE:
             return [self.elementwise(name, params, given, equation)]
         if name not in STRUCTURE:
-            raise Unsupported(f"uses {name!r}, which mixes units")
+            raise Unsupported(f"uses {name!r}, which mixes units or is not known here")
         nodes = STRUCTURE[name](self, given, shapes, out, params)
         return nodes if isinstance(nodes, list) else [nodes]
 
@@ -286,9 +291,16 @@ def _convert(graph: Graph, params: dict, x: int) -> int:
     return graph.apply("true" if wanted else "number", x)
 
 
+def _one_minus_square(graph: Graph, params: dict, x: int) -> int:
+    """JAX 0.12 has it as an operation of its own, for the derivative of tanh."""
+    return graph.apply("sub", graph.constant(1.0), graph.apply("mul", x, x))
+
+
 ELEMENTWISE: dict[str, Callable[..., int]] = {
     "integer_pow": _power,
     "square": lambda g, p, x: g.apply("mul", x, x),
+    "one_minus_square": _one_minus_square,
+    "exp_neg_sq": lambda g, p, x: g.apply("exp", g.apply("neg", g.apply("mul", x, x))),
     "rsqrt": lambda g, p, x: g.apply("div", g.constant(1.0), g.apply("sqrt", x)),
     "select_n": _select,
     "convert_element_type": _convert,
@@ -336,6 +348,20 @@ def _split(lanes: Lanes, given: list, shapes: list, out: tuple, params: dict) ->
     return parts
 
 
+def _unstack(lanes: Lanes, given: list, shapes: list, out: tuple, params: dict) -> list:
+    axis = params["axis"]
+    if axis == len(shapes[0]) - 1 and lanes.by_unit(shapes[0]):
+        raise Unsupported("takes single units out of an array")
+    return list(np.moveaxis(given[0], axis, 0))
+
+
+def _stack(lanes: Lanes, given: list, shapes: list, out: tuple, params: dict) -> Any:
+    axis = params["axis"]
+    if axis == len(out) - 1:
+        raise Unsupported("stacks arrays as if they were units")
+    return np.stack(given, axis).reshape(lanes.shape(out))
+
+
 def _concatenate(lanes: Lanes, given: list, shapes: list, out: tuple, params: dict) -> Any:
     axis = params["dimension"]
     if axis == len(out) - 1 and not all(lanes.by_unit(s) == lanes.by_unit(out) for s in shapes):
@@ -381,6 +407,8 @@ STRUCTURE: dict[str, Callable[..., Any]] = {
     "expand_dims": _reshape,
     "slice": _slice,
     "split": _split,
+    "unstack": _unstack,
+    "stack": _stack,
     "concatenate": _concatenate,
     "pad": _pad,
     "reduce_sum": _sum,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +26,55 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+# The platform that what is being traced is for; empty where only its lowering will tell.
+_platform: ContextVar[str] = ContextVar("platform", default="")
+
+
+@contextmanager
+def tracing_for(platform: str) -> Iterator[None]:
+    """What is traced inside is for this platform alone: "cpu", "gpu" or "tpu"."""
+    before = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(before)
+
+
+def traced_for(platform: str, function: Callable) -> Callable:
+    """`function`, traced for this platform whenever that happens."""
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with tracing_for(platform):
+            return function(*args, **kwargs)
+
+    named = getattr(function, "func", function)  # of a partial
+    traced.__name__ = getattr(named, "__name__", "traced")
+    return traced
+
+
+def handed_down() -> str:
+    """The platform that `tracing_for` said, or nothing."""
+    return _platform.get()
+
+
+def platform() -> str:
+    """The platform of what is being traced: the one handed down, else the host's."""
+    return handed_down() or jax.default_backend()
+
+
+def by_platform(cpu: Callable, other: Callable, *arguments: Any) -> Any:
+    """`cpu(*arguments)` in a program for a CPU, `other(*arguments)` in one for anything else.
+
+    Where no platform is handed down both are traced, and the lowering takes one: a program
+    exported on one platform for another is the other's.
+    """
+    known = handed_down()
+    if known:
+        return (cpu if known == "cpu" else other)(*arguments)
+    ways = {"cpu": traced_for("cpu", cpu), "default": traced_for("other", other)}
+    return jax.lax.platform_dependent(*arguments, **ways)
 
 
 def count(params: Any) -> int:
@@ -56,9 +109,19 @@ def dot(x: Array, w: Array | Turned, dtype: Any = None) -> Array:
         # The barriers keep the compiler from turning the product back.
         turned = jax.lax.optimization_barrier(x.T)
         return jax.lax.optimization_barrier(dot(w.t, turned, dtype)).T
-    if x.ndim > 2 and jax.default_backend() == "cpu" and _mergeable(x):
-        # Of two axes to sum over, the gradient of w would make XLA:CPU transpose a copy.
-        return dot(x.reshape(-1, x.shape[-1]), w, dtype).reshape(*x.shape[:-1], w.shape[-1])
+    straight = partial(_matmul, dtype=dtype)
+    if x.ndim > 2 and _mergeable(x):
+        return by_platform(partial(_merged, dtype=dtype), straight, x, w)
+    return straight(x, w)
+
+
+def _merged(x: Array, w: Array, dtype: Any) -> Array:
+    """Of two axes to sum over, the gradient of w would make XLA:CPU transpose a copy."""
+    found = _matmul(x.reshape(-1, x.shape[-1]), w, dtype)
+    return found.reshape(*x.shape[:-1], w.shape[-1])
+
+
+def _matmul(x: Array, w: Array, dtype: Any) -> Array:
     if dtype is None:
         return jnp.matmul(x, w)
     return jnp.matmul(x.astype(dtype), w.astype(dtype), preferred_element_type=w.dtype)

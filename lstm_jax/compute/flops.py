@@ -15,6 +15,8 @@ from typing import Any
 
 import jax
 
+from lstm_jax.ops import platform, tracing_for
+
 # Moves and looks at numbers, and computes none.
 FREE = frozenset({
     "broadcast_in_dim", "reshape", "transpose", "squeeze", "expand_dims", "concatenate",
@@ -34,7 +36,8 @@ def count(function: Callable, *arguments: Any) -> int:
 
 def tally(function: Callable, *arguments: Any) -> Counter[str]:
     """The same by primitive. What JAX makes of all but products changes from version to version."""
-    return _jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+    with tracing_for(platform()):
+        return _jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def _jaxpr(jaxpr: Any) -> Counter[str]:

@@ -139,6 +139,11 @@ def choose_devices(wanted: int) -> list:
     return [device for found in of for device in found]
 
 
+def platform(mesh: Mesh | None) -> str:
+    """What runs a program: the platform of the mesh, without one the host's."""
+    return mesh.devices.flat[0].platform if mesh else jax.default_backend()
+
+
 def whole(mesh: Mesh | None) -> NamedSharding | None:
     """The sharding of what every device holds in full; None without a mesh."""
     return NamedSharding(mesh, PartitionSpec()) if mesh else None

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from lstm_jax.cells.gates import GATES
 from lstm_jax.core import Carry, Cell, Params
 from lstm_jax.errors import UsageError
+from lstm_jax.ops import platform
 
 
 def refusal(cell: Cell, steps: Any, reverse: bool = False) -> str:
     """Why cuDNN cannot run this; empty where it can."""
-    if jax.default_backend() != "gpu":
-        return f"it needs an NVIDIA GPU and this is {jax.default_backend()}"
+    if platform() != "gpu":
+        return f"it needs an NVIDIA GPU and this is {platform()}"
     standard = cell.info.plain and cell.info.table.design() == GATES["lstm"].design()
     if not standard or cell.info.transforms:
         return f"cell {cell.info.name!r} is not the standard LSTM, the only one cuDNN knows"

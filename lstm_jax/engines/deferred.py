@@ -24,7 +24,7 @@ from lstm_jax.cells.gates import gates_of, opening, wides
 from lstm_jax.core import Array, Cell, Params, noted
 from lstm_jax.engines.masking import even_size, join_steps, known, split_steps
 from lstm_jax.engines.meshes import zeros
-from lstm_jax.ops import Turned, cores
+from lstm_jax.ops import Turned, by_platform, cores, handed_down, platform, traced_for
 
 WHOLE = 4  # a sequence of so many blocks is run as one
 NARROW = 16  # so few input features are projected step by step
@@ -38,6 +38,12 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
     Second derivatives work reverse over reverse; forward mode does not pass a custom VJP, `pick`
     takes `scan` for it.
     """
+    way = partial(_run, cell, reverse=reverse)
+    return by_platform(way, way, params, carry, steps)
+
+
+def _run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool) -> Any:
+    """`run` on the platform that is handed down."""
     length = steps.x.shape[0]
     size = block_size(length, _width(cell, params, steps))
     # A transform's `project` may close over traced rates, which a custom VJP must not.
@@ -64,7 +70,7 @@ def block_size(length: int, width: int) -> int:
     """Steps a block: all of them but for long sequences on a CPU."""
     if not known(length, width):
         return length
-    if jax.default_backend() != "cpu" or length * width <= WHOLE * room():
+    if not for_cpu() or length * width <= WHOLE * room():
         return max(length, 1)
     return even_size(length, room() // width)
 
@@ -75,6 +81,11 @@ def room() -> int:
     A device with cores to spare multiplies on all of them, and gains more by larger products.
     """
     return 2**20 if spare() else 2**17
+
+
+def for_cpu() -> bool:
+    """Whether the program that is being traced is a CPU's."""
+    return platform() == "cpu"
 
 
 def spare() -> bool:
@@ -120,19 +131,24 @@ def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
     The source is the inputs where they are projected `inside`, else the projected sequence.
     """
     parts = _parts(cell, inside)
+    # JAX traces each of the three when it needs it: each is for the platform of now.
+    here = partial(traced_for, handed_down())
 
     @jax.custom_vjp
+    @here
     def loop(params, carry, source, notes):
         if parts.plain and not jax.tree.leaves(notes) and _last(*carry.h.shape):
             return _batch_last(parts, params, carry, source, reverse)
         return _forward(parts, params, carry, source, notes, reverse, keep=False)[0]
 
+    @here
     def remembering(*given):
         params, carry, source, notes = custom_vjp_primal_tree_values(given)
         wanted = jax.tree.map(lambda leaf: leaf.perturbed, given[3])
         out, saved = _forward(parts, params, carry, source, notes, reverse, keep=True)
         return out, (params, source if inside else (), *_parted(notes, wanted), saved)
 
+    @here
     def backward(residuals, cotangents):
         return _backward(parts, residuals, cotangents, reverse)
 
@@ -237,7 +253,7 @@ def _entering(features: int, keep: bool) -> bool:
     On a CPU that is sooner for few features, and for a forward pass with no core to spare, which
     is then a single loop of products too small to be shared out.
     """
-    if jax.default_backend() != "cpu":
+    if not for_cpu():
         return False
     return features <= NARROW or not (keep or spare())
 
@@ -248,7 +264,7 @@ def _copied(z: Any, at: Any) -> Any:
     Gates sliced one by one out of what the loop slices out of a sequence are not vectorised by
     XLA:CPU, and a conditional is all that it does not fuse with them; `at` is never below 0.
     """
-    if jax.default_backend() != "cpu":
+    if not for_cpu():
         return z
     return lax.cond(at >= 0, lambda z: z, lambda z: jax.tree.map(jnp.zeros_like, z), z)
 
@@ -259,7 +275,7 @@ def _last(batch: int, units: int) -> bool:
     On a CPU that saves laying h R out anew, and gates are whole rows. With cores to spare it pays
     for products worth sharing out, without them only up to where XLA shares them out all the same.
     """
-    if jax.default_backend() != "cpu" or not known(batch) or batch % LANES:
+    if not for_cpu() or not known(batch) or batch % LANES:
         return False
     return batch * units >= 2**13 if spare() else batch == 2 * LANES and 128 <= units < 512
 
@@ -267,7 +283,7 @@ def _last(batch: int, units: int) -> bool:
 def _large(params: Params, carry: Any) -> list[tuple[str, Any]]:
     """The matrices that a CPU multiplies sooner features first: large ones, by few rows."""
     rows = jax.tree.leaves(carry)[0].shape[0]
-    if jax.default_backend() != "cpu" or not known(rows) or rows > ROWS:
+    if not for_cpu() or not known(rows) or rows > ROWS:
         return []
     return [(k, w) for k, w in params.items() if _matrix(w) and w.size >= LARGE]
 

@@ -20,7 +20,7 @@ from lstm_jax.engines import choose
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.model.cell import build_cell
 from lstm_jax.model.model import build_model
-from lstm_jax.ops import count
+from lstm_jax.ops import count, traced_for
 from lstm_jax.tasks import task_of
 from lstm_jax.tasks.task import Task
 from lstm_jax.training import watch
@@ -43,8 +43,10 @@ class Program(NamedTuple):
 
     def jit(self, function: Callable, **options: Any) -> Any:
         """`jax.jit` as `train.compile` says."""
-        given = COMPILE[self.config.train.compile] if jax.default_backend() == "cpu" else {}
-        return jax.jit(function, compiler_options=given or None, **options)
+        platform = parallel.platform(self.mesh)
+        given = COMPILE[self.config.train.compile] if platform == "cpu" else {}
+        traced = traced_for(platform, function)
+        return jax.jit(traced, compiler_options=given or None, **options)
 
     def shared(self, sums: Callable) -> Callable:
         """`sums(params, hyper, batch, carry, key) -> (sums, carry)`, by all devices together."""

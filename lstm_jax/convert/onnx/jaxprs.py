@@ -12,6 +12,7 @@ from onnx import helper
 
 from lstm_jax.convert.onnx.graph import END, Graph
 from lstm_jax.convert.plain import Inexpressible
+from lstm_jax.ops import tracing_for
 
 
 def inline(
@@ -23,7 +24,8 @@ def inline(
 
     Raises: Inexpressible for an operation without a counterpart.
     """
-    closed = jax.make_jaxpr(function)(*shapes)
+    with tracing_for("cpu"):
+        closed = jax.make_jaxpr(function)(*shapes)
     return _jaxpr(graph, closed.jaxpr, closed.consts, list(inputs), sizes)
 
 

@@ -9,6 +9,7 @@ it must.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from lstm_jax.engines.native.call import Given
 from lstm_jax.engines.native.design import Design, affine, design
 from lstm_jax.engines.native.lanes import Unsupported
 from lstm_jax.errors import UsageError
+from lstm_jax.ops import by_platform, platform
 
 
 def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
@@ -44,7 +46,9 @@ def prefer(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = F
     found = plan(cell, params, carry, steps)
     if isinstance(found, str):
         return deferred.run(cell, params, carry, steps, reverse)
-    return serve(found, cell, params, carry, steps, reverse)
+    here = partial(serve, found, cell, reverse=reverse)
+    elsewhere = partial(deferred.run, cell, reverse=reverse)
+    return by_platform(here, elsewhere, params, carry, steps)
 
 
 def refusal(cell: Cell, features: int = 1) -> str:
@@ -88,8 +92,7 @@ def _read(cell: Cell, params: Params, carry: Any, steps: Any) -> Plan:
 
 def place() -> str:
     """Why no code runs here; empty where it does."""
-    backend = jax.default_backend()
-    return "" if backend == "cpu" else f"it runs on a CPU and this is {backend}"
+    return "" if platform() == "cpu" else f"it runs on a CPU and this is {platform()}"
 
 
 def beyond(steps: Any) -> str:

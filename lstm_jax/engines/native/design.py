@@ -13,6 +13,7 @@ from lstm_jax.cells.activations import ACTIVATIONS
 from lstm_jax.cells.gates import gates_of, opening, wides
 from lstm_jax.core import Cell, Params, noted
 from lstm_jax.engines.native.lanes import Graph, Key, Lanes, Unsupported
+from lstm_jax.ops import tracing_for
 
 MANY = 12  # arrays of a kind at most; sequence.h has room for more
 WIDEST = 6  # pre-activations of one product
@@ -143,7 +144,8 @@ class _Reading:
 
     def read(self, lanes: Lanes, function: Callable, given: Sequence, like: Sequence) -> list:
         """The nodes of `function`'s outputs, flat."""
-        closed = jax.make_jaxpr(function)(*like)
+        with tracing_for("cpu"):
+            closed = jax.make_jaxpr(function)(*like)
         flat = [value for part in given for value in part]
         return lanes.read(closed.jaxpr, closed.consts, flat)
 
@@ -425,7 +427,8 @@ def affine(cell: Cell, params: Params, x: Any) -> tuple[int, int] | None:
 
     like = jax.ShapeDtypeStruct((1, 1, x.shape[-1]), x.dtype)
     shapes = jax.tree.map(_one, params)
-    closed = jax.make_jaxpr(lambda p, x: noted(cell.project(p, Step(x)))[0])(shapes, like)
+    with tracing_for("cpu"):
+        closed = jax.make_jaxpr(lambda p, x: noted(cell.project(p, Step(x)))[0])(shapes, like)
     leaves = len(jax.tree.leaves(shapes))
     names: list[Any] = [("leaf", n) for n in range(leaves)]
     out = _affine(closed.jaxpr, [*names, "x"])

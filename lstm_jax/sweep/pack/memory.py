@@ -42,7 +42,8 @@ def residual_bytes(program: Program, hyper: dict) -> int:
         return jax.vjp(loss, params)[1]
 
     state = jax.eval_shape(partial(train.init_state, program), hyper)
-    return tree_bytes(jax.eval_shape(residuals, state.params, hyper, program.task.data))
+    with tracing_for(platform()):
+        return tree_bytes(jax.eval_shape(residuals, state.params, hyper, program.task.data))
 
 
 def trial_bytes(program: Program, hyper: dict) -> tuple[int, int]:

@@ -13,7 +13,9 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax.config.fields import replaced, resolve
+from lstm_jax.compute.sharding import platform
 from lstm_jax.errors import UsageError
+from lstm_jax.ops import traced_for
 from lstm_jax.sweep.pack.memory import block_size
 from lstm_jax.training import train
 from lstm_jax.training.program import Program, build_program, next_chunk
@@ -111,7 +113,7 @@ def over_trials(
         run = jax.shard_map(vmapped, mesh=mesh, in_specs=specs, out_specs=trial, check_vma=False)
         return run(*own, data)
 
-    return jit(call, donate_argnums=0 if donate else ())
+    return jit(traced_for(platform(mesh), call), donate_argnums=0 if donate else ())
 
 
 class Compiled:
@@ -125,8 +127,7 @@ class Compiled:
         self.program, self.size = program, len(hypers)
         self.mesh = trial_mesh(len(hypers), program.config.parallel.trials)
         share = -(-self.size // self.mesh.size)
-        platform = self.mesh.devices.flat[0].platform
-        self.block = block_size(program, hypers[0], share, platform)
+        self.block = block_size(program, hypers[0], share, platform(self.mesh))
         self.sharding = NamedSharding(self.mesh, PartitionSpec("trial"))
         self._init = program.jit(partial(train.init_state, program))
         self._test = self.jit(partial(_measure, program))

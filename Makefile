@@ -7,17 +7,20 @@ BIN := $(VENV)/bin
 APT := apt-get -o Acquire::Retries=3
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help airline test test-newest test-slow test-faults test-oracles test-parallel test-browser test-cluster test-native \
-  lint docs bench bench-dispatch bench-sweep clean
+.PHONY: help airline test test-newest test-lowest test-slow test-faults test-oracles test-parallel test-aot test-aot-cuda \
+  test-browser test-cluster test-native lint docs bench bench-dispatch bench-sweep clean
 
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
 	@echo "make test          the test suite"
 	@echo "make test-newest   the laws and one run of the rest on the newest Python that is installed"
+	@echo "make test-lowest   the laws on the lowest versions that pyproject.toml allows (own environment)"
 	@echo "make test-slow     the tests that train for minutes"
 	@echo "make test-faults   kills, damaged files, full disks: FAULTS=5 percent of the cases, or full"
 	@echo "make test-oracles  parity with torch, keras, haiku and equinox (own environment, large download)"
 	@echo "make test-parallel simulated devices and two real processes, for minutes"
+	@echo "make test-aot      compiled for TPU by its own compiler, no TPU needed (own environment, large download)"
+	@echo "make test-aot-cuda the same for H100 (own environment, 5 GB)"
 	@echo "make test-native   the compiled kernel under the address, undefined and thread sanitizers"
 	@echo "make test-browser  the report in a real browser (Debian, as root: installs chromium)"
 	@echo "make test-cluster  sweeps on a real SLURM (Debian, as root) and a real Ray, started here"
@@ -54,6 +57,9 @@ test-newest:
 	  echo "skipped: no Python newer than $$($(PYTHON) --version) is installed; NEWEST=/path names one"; \
 	else $(MAKE) test PYTHON="$$newest" VENV=.venv-newest TESTS="$(ONCE)"; fi
 
+test-lowest: .venv-lowest/.lowest
+	.venv-lowest/bin/python -m pytest -q -n $(JOBS) tests/test_laws.py
+
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n $(JOBS) -m slow --ignore=tests/oracles
 
@@ -73,6 +79,13 @@ bench-dispatch: $(VENV)/.run
 
 test-parallel: $(VENV)/.dev
 	$(quick_pytest) --dist loadfile -m parallel tests/compute tests/training
+
+# The compilers of TPUs and GPUs run on any host. Lowering needs neither, so one target does it for both.
+test-aot: .venv-aot/.aot
+	.venv-aot/bin/python -m pytest -q -n $(JOBS) -m aot tests/aot
+
+test-aot-cuda: .venv-aot-cuda/.aot
+	.venv-aot-cuda/bin/python -m pytest -q -n $(JOBS) -m aot tests/aot/test_training.py
 
 test-native: $(VENV)/.dev
 	$(BIN)/python tests/native/check.py
@@ -121,6 +134,24 @@ $(VENV)/.cluster: $(VENV)/.dev
 	@.venv-oracles/bin/python $(PIP_INSTALL) --editable '.[dev,oracles]'
 	@touch $@
 
+CHECKS := pytest pytest-xdist jaxtyping beartype
+.venv-aot/.aot: pyproject.toml constraints.txt
+	$(call make_venv,.venv-aot)
+	@.venv-aot/bin/python $(PIP_INSTALL) --editable '.[tpu]' $(CHECKS)
+	@touch $@
+
+.venv-aot-cuda/.aot: pyproject.toml constraints.txt
+	$(call make_venv,.venv-aot-cuda)
+	@.venv-aot-cuda/bin/python $(PIP_INSTALL) --editable '.[cuda]' $(CHECKS)
+	@touch $@
+
+.venv-lowest/.lowest: pyproject.toml .ci/lowest.py
+	$(call make_venv,.venv-lowest)
+	@$(PYTHON) .ci/lowest.py > .venv-lowest/lowest.txt
+	@.venv-lowest/bin/python -m pip install -qq --disable-pip-version-check \
+	  --constraint .venv-lowest/lowest.txt --editable . $(CHECKS)
+	@touch $@
+
 .venv-docs/.docs: pyproject.toml constraints.txt
 	$(call make_venv,.venv-docs)
 	@.venv-docs/bin/python $(PIP_INSTALL) --editable '.[docs]'
@@ -138,4 +169,5 @@ define make_venv
 endef
 
 clean:
-	rm -rf .venv .venv-newest .venv-oracles .venv-bench .venv-docs site .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-newest .venv-lowest .venv-oracles .venv-aot .venv-aot-cuda .venv-bench .venv-docs
+	rm -rf site .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -64,25 +64,33 @@ def configure_cpu_devices(num_devices: int = -1) -> None:
             )
 
 
-def make_mesh(devices: list, batch_size: int, accumulate: int = 1) -> Mesh | None:
+def make_mesh(
+    devices: list, batch_size: int, accumulate: int = 1, pads: bool = False
+) -> Mesh | None:
     """The mesh of these devices; None where one does everything.
+
+    `pads`: a batch that they cannot share evenly may be filled up with examples of weight 0.
 
     Raises:
       UsageError: a batch they cannot share.
     """
     parts = len(devices) * accumulate
-    if batch_size % parts:
-        below = batch_size - batch_size % parts
-        near = [str(size) for size in (below, below + parts) if size]
+    if batch_size % parts and not (pads and len(devices) > 1 and batch_size > parts):
         times = f" {accumulate} times (train.accumulate)" if accumulate > 1 else ""
         other = "train.accumulate=1" if accumulate > 1 else "parallel.data=1"
         raise UsageError(
             f"train.batch_size={batch_size} cannot be shared by {len(devices)} devices{times}; "
-            f"nearest sizes that can: {', '.join(near)} (or {other})"
+            f"nearest sizes that can: {nearest(batch_size, parts)} (or {other})"
         )
     if len(devices) == 1:
         return None
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def nearest(size: int, parts: int) -> str:
+    """The sizes next to this one that so many parts share evenly."""
+    below = size - size % parts
+    return ", ".join(str(near) for near in (below, below + parts) if near)
 
 
 def choose(config: Any, sizes: Callable[[], tuple[int, int]], whole: bool = False) -> Choice:
@@ -109,7 +117,10 @@ def choose(config: Any, sizes: Callable[[], tuple[int, int]], whole: bool = Fals
     if count < most:
         return Choice(devices[:count], f"a share below {math.ceil(least):,} examples would not pay")
     if count < there:
-        return Choice(devices[:count], f"the most that share a batch of {batch} evenly")
+        near = nearest(batch, there * turns)
+        return Choice(
+            devices[:count], f"the most that share a batch of {batch} evenly; all {there} share {near}"
+        )
     return Choice(devices[:count], "one a core" if there < len(devices) else "all there are")
 
 
@@ -179,7 +190,11 @@ def table(config: Any, why: str = "") -> str:
     count, processes, batch = len(devices), jax.process_count(), config.train.batch_size
     turns = config.train.accumulate
     parts = [f"{count} devices"] * (count > 1) + [f"{turns} turns"] * (turns > 1)
-    share = f" = {' x '.join([*parts, str(batch // count // turns)])}" if parts else ""
+    added = -batch % (count * turns)
+    more = f" + {added} of weight 0" if added else ""
+    each = (batch + added) // count // turns
+    share = f"{more} = {' x '.join([*parts, str(each)])}" if parts else ""
+    share += f"; none are added to {nearest(batch, count * turns)}" if added else ""
     over = f" of {processes} processes" if processes > 1 else ""
     reason = f": {why}" if why else ""
     if not parts:
@@ -291,21 +306,64 @@ def by_device(fn: Callable, mesh: Mesh, readout: str) -> Callable:
 MODES = {"jit": by_layout, "shard_map": by_device, "pmap": by_device}
 
 
-def data_parallel(fn: Callable, mesh: Mesh | None, mode: str, readout: str) -> Callable:
+class Sharing(NamedTuple):
+    """Who shares a batch, and how."""
+
+    mesh: Mesh | None
+    mode: str
+    readout: str
+    weighs: bool  # the loss reads an example's weight
+    turns: int = 1  # that each device takes its share in
+
+
+def data_parallel(fn: Callable, how: Sharing) -> Callable:
     """`fn(params, hyper, batch, carry, key) -> (sums, carry)` over the devices of the mesh.
 
-    `sums` is whatever adds over examples. A batch that the devices cannot share evenly (the odd
-    evaluation batch) is left whole.
+    `sums` is whatever adds over examples. A batch that cannot be shared evenly (the odd evaluation
+    batch) is filled up with examples of weight 0, and where those would count it is left whole.
     """
-    if mesh is None:
+    fn = accumulated(fn, how.turns, how.readout)
+    if how.mesh is None:
         return fn
-    spread = MODES[mode](fn, mesh, readout)
+    spread, parts = MODES[how.mode](fn, how.mesh, how.readout), how.mesh.size * how.turns
 
     def call(params, hyper, batch, carry, key):
-        even = batch["inputs"].shape[1] % mesh.size == 0
-        return (spread if even else fn)(params, hyper, batch, carry, key)
+        size = batch["inputs"].shape[1]
+        missing = -size % parts
+        if not missing:
+            return spread(params, hyper, batch, carry, key)
+        if not how.weighs:
+            plugins.say(
+                f"every device computes the whole of a batch of {size}: {parts} parts cannot share "
+                f"it evenly, and the task's loss does not read batch['weights'], by which added "
+                f"examples would count as none; sizes that can be shared: {nearest(size, parts)}"
+            )
+            return fn(params, hyper, batch, carry, key)
+        batch, carry = filled(batch, how.readout, missing), repeated(carry, 0, missing)
+        sums, carry = spread(params, hyper, batch, carry, key)
+        return sums, jax.tree.map(lambda leaf: leaf[:size], carry)
 
     return call
+
+
+def filled(batch: dict, readout: str, count: int) -> dict:
+    """The batch with its last example so many times more, of weight 0."""
+    size = batch["inputs"].shape[1]
+    batch = {"weights": jnp.ones(size, jnp.float32), **batch}
+    specs = batch_specs(batch, readout)
+    more = {name: repeated(leaf, len(specs[name]) - 1, count) for name, leaf in batch.items()}
+    real = jnp.arange(size + count) < size
+    return more | {"weights": jnp.where(real, more["weights"], 0)}
+
+
+def repeated(tree: Any, axis: int, count: int) -> Any:
+    """Every array with its last row along the axis so many times more."""
+
+    def one(leaf: Any) -> Any:
+        last = lax.slice_in_dim(leaf, leaf.shape[axis] - 1, leaf.shape[axis], axis=axis)
+        return jnp.concatenate([leaf, *[last] * count], axis)
+
+    return jax.tree.map(one, tree)
 
 
 def any_process(flag: bool) -> bool:

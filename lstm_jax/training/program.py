@@ -20,7 +20,7 @@ from lstm_jax.engines import choose
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.model.cell import build_cell
 from lstm_jax.model.model import build_model
-from lstm_jax.ops import count, traced_for
+from lstm_jax.ops import count, traced_for, tracing_for
 from lstm_jax.tasks import task_of
 from lstm_jax.tasks.task import Task
 from lstm_jax.training import watch
@@ -40,6 +40,7 @@ class Program(NamedTuple):
     model: Any
     mesh: Any = None  # the devices that share a batch, where there are several
     why: str = ""  # so many devices
+    weighs: bool = False  # the loss reads an example's weight
 
     def jit(self, function: Callable, **options: Any) -> Any:
         """`jax.jit` as `train.compile` says."""
@@ -50,13 +51,15 @@ class Program(NamedTuple):
 
     def shared(self, sums: Callable) -> Callable:
         """`sums(params, hyper, batch, carry, key) -> (sums, carry)`, by all devices together."""
-        mode, readout = self.config.parallel.mode, self.task.spec.readout
-        return parallel.data_parallel(sums, self.mesh, mode, readout)
+        return parallel.data_parallel(sums, self.sharing())
 
     def in_turns(self, sums: Callable) -> Callable:
         """`shared`, each device taking its share in `train.accumulate` turns."""
-        turns, readout = self.config.train.accumulate, self.task.spec.readout
-        return self.shared(parallel.accumulated(sums, turns, readout))
+        return parallel.data_parallel(sums, self.sharing(self.config.train.accumulate))
+
+    def sharing(self, turns: int = 1) -> parallel.Sharing:
+        mode, readout = self.config.parallel.mode, self.task.spec.readout
+        return parallel.Sharing(self.mesh, mode, readout, self.weighs, turns)
 
     def forward(self, params: Any, hyper: dict) -> Callable:
         """`forward(batch, carry=None, key=None)` of this process alone, for figures and samples."""
@@ -68,8 +71,8 @@ class Program(NamedTuple):
         return parallel.whole(self.mesh)
 
 
-def build_program(config: Any) -> Program:
-    """The task, the model and the devices that a config asks for.
+def build_program(config: Any, devices: list | None = None) -> Program:
+    """The task, the model and the devices that a config asks for, or for these devices.
 
     The program's own config names the number of devices where `config` leaves it open.
     """
@@ -78,13 +81,18 @@ def build_program(config: Any) -> Program:
     task, train = build_task(config), config.train
     model = build_model(config, task.spec)
     whole, mode = in_one_call(config), config.parallel.mode
-    devices, why = parallel.choose(config, partial(sizes, config, task, model), whole)
-    mesh = parallel.make_mesh(devices, train.batch_size, train.accumulate)
+    if devices is None:
+        devices, why = parallel.choose(config, partial(sizes, config, task, model), whole)
+    else:
+        why = "those that were given"
+    weighs = uneven(config, task, len(devices)) and reads_weights(config, task, model)
+    pads = weighs and task.feed is None
+    mesh = parallel.make_mesh(devices, train.batch_size, train.accumulate, pads)
     if whole and mesh is not None and config.model.engine == "auto" and mode == "jit":
         # The compiler cannot cut a call into shares; what it can cut is the next fastest.
         model = build_model(replaced(config, {"model.engine": "deferred"}), task.spec)
     config = replaced(config, {"parallel.data": len(devices)})
-    return Program(config, task, model, mesh, why)
+    return Program(config, task, model, mesh, why, weighs)
 
 
 def in_one_call(config: Resolved) -> bool:
@@ -103,6 +111,53 @@ def sizes(config: Resolved, task: Any, model: Any) -> tuple[int, int]:
 
     inputs, params = jax.eval_shape(found, task.data)
     return inputs.shape[0], count(params)
+
+
+def uneven(config: Resolved, task: Any, count: int) -> bool:
+    """Whether so many devices meet a batch that they cannot share: in training or evaluation."""
+    if count == 1:
+        return False
+    splits = [partial(split[1], task.data, jnp.int32(0)) for split in task.splits.values()]
+    sizes = [jax.eval_shape(batch)["inputs"].shape[1] for batch in splits]
+    parts = count * config.train.accumulate
+    return bool(config.train.batch_size % parts) or any(size % count for size in sizes)
+
+
+class Watched(dict):
+    """A batch that knows whether its weights were asked for."""
+
+    asked = False
+
+    def __contains__(self, name: object) -> bool:
+        self.asked |= name == "weights"
+        return super().__contains__(name)
+
+    def __getitem__(self, name: str) -> Any:
+        self.asked |= name == "weights"
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked |= name == "weights"
+        return super().get(name, default)
+
+
+def reads_weights(config: Resolved, task: Any, model: Any) -> bool:
+    """Whether the task's loss looks at `batch["weights"]`: an example of weight 0 counts as none."""
+    asked = []
+
+    def found(data):
+        batch = task.batch(data, stream(config.hyper, "data"), jnp.int32(0))
+        batch = {"example": jnp.arange(batch["inputs"].shape[1]), **batch}
+        params = model.init(stream(config.hyper, "parameters"), config.hyper)
+        outputs, _ = model.apply(params, config.hyper, batch)
+        watched = Watched(batch)
+        means = task.loss(outputs, watched)[1]
+        asked.append(watched.asked)
+        return means
+
+    with tracing_for("cpu"):
+        jax.eval_shape(found, task.data)
+    return asked[0]
 
 
 def stream(hyper: dict, name: str) -> Array:

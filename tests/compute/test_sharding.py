@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from lstm_jax import plugins
 from lstm_jax.cells import CELLS
 from lstm_jax.compute import sharding
 from lstm_jax.config import default_config
@@ -17,6 +18,7 @@ from lstm_jax.config.fields import resolve
 from lstm_jax.engines.native import build
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep.pack.program import trial_mesh
+from lstm_jax.tasks.synthetic import adding
 from lstm_jax.training import begin, saved, train
 from lstm_jax.training.program import build_program
 from lstm_jax.workdir.checkpoint import Checkpoints
@@ -62,6 +64,8 @@ WAYS = [
     {"parallel__data": 8},
     {"train__accumulate": 4},
     {"parallel__data": 2, "train__accumulate": 2, "parallel__mode": "shard_map"},
+    {"parallel__data": 3},  # of a ninth example, nothing counts
+    {"parallel__data": 3, "train__accumulate": 2, "parallel__mode": "shard_map"},  # of four
 ]
 
 
@@ -75,6 +79,42 @@ def alone():
 def test_a_batch_gives_the_same_gradient_however_it_is_shared(alone, way):
     """Tokens are weighed over the whole batch; noise is that of the example."""
     close(alone, gradient_of(small("counting", cell__zoneout_h=0.2, **way)))
+
+
+def test_an_evaluation_batch_that_is_uneven_is_shared_all_the_same(alone):
+    """Filled up with weight 0: the metrics of one device, and each of three does its share."""
+
+    def evaluated(**changes):
+        program, state, hyper, data = ready(small("counting", cell__zoneout_h=0.2, **changes))
+        run = jax.jit(partial(train.evaluate, program, split="valid"))
+        return run(state.params, hyper, data), run.lower(state.params, hyper, data).as_text()
+
+    one, _ = evaluated()
+    three, text = evaluated(parallel__data=3, parallel__mode="shard_map", train__batch_size=9)
+    close(one, three)
+    assert "shard_map" in text or "manual_computation" in text
+
+
+def ready_made(batch: dict) -> Any:
+    """A sum over examples, and a carry of their own."""
+
+    def sums(params, hyper, batch, carry, key):
+        return (batch["weights"] * batch["inputs"][0]).sum(), carry + 1
+
+    return sums, (1.0, (), batch, np.arange(5.0, dtype=np.float32), ())
+
+
+def test_a_loss_without_weights_leaves_the_batch_whole_and_says_so(capsys):
+    """What would count must not be added."""
+    plugins.forget()
+    mesh, weights = sharding.make_mesh(jax.devices()[:2], 4), np.ones(5, np.float32)
+    inputs = np.arange(10, dtype=np.float32).reshape(2, 5)
+    sums, given = ready_made({"inputs": inputs, "weights": weights})
+    for weighs, words in ((True, ""), (False, "batch of 5: 2 parts .* sizes that can be shared: 4, 6")):
+        run = sharding.data_parallel(sums, sharding.Sharing(mesh, "jit", "last", weighs))
+        close(jax.jit(run)(*given), (10.0, np.arange(1, 6)))
+        said = capsys.readouterr().err
+        assert re.search(words, said) if words else not said
 
 
 @pytest.mark.parametrize("every", [-1, 5])
@@ -136,9 +176,8 @@ def test_another_placement_is_the_same_run(tmp_path):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"parallel__data": 3}, "cannot be shared by 3 devices; nearest sizes that can: 6, 9"),
-        ({"parallel__data": 2, "train__accumulate": 3}, "2 devices 3 times .* 6, 12"),
-        ({"train__accumulate": 16}, "nearest sizes that can: 16 .*accumulate=1"),
+        ({"parallel__data": 2, "train__accumulate": 8}, "2 devices 8 times .* that can: 16 "),
+        ({"train__accumulate": 3}, "nearest sizes that can: 6, 9 .*accumulate=1"),
         ({"parallel__data": 99}, "parallel.data=99, but there are 8 devices"),
         ({"parallel__remat": 5, "model__engine": "scan"}, "model.engine is 'scan'"),
     ],
@@ -146,6 +185,21 @@ def test_another_placement_is_the_same_run(tmp_path):
 def test_placements_that_cannot_be_are_refused(changes, words):
     with pytest.raises(UsageError, match=words):
         build_program(small(**changes))
+
+
+def test_a_batch_that_cannot_be_shared_evenly(monkeypatch):
+    """It is filled up, and the table says so; not where a loss would count what is added."""
+    program = build_program(small(parallel__data=3))
+    said = "8 + 1 of weight 0 = 3 devices x 3; none are added to 6, 9"
+    assert program.weighs and said in sharding.table(program.config)
+    careless = adding.loss
+
+    def loss(outputs, batch):
+        return careless(outputs, {"targets": batch["targets"], "inputs": batch["inputs"]})
+
+    monkeypatch.setattr(adding, "loss", loss)
+    with pytest.raises(UsageError, match="cannot be shared by 3 devices; nearest .* can: 6, 9"):
+        build_program(small(parallel__data=3))
 
 
 @pytest.mark.parametrize(

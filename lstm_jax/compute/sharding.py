@@ -118,9 +118,8 @@ def choose(config: Any, sizes: Callable[[], tuple[int, int]], whole: bool = Fals
         return Choice(devices[:count], f"a share below {math.ceil(least):,} examples would not pay")
     if count < there:
         near = nearest(batch, there * turns)
-        return Choice(
-            devices[:count], f"the most that share a batch of {batch} evenly; all {there} share {near}"
-        )
+        most = f"the most that share a batch of {batch} evenly"
+        return Choice(devices[:count], f"{most}; all {there} share {near}")
     return Choice(devices[:count], "one a core" if there < len(devices) else "all there are")
 
 
@@ -339,7 +338,9 @@ def data_parallel(fn: Callable, how: Sharing) -> Callable:
                 f"examples would count as none; sizes that can be shared: {nearest(size, parts)}"
             )
             return fn(params, hyper, batch, carry, key)
-        batch, carry = filled(batch, how.readout, missing), repeated(carry, 0, missing)
+        given = filled(batch, how.readout, missing), repeated(carry, 0, missing)
+        # Every device draws it whole: of uneven shares the compiler exchanges every operation's ends.
+        batch, carry = lax.with_sharding_constraint(given, whole(how.mesh))
         sums, carry = spread(params, hyper, batch, carry, key)
         return sums, jax.tree.map(lambda leaf: leaf[:size], carry)
 

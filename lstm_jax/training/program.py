@@ -142,7 +142,7 @@ class Watched(dict):
 
 
 def reads_weights(config: Resolved, task: Any, model: Any) -> bool:
-    """Whether the task's loss looks at `batch["weights"]`: an example of weight 0 counts as none."""
+    """Whether the loss looks at `batch["weights"]`: what weighs 0 then counts as nothing."""
     asked = []
 
     def found(data):

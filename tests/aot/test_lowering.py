@@ -72,5 +72,3 @@ def test_lowers(case, engine):
     for platform in PLATFORMS:
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert "lstm_jax_native" not in text, "compiled code of this host's"
-
-

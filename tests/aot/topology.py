@@ -58,7 +58,6 @@ def devices(platform: str) -> tuple[Any, ...]:
     return tuple(found.devices)
 
 
-def mesh(platform: str, axis: str, count: int = DEVICES) -> Mesh:
-    """`count` of them along one axis."""
-    chosen = np.array(devices(platform)[:count])
-    return Mesh(chosen, (axis,), axis_types=(AxisType.Auto,))
+def mesh(platform: str, axis: str) -> Mesh:
+    """Them along one axis."""
+    return Mesh(np.array(devices(platform)), (axis,), axis_types=(AxisType.Auto,))

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lstm_jax.ops import platform, tracing_for
 from lstm_jax.training import train
 from lstm_jax.training.program import Program, stream
 
@@ -51,13 +52,13 @@ def trial_bytes(program: Program, hyper: dict) -> tuple[int, int]:
     return 2 * state_bytes(program, hyper), 2 * residual_bytes(program, hyper)
 
 
-def block_size(program: Program, hyper: dict, num_trials: int, platform: str) -> int:
-    """How many of its `num_trials` trials a device runs at once.
+def block_size(program: Program, hyper: dict, num_trials: int, kind: str) -> int:
+    """How many of its `num_trials` trials a device of the platform `kind` runs at once.
 
     An accelerator takes them all. A core takes as many as stay in its cache: beyond that the
     trials push out each other's activations and each of them gets slower.
     """
-    if platform != "cpu":
+    if kind != "cpu":
         return num_trials
     fits = max(CACHE_BYTES // max(residual_bytes(program, hyper), 1), 1)
     return max(n for n in range(1, num_trials + 1) if num_trials % n == 0 and n <= fits)

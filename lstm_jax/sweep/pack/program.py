@@ -12,8 +12,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lstm_jax.config.fields import replaced, resolve
 from lstm_jax.compute.sharding import platform
+from lstm_jax.config.fields import replaced, resolve
 from lstm_jax.errors import UsageError
 from lstm_jax.ops import traced_for
 from lstm_jax.sweep.pack.memory import block_size

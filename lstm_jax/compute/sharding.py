@@ -339,7 +339,7 @@ def data_parallel(fn: Callable, how: Sharing) -> Callable:
             )
             return fn(params, hyper, batch, carry, key)
         given = filled(batch, how.readout, missing), repeated(carry, 0, missing)
-        # Every device draws it whole: of uneven shares the compiler exchanges every operation's ends.
+        # Drawn whole by every device: of uneven shares, each operation's ends would be exchanged.
         batch, carry = lax.with_sharding_constraint(given, whole(how.mesh))
         sums, carry = spread(params, hyper, batch, carry, key)
         return sums, jax.tree.map(lambda leaf: leaf[:size], carry)

@@ -49,7 +49,7 @@ def test_a_sum_inside_the_loop_over_time_is_found(platform, monkeypatch):
         return cell._replace(recur=recur)
 
     monkeypatch.setattr(model, "build_cell", talkative)
-    made = programs.training(programs.CASES[1], platform, {})
+    made = programs.make(programs.Case("adding.py", programs.EVEN, "pmap"), platform, {})
     assert {found.depth for found in made.inside} == {2}
     assert {found.name for found in made.inside} == {"all-reduce"}
 

@@ -55,7 +55,7 @@ def test_results_are_pages_figures_and_tables():
 
 
 def test_performance_is_a_page_and_the_diary_is_a_note():
-    assert len((ROOT / "docs" / "performance.md").read_text().split()) < 550  # tables included
+    assert len((ROOT / "docs" / "performance.md").read_text().split()) < 650  # tables included
     assert "What was tried" in (ROOT / "notes" / "performance.md").read_text()
 
 

@@ -85,7 +85,8 @@ def build_program(config: Any, devices: list | None = None) -> Program:
         devices, why = parallel.choose(config, partial(sizes, config, task, model), whole)
     else:
         why = "those that were given"
-    weighs = uneven(config, task, len(devices)) and reads_weights(config, task, model)
+    with tracing_for(devices[0].platform):
+        weighs = uneven(config, task, len(devices)) and reads_weights(config, task, model)
     pads = weighs and task.feed is None
     mesh = parallel.make_mesh(devices, train.batch_size, train.accumulate, pads)
     if whole and mesh is not None and config.model.engine == "auto" and mode == "jit":
@@ -155,8 +156,7 @@ def reads_weights(config: Resolved, task: Any, model: Any) -> bool:
         asked.append(watched.asked)
         return means
 
-    with tracing_for("cpu"):
-        jax.eval_shape(found, task.data)
+    jax.eval_shape(found, task.data)
     return asked[0]
 
 

@@ -77,3 +77,11 @@ def test_a_folder_called_like_the_package_does_not_hide_it(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=BARE, capture_output=True, text=True
     )
     assert done.stdout == "unroll\n", done.stderr
+
+
+def test_the_lowest_versions_are_those_of_the_project():
+    script = ROOT / ".ci" / "lowest.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    lines = done.stdout.splitlines()
+    assert {"jax==0.10.2", "numpy==2.1", "pandas==2.2.2"} <= set(lines), done.stderr
+    assert all(re.fullmatch(r"[\w.-]+==[\d.]+", line) for line in lines)

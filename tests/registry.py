@@ -201,12 +201,17 @@ CASES = [*PLAIN, *_rows(), *OPTIONS, *_activations(), *TRANSFORMED, *STACKED]
 CHUNKED = [*PLAIN, *OPTIONS[:4], *STACKED[:2]]
 
 
+# The kernel of engine `pallas` in the default run: every cell, and what is traced otherwise.
+KERNELS = [*PLAIN, *OPTIONS[1:2], *OPTIONS[5:6], Case("gru", {"reset": "before"}), *STACKED[:1]]
+
+
 LINEAR = ("minlstm", "mingru", "indrnn")  # without a product of h
 
 
 def engines(case: Case) -> list[str]:
     """The engines that are held to `scan` on this case."""
-    return [e for e in ENGINES if e != "scan" and (e != "chunked" or case in CHUNKED)]
+    some = {"chunked": CHUNKED, "scan": [], "pallas": CASES[:1]}
+    return [engine for engine in ENGINES if case in some.get(engine, CASES)]
 
 
 def beyond_native(case: Case) -> bool:

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import layers, peers, run, tables, variants, worker
+from benchmarks import layers, peers, run, tables, tpu_static, variants, worker
 from benchmarks.layers import Entry, Result
 from lstm_jax.cells import gates
 from lstm_jax.cells.activations import ACTIVATIONS
@@ -117,3 +117,32 @@ def test_wrong_requests():
     with pytest.raises(UsageError, match="no row 'flex'"):
         run.chosen([Entry("torch", "torch")], "flex")
     assert run.chosen([Entry("torch", "torch")], "") == [Entry("torch", "torch")]
+
+
+def test_bundles_are_read_from_the_schedules(tmp_path):
+    schedules = {
+        "1-fusion.5": ("jit(loss)/jvp()/while/body/closed_call/dot_general", 133),
+        "2-fusion.6": ("jit(loss)/transpose(jvp())/while/body/mul", 90),
+        "3-forward": ("jit(loss)/jvp(forward_in_time)/pallas_call", 80),
+        "4-copy": ("jit(loss)/jvp()/dot_general", 7000),
+        "5-TLP": ("jit(loss)/jvp()/while/body", 700),
+    }
+    for name, (op, count) in schedules.items():
+        text = f'total scheduled bundles:    {count}\n x = custom-call(), op_name="{op}"'
+        (tmp_path / f"{name}-00-schedule-analysis_final_bundles.txt").write_text(text)
+    assert tpu_static.bundles(tmp_path, 16) == (133 + 10, 90)
+
+
+def test_bytes_streamed_are_those_of_each_loop():
+    layer, xs = peers.engine("deferred", TINY), jax.ShapeDtypeStruct((4, 2, 3), np.float32)
+    params = layer.params(peers.problem(TINY)[0])
+    with tpu_static.tracing_for("tpu"):
+        jaxpr = jax.make_jaxpr(lambda p, x: layer.apply(p, x))(params, xs)
+    time, z, y = 4, 4 * TINY.B * 4 * TINY.H, 4 * TINY.B * TINY.H
+    assert list(tpu_static.loops(jaxpr.jaxpr, TINY.T)) == [time + z + y]
+
+
+def test_tpu_static_without_its_compiler_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(tpu_static.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="make bench-tpu installs it"):
+        tpu_static.compiler("")

@@ -12,7 +12,8 @@ import registry
 
 from lstm_jax.engines import deferred, native
 from lstm_jax.engines.native import build
-from lstm_jax.testing import close, laws
+from lstm_jax.engines.pallas import kernel
+from lstm_jax.testing import QUICK, close, laws, poisoned
 
 pytestmark = pytest.mark.usefixtures("strict_types")
 
@@ -26,10 +27,29 @@ def float64():
 
 
 @pytest.mark.parametrize("case", registry.CASES, ids=str)
-def test_laws(case, subtests):
-    for name, law in laws(registry.lab_of(case), registry.engines(case)):
+def test_laws(case, subtests, monkeypatch):
+    lab = registry.lab_of(case)
+    for name, law in laws(lab, registry.engines(case)):
         with subtests.test(name):
             law()
+    if case in registry.KERNELS:
+        with subtests.test("law 7: a kernel agrees with scan"):
+            law_kernels(lab, monkeypatch)
+
+
+def law_kernels(lab, monkeypatch):
+    """Engine `pallas` as JAX's operations: values and gradients, NaN in the padding."""
+    monkeypatch.setattr(kernel, "INTERPRET", True)
+    monkeypatch.setattr(kernel.room, "LARGEST", 2)
+    found = lab.graded("pallas")(*poisoned(lab.data))
+    close(found, lab.found, 1e-9, "((carry, ys), gradients)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in registry.CASES if c not in registry.KERNELS], ids=str)
+def test_kernels_of_every_variant(case, monkeypatch):
+    monkeypatch.setitem(QUICK, "xla_cpu_use_fusion_emitters", False)  # half the time, here too
+    law_kernels(registry.lab_of(case), monkeypatch)
 
 
 UNKEYED = [case for case in registry.CASES if not case.keyed]

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.interpreters.ad import JVPTracer
 
 from lstm_jax.core import Cell
-from lstm_jax.engines import associative, chunked, cudnn, deferred, native, scan
+from lstm_jax.engines import associative, chunked, cudnn, deferred, native, pallas, scan
 from lstm_jax.engines.masking import known
 from lstm_jax.errors import UsageError, lookup
 
@@ -29,11 +29,12 @@ ENGINES: dict[str, Callable] = {
     "associative": associative.run,
     "cudnn": cudnn.run,
     "native": native.run,
+    "pallas": pallas.run,
 }
 
 
 # Their gradients are a custom VJP, which some of what JAX does cannot pass: there it is `scan`.
-CUSTOM = ("auto", "deferred", "chunked", "native")
+CUSTOM = ("auto", "deferred", "chunked", "native", "pallas")
 
 
 def choose(cell: Cell, length: Any = 1) -> tuple[str, str]:

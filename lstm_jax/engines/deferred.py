@@ -22,6 +22,7 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 from lstm_jax.cells.activations import open_blocks, open_each, shut_blocks
 from lstm_jax.cells.gates import gates_of, opening, wides
 from lstm_jax.core import Array, Cell, Params, noted
+from lstm_jax.engines.layouts import in_order
 from lstm_jax.engines.masking import even_size, join_steps, known, split_steps
 from lstm_jax.engines.meshes import zeros
 from lstm_jax.ops import Turned, by_platform, cores, handed_down, platform, traced_for
@@ -32,23 +33,37 @@ LARGE, ROWS = 2**20, 32  # a matrix of so many numbers times so few rows goes fe
 LANES = 16  # float32 numbers in a CPU's vector: batches of whole ones may be the last axis
 
 
-def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
+def run(
+    cell: Cell,
+    params: Params,
+    carry: Any,
+    steps: Any,
+    reverse: bool = False,
+    scan: Callable[..., Any] = lax.scan,
+) -> Any:
     """(carry, ys) with `scan`'s values, and gradients by a reverse scan of the step's own VJP.
 
     Second derivatives work reverse over reverse; forward mode does not pass a custom VJP, `pick`
-    takes `scan` for it.
+    takes `scan` for it. `scan`: what runs both time loops, with the contract of `lax.scan`.
     """
-    way = partial(_run, cell, reverse=reverse)
+    way = partial(_run, cell, reverse=reverse, scan=scan)
     return by_platform(way, way, params, carry, steps)
 
 
-def _run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool) -> Any:
+def _run(
+    cell: Cell,
+    params: Params,
+    carry: Any,
+    steps: Any,
+    reverse: bool,
+    scan: Callable[..., Any],
+) -> Any:
     """`run` on the platform that is handed down."""
     length = steps.x.shape[0]
     size = block_size(length, _width(cell, params, steps))
     # A transform's `project` may close over traced rates, which a custom VJP must not.
     inside = not cell.info.transforms
-    loop = _loop(cell, reverse, inside)
+    loop = _loop(cell, reverse, inside, scan)
 
     def block(carry, part):
         z, notes = noted(cell.project(params, part))
@@ -103,13 +118,14 @@ class Parts(NamedTuple):
     update: Callable[..., Any]
     opens: tuple[tuple[str, ...], ...]
     plain: bool
+    scan: Callable[..., Any]
 
     def z(self, params: Params, source: Any) -> Any:
         """The projected source."""
         return noted(self.project(params, source))[0] if self.project else source
 
 
-def _parts(cell: Cell, inside: bool) -> Parts:
+def _parts(cell: Cell, inside: bool, scan: Callable[..., Any]) -> Parts:
     info, merge, update = cell.info, cell.merge, cell.update
 
     def update_of(params, carry, notes, blocks):
@@ -122,15 +138,16 @@ def _parts(cell: Cell, inside: bool) -> Parts:
         update_of,
         opening(info),
         inside and info.plain,
+        scan,
     )
 
 
-def _loop(cell: Cell, reverse: bool, inside: bool) -> Any:
-    """`lax.scan` of the cell's step over a source and the notes on it, with the deferred VJP.
+def _loop(cell: Cell, reverse: bool, inside: bool, scan: Callable[..., Any]) -> Any:
+    """`scan` of the cell's step over a source and the notes on it, with the deferred VJP.
 
     The source is the inputs where they are projected `inside`, else the projected sequence.
     """
-    parts = _parts(cell, inside)
+    parts = _parts(cell, inside, scan)
     # JAX traces each of the three when it needs it: each is for the platform of now.
     here = partial(traced_for, handed_down())
 
@@ -200,9 +217,12 @@ def _forward(
         new, y = parts.update(params, carry, note, blocks)
         return new, (y, (carry, blocks, pull) if keep else ())
 
-    source = source if entering else parts.z(params, source)
+    if not entering:
+        z = parts.z(params, source)
+        source = z if for_cpu() else in_order(z)
     times = jnp.arange(jax.tree.leaves(source)[0].shape[0])
-    last, (ys, saved) = lax.scan(step, carry, (times, source, notes), reverse=reverse)
+    last, out = parts.scan(step, carry, (times, source, notes), reverse=reverse)
+    ys, saved = out if for_cpu() else in_order(out)
     return (last, ys), saved
 
 
@@ -214,6 +234,8 @@ def _backward(parts: Parts, residuals: tuple, cotangents: Any, reverse: bool) ->
     flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if _matrix(w)}
     few = _large(params, dlast)
 
+    kept = _updating(parts, params, (carries, _joined(asked, fixed), blocks))
+
     def step(dcarry, now):
         carry, note, rest, blocks, pull, dy = now
         update = lambda c, n, b: parts.update(params, c, _joined(n, rest), b)  # noqa: E731
@@ -222,13 +244,14 @@ def _backward(parts: Parts, residuals: tuple, cotangents: Any, reverse: bool) ->
         upright = params | {k: w.T for k, w in flat.items()}
         upright |= {k: Turned(w.T) for k, w in few}
         (through,) = jax.vjp(partial(parts.recur, upright), carry)[1](pull(du)[2])
-        return jax.tree.map(jnp.add, direct, through), (du, dnote, dcarry)
+        return jax.tree.map(jnp.add, direct, through), (du, dnote, dcarry if kept else ())
 
     given = (carries, asked, fixed, blocks, pulls, dys)
-    dfirst, (dus, dnotes, dcarries) = lax.scan(step, dlast, given, reverse=not reverse)
+    dfirst, out = parts.scan(step, dlast, given, reverse=not reverse)
+    dus, dnotes, dcarries = out if for_cpu() else in_order(out)
     down, dzs, drs = jax.vmap(lambda pull, du: pull(du))(pulls, dus)
     now = (carries, _joined(asked, fixed), blocks)
-    dparams = _parameters(parts, params, now, (drs, dcarries, dys))
+    dparams = _parameters(parts, params, now, (drs, (dcarries, dys) if kept else ()))
     dparams |= {k: dparams[k] + d.sum(0) for k, d in down.items()}
     if parts.project is None:
         return dparams, dfirst, dzs, dnotes
@@ -245,6 +268,12 @@ def _read(merge: Callable, params: Params, z: Any, r: Any) -> Params:
     read = [id(variable) in used for variable in jaxpr.invars]
     marked = jax.tree.unflatten(jax.tree.structure(params), read)
     return {name: params[name] for name in params if any(jax.tree.leaves(marked[name]))}
+
+
+def _updating(parts: Parts, params: Params, now: tuple) -> bool:
+    """Whether `update` reads a parameter, whose gradient then takes the carry's cotangents."""
+    carry, notes, blocks = jax.tree.map(lambda leaf: leaf[0], now)
+    return bool(_read(lambda p, c, b: parts.update(p, c, notes, b), params, carry, blocks))
 
 
 def _entering(features: int, keep: bool) -> bool:
@@ -296,13 +325,14 @@ def _matrix(w: Any) -> bool:
 def _parameters(parts: Parts, params: Params, now: tuple, cotangents: tuple) -> Params:
     """Every parameter's gradient from all steps of the block at once."""
     carries, notes, blocks = now
-    drs, dcarries, dys = cotangents
+    drs, dupdated = cotangents
 
     def all_steps(params):
         r = parts.recur(params, carries)
-        return r, jax.vmap(parts.update, (None, 0, 0, 0))(params, carries, notes, blocks)
+        updated = jax.vmap(parts.update, (None, 0, 0, 0))(params, carries, notes, blocks)
+        return r, updated if jax.tree.leaves(dupdated) else ()
 
-    return jax.vjp(all_steps, params)[1]((drs, (dcarries, dys)))[0]
+    return jax.vjp(all_steps, params)[1]((drs, dupdated))[0]
 
 
 def _dense(cotangent: Any) -> Any:

@@ -80,6 +80,9 @@ def build_program(config: Any, devices: list | None = None) -> Program:
     lookup("parallel mode", config.parallel.mode, parallel.MODES)
     task, train = build_task(config), config.train
     model = build_model(config, task.spec)
+    if config.model.engine == "pallas" and config.parallel.mode == "jit":
+        # The compiler cannot cut a kernel into shares.
+        config = replaced(config, {"parallel.mode": "shard_map"})
     whole, mode = in_one_call(config), config.parallel.mode
     if devices is None:
         devices, why = parallel.choose(config, partial(sizes, config, task, model), whole)

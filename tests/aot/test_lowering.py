@@ -22,7 +22,7 @@ pytestmark = pytest.mark.aot
 
 PLATFORMS = ("tpu", "cuda")
 # A GPU has to be there for `jax.experimental.rnn`: it asks cuDNN how much room a call needs.
-ELSEWHERE = ("cudnn",)
+ELSEWHERE = ("cudnn", "pallas")  # test_pallas.py compiles those kernels
 
 
 def serves(engine: str, case: registry.Case) -> bool:

@@ -14,6 +14,7 @@ from jax import export
 import lstm_jax
 from lstm_jax.cells import lstm
 from lstm_jax.engines import cudnn, deferred, native
+from lstm_jax.engines.layouts import in_order
 from lstm_jax.engines.native import build
 from lstm_jax.ops import by_platform, traced_for, tracing_for
 from lstm_jax.testing import QUICK, close
@@ -74,7 +75,9 @@ def test_compiled_code_stays_on_the_cpu(monkeypatch):
     traced = jax.jit(function).trace(shapes, jax.ShapeDtypeStruct((T, B, D), jnp.float32))
     texts = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "tpu")}
     assert "lstm_jax_native" in texts["cpu"] and "lstm_jax_native" not in texts["tpu"]
-    assert counted(texts["tpu"]) == operations(traced_for("tpu", gradient("deferred")), "tpu")
+    found = counted(texts["tpu"])
+    assert found.pop("custom_call"), "layouts, which an export leaves to the compiler"
+    assert found == operations(traced_for("tpu", gradient("deferred")), "tpu")
 
 
 def test_a_gradient_by_the_way_of_another_platform(every_way):
@@ -97,3 +100,14 @@ def test_the_platform_that_is_handed_down_decides():
     with tracing_for("gpu"):
         assert not cudnn.refusal(lstm(H), None)
     assert way(0) == 1
+
+
+def test_an_axis_that_devices_share_is_not_laid_out():
+    """The compiler would gather it: in a layout there is no such axis."""
+    x = jax.ShapeDtypeStruct((2, T, B, H), jnp.float32)
+    found = []
+    for name in (None, "data"):
+        run = jax.jit(jax.vmap(in_order, spmd_axis_name=name))
+        text = run.trace(x).lower(lowering_platforms=("tpu",)).as_text()
+        found.append(text.count("LayoutConstraint"))
+    assert found == [1, 0]

@@ -8,7 +8,7 @@ APT := apt-get -o Acquire::Retries=3
 PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help airline test test-newest test-lowest test-slow test-faults test-oracles test-parallel test-aot test-aot-cuda \
-  test-browser test-cluster test-native lint docs bench bench-dispatch bench-sweep clean
+  test-browser test-cluster test-native lint docs bench bench-tpu bench-dispatch bench-sweep clean
 
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
@@ -27,6 +27,7 @@ help:
 	@echo "make lint          ruff, pyright and import-linter"
 	@echo "make docs          the site: site/index.html (own environment); links are checked"
 	@echo "make bench         our layers beside flax, haiku, equinox, keras and torch (own environment)"
+	@echo "make bench-tpu     bundles a time step on a TPU, by its compiler; no TPU needed (own environment)"
 	@echo "make bench-dispatch  steps/s of the compiled loop against one dispatch a step"
 	@echo "make bench-sweep   64 trials as one sweep against a process a trial (half an hour)"
 	@echo "make clean         remove the environments and caches; runs/ stays"
@@ -73,6 +74,10 @@ test-oracles: .venv-oracles/.oracles
 BENCH ?= layers
 bench: .venv-bench/.bench
 	.venv-bench/bin/python -m benchmarks.run $(BENCH) --out=notes/performance
+
+bench-tpu: .venv-aot/.aot
+	@.venv-aot/bin/python $(PIP_INSTALL) dm-haiku
+	.venv-aot/bin/python -m benchmarks.run tpu-static --out=notes/performance
 
 bench-dispatch: $(VENV)/.run
 	$(BIN)/python -m benchmarks.dispatch

@@ -5,6 +5,7 @@ python -m benchmarks.run --quick                 the same with few repetitions
 python -m benchmarks.run variants chunked        ablations; chunked at T=8192
 python -m benchmarks.run devices                 our configs by one device and by every core
 python -m benchmarks.run start packs             from the command to the first step; packs of trials
+python -m benchmarks.run tpu-static              bundles a step on a TPU, by its own compiler
 python -m benchmarks.run --shapes=100,32,10,128 --rows=lstm_jax,torch --modes=train
 
 Rows are interleaved in one run. It wants the machine to itself, and says how much others used.
@@ -13,6 +14,7 @@ Rows are interleaved in one run. It wants the machine to itself, and says how mu
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import platform
 import statistics
@@ -24,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import devices, layers, tables, variants
+from benchmarks import devices, layers, tables, tpu_static, variants
 from benchmarks.layers import Entry, Result
 from benchmarks.peers import Shape
 from benchmarks.processes import CORES, Workers, meter
@@ -247,6 +249,24 @@ def write_markdown(path: Path, title: str, lines: list[str], table: list[str]) -
     print(f"written: {path}")
 
 
+def run_tpu_static(flags: Any, out: Path) -> None:
+    """Bundles a time step on a TPU: layers at three shapes, then every variant; no TPU needed."""
+    names = [name.strip() for name in flags.rows.split(",") if name.strip()]
+    shapes = [shape_of(text) for text in flags.shapes.split(";") if text]
+    rows = itertools.chain(
+        tpu_static.layers(shapes or list(tpu_static.SHAPES), names),
+        tpu_static.every_variant((shapes or tpu_static.SHAPES)[0], names),
+    )
+    table = []
+    for line in tpu_static.measured(rows):
+        print(line, flush=True)
+        table.append(line)
+    lines = provenance(f"compiled for a TPU {tpu_static.TOPOLOGY}, nothing ran")
+    lines.append(f"- {tpu_static.versions()}; float32, T and D as in {tpu_static.SHAPES[0]}")
+    lines.append("- no time: bundles leave out waiting for memory, and loops inside a kernel")
+    write_markdown(out / "tpu_static.md", "What a time step costs on a TPU", lines, table)
+
+
 PARTS: dict[str, Callable[[Any, Path], None]] = {
     "layers": run_layers,
     "variants": run_variants,
@@ -254,6 +274,7 @@ PARTS: dict[str, Callable[[Any, Path], None]] = {
     "chunked": run_chunked,
     "start": run_start,
     "packs": run_packs,
+    "tpu-static": run_tpu_static,
 }
 
 

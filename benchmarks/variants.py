@@ -47,7 +47,7 @@ def cell_of(name: str) -> Cell:
     return next(e for e in catalogue.find(name) if e.kind == kind).cell()
 
 
-def layer(name: str, size: Shape) -> Layer:
+def layer(name: str, size: Shape, engine: str = "auto") -> Layer:
     """A row with the size's units; outputs that are narrower are filled up with zeros."""
     catalogue.HIDDEN = size.H
     cell, key = cell_of(name), jax.random.key(1) if name.endswith("+key") else None
@@ -57,7 +57,7 @@ def layer(name: str, size: Shape) -> Layer:
     ).shape[-1]
 
     def apply(params: Any, xs: Any) -> Any:
-        ys = lstm_jax.unroll(cell, params, xs, key=key)[1]
+        ys = lstm_jax.unroll(cell, params, xs, key=key, engine=engine)[1]
         return jnp.pad(ys, ((0, 0), (0, 0), (0, size.H - width)))
 
     return Layer(apply, lambda weights, shift=1.0: cell.init(jax.random.key(0), size.D))

@@ -167,7 +167,7 @@ XLA_FFI_Error* call(XLA_FFI_CallFrame* frame, Take* take, Run* run, int first_ra
   const int threads = (int)t.plan.threads;
   if (t.count >= 2 * threads && threads > 1) {
     t.plan.threads = 1;
-    native::run_team(Trials::work, &t, threads, schedule, frame);
+    native::run_team(Trials::work, &t, threads, t.count * t.plan.products(), schedule, frame);
   } else {
     for (int64_t k = 0; k < t.count; k++) t.one(k, schedule);
   }

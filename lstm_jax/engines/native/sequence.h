@@ -92,7 +92,8 @@ inline void until(F ready) {
 
 typedef bool Schedule(void* pool, void (*task)(void*), void* data);
 
-// Threads lent by a pool for one call. Who is not there soon is not waited for.
+// Threads lent by a pool for one call. Who is not there soon, as calls go, is not waited for: a core
+// that slept long may need longer to wake than a small call takes.
 struct Team {
   typedef void Work(void* arg, int id, Team& team);
   Work* work;
@@ -128,7 +129,8 @@ struct Team {
   }
 };
 
-inline void run_team(Team::Work* work, void* arg, int threads, Schedule* schedule, void* pool) {
+inline void run_team(Team::Work* work, void* arg, int threads, int64_t products,
+                     Schedule* schedule, void* pool) {
   Team* team = new Team{work, arg};
   int asked = 0;
   for (int k = 1; k < threads && schedule; k++) {
@@ -136,7 +138,9 @@ inline void run_team(Team::Work* work, void* arg, int threads, Schedule* schedul
     if (schedule(pool, Team::help, team)) asked++;
     else team->refs.fetch_sub(1, std::memory_order_relaxed);
   }
-  for (int turn = 0; turn < 2000 && team->joined.load(std::memory_order_acquire) < asked; turn++)
+  const int64_t patience = std::max<int64_t>(2000, products >> 16);  // turns: some percent at most
+  for (int64_t turn = 0; turn < patience && team->joined.load(std::memory_order_acquire) < asked;
+       turn++)
     turn % 64 == 63 ? (void)sched_yield() : relax();
   team->size = team->joined.fetch_add(Team::CLOSED, std::memory_order_acq_rel) + 1;
   team->go.store(1, std::memory_order_release);
@@ -160,6 +164,7 @@ struct Plan {
   int64_t groups() const { return (H + LANES - 1) / LANES; }
   int64_t zs() const { return only_x + both; }
   int64_t rs() const { return N - only_x; }
+  int64_t products() const { return T * B * H * N * (H + (inside ? D : 0)); }
   int64_t nth(int64_t t) const { return reverse ? T - 1 - t : t; }
   // Residuals: what the cell saves, the carries, the fed carry where it is not the output.
   int64_t kept_cells() const { return T * groups() * B * saved * LANES; }
@@ -805,15 +810,13 @@ bool run(Pass& pass, Schedule* schedule, void* pool) {
   float* base = scratch().get(pass.lay_out(nullptr));
   if (!base) return false;
   pass.lay_out(base);
-  run_team(member<Pass>, &pass, (int)pass.p.threads, schedule, pool);
+  run_team(member<Pass>, &pass, (int)pass.p.threads, pass.p.products(), schedule, pool);
   return true;
 }
 inline bool forward(const Plan& p, const Arrays& a, const Cell& cell, Schedule* s, void* pool) {
   Forward pass{};
   pass.p = p, pass.a = a, pass.cell = cell;
   pass.by_units = split_units(p, p.inside ? p.D : 0);
-  huge_pages(a.y, 4 * p.T * p.B * p.H);
-  if (p.keep) huge_pages(a.kept, 4 * p.kept());
   return run(pass, s, pool);
 }
 inline bool backward(const Plan& p, const Arrays& a, const Cell& cell, Schedule* s, void* pool) {
@@ -821,7 +824,6 @@ inline bool backward(const Plan& p, const Arrays& a, const Cell& cell, Schedule*
   pass.p = p, pass.a = a, pass.cell = cell, pass.most = (int)p.threads;
   pass.by_units = split_units(p, 0);
   pass.block = std::min(p.T, std::max<int64_t>(1, p.rows / p.B));
-  if (p.inside && p.wants_x) huge_pages(a.dx, 4 * p.T * p.B * p.D);
   return run(pass, s, pool);
 }
 

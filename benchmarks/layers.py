@@ -67,7 +67,8 @@ def installed(row: str) -> bool:
 
 def entries(platform: str, devices: int) -> tuple[list[Entry], list[str]]:
     """(what can run here, what is left out and why)."""
-    wanted = [Entry("one device", name) for name in (*peers.LAYERS, peers.FLOOR)]
+    rows = [name for name in peers.LAYERS if name not in peers.UNROLLED]
+    wanted = [Entry("one device", name) for name in (*rows, peers.FLOOR)]
     wanted += [Entry("all cores", name) for name in (*peers.SHARDED, peers.FLOOR) if devices > 1]
     wanted += [Entry("torch", name) for name in peers.TORCH]
     missing = {entry.row for entry in wanted if not installed(entry.row)}
@@ -76,6 +77,8 @@ def entries(platform: str, devices: int) -> tuple[list[Entry], list[str]]:
     if platform != "gpu":
         missing |= gpu_only
         out.append(f"no GPU here: {', '.join(sorted(gpu_only))} left out")
+    if platform != "tpu":
+        missing.add("lstm_jax pallas")
     return [entry for entry in wanted if entry.row not in missing], out
 
 

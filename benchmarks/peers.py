@@ -16,6 +16,8 @@ import numpy as np
 
 import lstm_jax
 from lstm_jax.cells import lstm
+from lstm_jax.engines import deferred
+from lstm_jax.engines.masking import Step, stepping
 
 
 class Shape(NamedTuple):
@@ -59,6 +61,18 @@ def engine(name: str, shape: Shape) -> Layer:
         return dict(zip(names, weights, strict=True))
 
     return Layer(lambda p, xs: lstm_jax.unroll(cell, p, xs, engine=name)[1], params)
+
+
+def steps_a_turn(count: int, shape: Shape) -> Layer:
+    """`deferred`, its loops doing so many steps a turn."""
+    cell = lstm(shape.H)
+    scan = partial(jax.lax.scan, unroll=count)
+
+    def apply(params, xs):
+        start = cell.initial_carry(params, (shape.B,))
+        return deferred.run(stepping(cell), params, start, Step(xs), scan=scan)[1]
+
+    return Layer(apply, engine("deferred", shape).params)
 
 
 def linen(shape: Shape) -> Layer:
@@ -148,6 +162,7 @@ def keras(shape: Shape) -> Layer:
     return Layer(apply, lambda weights, shift=1.0: list(weights), time_major=False)
 
 
+UNROLLED = {f"lstm_jax deferred unroll={count}": count for count in (2, 4, 8)}
 # name -> Layer of a shape. Engines and peers run on one device, and sharded where listed below.
 LAYERS: dict[str, Callable[[Shape], Layer]] = {
     "lstm_jax": partial(engine, "auto"),
@@ -155,6 +170,8 @@ LAYERS: dict[str, Callable[[Shape], Layer]] = {
     "lstm_jax scan": partial(engine, "scan"),
     "lstm_jax chunked": partial(engine, "chunked"),
     "lstm_jax cudnn": partial(engine, "cudnn"),
+    "lstm_jax pallas": partial(engine, "pallas"),
+    **{name: partial(steps_a_turn, count) for name, count in UNROLLED.items()},
     "flax linen": linen,
     "flax nnx": nnx,
     "haiku": haiku,

@@ -25,6 +25,7 @@ ENVIRONMENT = {
 }
 WORLDS = {
     "one device": {"JAX_NUM_CPU_DEVICES": "1"},
+    "no command buffers": {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="},
     "all cores": {"JAX_NUM_CPU_DEVICES": str(CORES)},
     "torch": {},
 }

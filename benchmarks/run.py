@@ -5,6 +5,7 @@ python -m benchmarks.run --quick                 the same with few repetitions
 python -m benchmarks.run variants chunked        ablations; chunked at T=8192
 python -m benchmarks.run devices                 our configs by one device and by every core
 python -m benchmarks.run start packs             from the command to the first step; packs of trials
+python -m benchmarks.run accelerator             what a GPU or TPU has to show, in order of worth
 python -m benchmarks.run tpu-static              bundles a step on a TPU, by its own compiler
 python -m benchmarks.run --shapes=100,32,10,128 --rows=lstm_jax,torch --modes=train
 
@@ -26,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import devices, layers, tables, tpu_static, variants
+from benchmarks import accelerator, devices, layers, tables, tpu_static, variants
 from benchmarks.layers import Entry, Result
 from benchmarks.peers import Shape
 from benchmarks.processes import CORES, Workers, meter
@@ -267,6 +268,19 @@ def run_tpu_static(flags: Any, out: Path) -> None:
     write_markdown(out / "tpu_static.md", "What a time step costs on a TPU", lines, table)
 
 
+def run_accelerator(flags: Any, out: Path) -> None:
+    """Engines, layers, packs and a long run on what is there, each row written when measured."""
+    bench = accelerator.start(flags.minutes, min(flags.seconds, 5.0), out)
+    path = out / "accelerator.csv"
+    with bench.workers:
+        about = bench.workers.ask("one device", "hello", torch=False)
+        accelerator.run(bench, accelerator.sheet(path))
+        lines = conditions(bench.workers, [], about)
+    lines.append(f"- {flags.minutes:g} minutes; ratios are to be taken within a part and a shape")
+    title = "An accelerator by the clock"
+    write_markdown(out / "accelerator.md", title, lines, accelerator.table(path))
+
+
 PARTS: dict[str, Callable[[Any, Path], None]] = {
     "layers": run_layers,
     "variants": run_variants,
@@ -275,6 +289,7 @@ PARTS: dict[str, Callable[[Any, Path], None]] = {
     "start": run_start,
     "packs": run_packs,
     "tpu-static": run_tpu_static,
+    "accelerator": run_accelerator,
 }
 
 
@@ -283,6 +298,7 @@ FLAGS = (
     Flag("rows", "", "only these, as in lstm_jax,torch; names as the table prints them"),
     Flag("modes", "forward,train", "forward, train or both"),
     Flag("seconds", 25.0, "that each shape gets a mode, at least three rounds"),
+    Flag("minutes", 10.0, "of accelerator in all; what is worth most comes first"),
     Flag("quick", False, "three rounds of everything"),
     Flag("out", "runs/bench", "folder of tables, CSV files and plots", path=True),
 )

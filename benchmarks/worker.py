@@ -80,6 +80,16 @@ def prepare_run(ready: dict, key: str, config: str, fields: dict, num_steps: int
     return {"chosen": chosen}
 
 
+def pack_rate(ready: dict, hidden: int, trials: int) -> dict:
+    """Trial-steps a second of a pack."""
+    from benchmarks.packs import trial_steps_per_second
+
+    try:
+        return {"rate": trial_steps_per_second(hidden, trials)}
+    except Exception as error:
+        return {"refused": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+
+
 def forget(ready: dict) -> dict:
     ready.clear()
     gc.collect()
@@ -109,7 +119,7 @@ def write_reference(ready: dict, shape: list, train: bool, path: str) -> dict:
 
     shape_ = rows.Shape(*shape)
     weights, xs, dys = rows.problem(shape_)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         layer = rows.engine("scan", shape_)
         params = jax.tree.map(np.asarray, layer.params(weights))
         if train:
@@ -281,6 +291,7 @@ def status_bytes(name: str) -> int:
 DO = {
     "prepare": prepare,
     "run": prepare_run,
+    "pack": pack_rate,
     "time": time_row,
     "forget": forget,
     "hello": hello,

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import layers, peers, run, tables, tpu_static, variants, worker
+from benchmarks import accelerator, layers, peers, run, tables, tpu_static, variants, worker
 from benchmarks.layers import Entry, Result
 from lstm_jax.cells import gates
 from lstm_jax.cells.activations import ACTIVATIONS
@@ -146,3 +146,37 @@ def test_tpu_static_without_its_compiler_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(tpu_static.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="make bench-tpu installs it"):
         tpu_static.compiler("")
+
+
+def test_rows_of_an_accelerator_are_written_when_measured(monkeypatch, tmp_path, capsys):
+    """What comes before the machine goes, stays; what no time is left for is said."""
+    path = tmp_path / "new" / "accelerator.csv"
+
+    def gone(bench):
+        yield accelerator.told("a pack", 16, "123", "trial-steps/s")
+        assert "123" in path.read_text()
+        raise RuntimeError("the machine went")
+
+    monkeypatch.setattr(accelerator, "PARTS", {"packs": gone})
+    bench, late = (accelerator.start(minutes, 0, tmp_path) for minutes in (10, 0))
+    with bench.workers, late.workers:
+        with pytest.raises(RuntimeError, match="the machine went"):
+            accelerator.run(bench, accelerator.sheet(path))
+        head, rule, row = accelerator.table(path)
+        accelerator.run(late, accelerator.sheet(path))
+    assert head.count("|") == rule.count("|") == row.count("|") and "| 123 |" in row
+    assert "left out, the minutes are over: packs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_parts_of_an_accelerator_run_on_a_cpu(monkeypatch, tmp_path):
+    for name, shapes in {"WHOLE": (TINY,), "TUNED": (TINY,), "TRIALS": (1, 2)}.items():
+        monkeypatch.setattr(accelerator, name, shapes)
+    monkeypatch.setattr(layers.peers, "TORCH", {})
+    parts = {k: part for k, part in accelerator.PARTS.items() if k != "pixels"}
+    monkeypatch.setattr(accelerator, "PARTS", parts)
+    assert run.main(["accelerator", f"--out={tmp_path}", "--quick"]) == 0
+    found = (tmp_path / "accelerator.md").read_text()
+    for row in ("lstm_jax deferred unroll=4, one device", "lstm_jax deferred, no command buffers",
+                "flax linen, one device", "airline, H=32"):  # fmt: skip
+        assert f"| {row} |" in found, found

@@ -51,6 +51,15 @@ def sweep():
 SEEDS = '    yield from grid({"seed": range(6)})'
 
 
+def stepping(workdir):
+    """Whether trials that have not ended have logged a step."""
+    for path in workdir.glob("trials/*/status.json"):
+        log = path.parent / "metrics.jsonl"
+        if read_json(path).get("status") == "running" and log.exists() and log.stat().st_size:
+            return True
+    return False
+
+
 def study(folder, trials=SEEDS, config="", more=""):
     """A study folder with these bodies of sweep() and (more of) get_config()."""
     folder = Path(folder)

@@ -278,7 +278,10 @@ def test_config_flags_in_any_order_and_form(argv, config, overrides, rest):
         (["--config.train.best_metric=accuracy"], ["train.best_metric", "'accuracy'", "loss"]),
         (["--config.model.engine=associative"], ["associative", "lstm"]),
         (["--config.parallel.data=64"], ["parallel.data=64"]),
-        (["--config.train.batch_size=3", "--config.parallel.data=2"], ["batch_size=3", "2, 4"]),
+        (
+            ["--config.train.batch_size=1", "--config.parallel.data=2"],
+            ["batch_size=1", "sizes that can: 2"],
+        ),
         (["--workdr=x"], ["workdr", "--workdir"]),
         (["config.cell.hidden=3"], ["--config.cell.hidden=3"]),
     ],

@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from sweeps import digests, held, lines, own_parts, own_parts_were_found
+from sweeps import digests, held, lines, own_parts, own_parts_were_found, stepping
 
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder
-from lstm_jax.workdir.files import read_json
 
 from . import slurm
 
@@ -58,12 +57,6 @@ def finish(process, workdir, undisturbed):
 def logs(workdir):
     found = sorted((workdir / "logs" / "slurm").glob("*.out"))
     return "\n".join(path.read_text()[-2000:] for path in found)
-
-
-def stepping(workdir, packs=1):
-    beats = list(workdir.glob("packs/*/heartbeat.json"))
-    steps = [read_json(path).get("step", 0) for path in beats]
-    return sum(0 < step < 600 for step in steps) >= packs
 
 
 def attempts(workdir):

@@ -453,7 +453,7 @@ def test_one_and_two_devices_and_both_modes_agree():
     [
         ({"parallel__mode": "pmapp"}, "did you mean 'pmap'"),
         ({"parallel__data": 99}, "parallel.data=99, but there are"),
-        ({"parallel__data": 3}, "batch_size=4 cannot be shared by 3 devices; nearest .*: 3, 6"),
+        ({"parallel__data": 6}, "batch_size=4 cannot be shared by 6 devices; nearest .*: 6"),
     ],
 )
 def test_devices_that_cannot_share_a_batch_are_refused(changes, words):

@@ -11,12 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from sweeps import asked_to_stop, digests, held, lines, planned
+from sweeps import asked_to_stop, digests, held, lines, planned, stepping
 
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder, read_plan
 from lstm_jax.sweep.workers.worker import work
-from lstm_jax.workdir.files import read_json
 
 PROGRAM = str(Path(sys.executable).parent / "lstm-jax")
 TRIALS = '    yield from grid({"cell.gates": ("lstm", "cifg"), "seed": range(3)})'
@@ -49,11 +48,6 @@ def until(condition, seconds=120.0):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
-
-
-def stepping(workdir):
-    beats = workdir.glob("packs/*/heartbeat.json")
-    return any(0 < read_json(path).get("step", 0) < 400 for path in beats)
 
 
 def workers(workdir):

@@ -315,6 +315,7 @@ def test_goes_on_with_other_devices(tmp_path, capsys):
 @pytest.mark.parallel
 def test_a_resumed_run_on_as_many_devices_is_the_same_to_the_bit(tmp_path, monkeypatch):
     """And the number that was chosen is kept where the run can be reproduced from."""
+    monkeypatch.setenv("LSTM_JAX_NATIVE", "0")  # which would take one
     monkeypatch.setattr(sharding, "cores", lambda: 2)
     sizes: Any = {"task__length": 50, "cell__hidden": 64, "train__batch_size": 24}
 

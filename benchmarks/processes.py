@@ -45,8 +45,8 @@ class Workers:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for process in self._processes.values():
-            process.kill()
-            process.wait()
+            with process:  # closes its pipes
+                process.kill()
         self.folder.cleanup()
 
     def ask(self, world: str, do: str, **task: Any) -> dict:

@@ -109,7 +109,7 @@ def promises(found: list[Result]) -> list[str]:
     for target in TARGETS:
         words, mode, ours, others, mean, each = target
         limit = f"{mean:.2f}" if mean else ""
-        limit += f", none above {each:.1f}" if each and each < math.inf else ""
+        limit += f", none above {each:g}" if each and each < math.inf else ""
         for of, pick in {"medians": _median, "minima": _least}.items():
             ratios = [ratio(found, shape, mode, ours, others, pick) for shape in shapes]
             known = [r for r in ratios if r]

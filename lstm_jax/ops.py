@@ -77,6 +77,18 @@ def by_platform(cpu: Callable, other: Callable, *arguments: Any) -> Any:
     return jax.lax.platform_dependent(*arguments, **ways)
 
 
+def needed(jaxpr: Any) -> list[Any]:
+    """The equations that lead to a result or have an effect; what holds no number leads nowhere."""
+    wanted, kept = {id(v) for v in jaxpr.outvars}, []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or wanted & {
+            id(v) for v in equation.outvars if getattr(v.aval, "size", 1)
+        }:
+            kept.append(equation)
+            wanted |= {id(v) for v in equation.invars}
+    return kept[::-1]
+
+
 def count(params: Any) -> int:
     """Number of numbers in a parameter tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

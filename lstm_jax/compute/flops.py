@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from lstm_jax.ops import platform, tracing_for
+from lstm_jax.ops import needed, platform, tracing_for
 
 # Moves and looks at numbers, and computes none.
 FREE = frozenset({
@@ -42,12 +42,7 @@ def tally(function: Callable, *arguments: Any) -> Counter[str]:
 
 def _jaxpr(jaxpr: Any) -> Counter[str]:
     """What the results need; the rest no compiler keeps."""
-    needed, found = {id(v) for v in jaxpr.outvars}, Counter()
-    for equation in reversed(jaxpr.eqns):
-        if equation.effects or needed & {id(v) for v in equation.outvars}:
-            found += _equation(equation)
-            needed |= {id(v) for v in equation.invars}
-    return found
+    return sum(map(_equation, needed(jaxpr)), Counter())
 
 
 def _equation(equation: Any) -> Counter[str]:

@@ -9,14 +9,9 @@ from typing import Any
 
 import numpy as np
 
-# libtpu asks the machine what it is part of; and locks itself against a second process.
-os.environ |= {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
+from benchmarks.tpu_static import HOST, TOPOLOGY
+
+os.environ |= HOST  # before libtpu is loaded
 
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
@@ -38,7 +33,7 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 DEVICES = 4
 COMPILERS = {"tpu": "libtpu", "cuda": "jax_cuda12_plugin"}
-NAMES = {"tpu": "4 TPU v5e (v5e:2x2)", "cuda": "4 H100"}
+NAMES = {"tpu": f"4 TPU v5e ({TOPOLOGY})", "cuda": "4 H100"}
 
 
 def installed() -> list[str]:
@@ -50,7 +45,7 @@ def installed() -> list[str]:
 def devices(platform: str) -> tuple[Any, ...]:
     """Four devices of the platform, of one host."""
     if platform == "tpu":
-        found = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+        found = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY)
     else:
         found = topologies.get_topology_desc(
             platform="cuda", topology_name="", target_config=H100, topology=f"1x1x{DEVICES}"

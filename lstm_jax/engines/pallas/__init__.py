@@ -11,13 +11,14 @@ from typing import Any
 from lstm_jax.core import Cell, Params
 from lstm_jax.engines import deferred
 from lstm_jax.engines.native import beyond
-from lstm_jax.engines.pallas import kernel
 from lstm_jax.errors import UsageError
 from lstm_jax.ops import platform, tracing_for
 
 
 def refusal() -> str:
     """Why no kernel runs here; empty where it does."""
+    from lstm_jax.engines.pallas import kernel  # start-up: Pallas
+
     here = "tpu" if kernel.INTERPRET else platform()
     return "" if here == "tpu" else f"it needs a TPU and this is {here}"
 
@@ -30,6 +31,8 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
 
     Raises: UsageError where there is no TPU, with the engines that can serve.
     """
+    from lstm_jax.engines.pallas import kernel  # start-up: Pallas
+
     why = refusal()
     if why:
         raise UsageError(

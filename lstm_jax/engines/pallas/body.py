@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Literal, Var
 
 from lstm_jax.core import Array
 from lstm_jax.engines.meshes import alike_all
+from lstm_jax.ops import needed
 
 SAME = ("optimization_barrier", "copy", "copy_p", "pvary", "pcast", "reduce_precision")
 CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2")
@@ -164,16 +165,6 @@ def _slices(x: Array, sizes: tuple[int, ...], axis: int) -> Iterator[Array]:
         whole = size == x.shape[axis]
         yield x if whole else lax.slice_in_dim(x, at, at + size, axis=axis)
         at += size
-
-
-def needed(jaxpr: Any) -> list:
-    """The equations that lead to a result."""
-    wanted, kept = {v for v in jaxpr.outvars if isinstance(v, Var)}, []
-    for e in reversed(jaxpr.eqns):
-        if wanted & {v for v in e.outvars if v.aval.size}:
-            kept.append(e)
-            wanted |= {v for v in e.invars if isinstance(v, Var)}
-    return kept[::-1]
 
 
 def parted(equations: list, given: list[Any]) -> tuple[list, list]:

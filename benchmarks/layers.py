@@ -82,6 +82,11 @@ def entries(platform: str, devices: int) -> tuple[list[Entry], list[str]]:
     return [entry for entry in wanted if entry.row not in missing], out
 
 
+def asked(wanted: list[Entry], platform: str) -> list[Entry]:
+    """What runs where no row is named."""
+    return [entry for entry in wanted if platform == "gpu" or entry.row not in peers.NAMED]
+
+
 def measure(
     workers: Workers,
     shapes: list[peers.Shape],

@@ -53,8 +53,8 @@ class Layer(NamedTuple):
     time_major: bool = True
 
 
-def engine(name: str, shape: Shape) -> Layer:
-    cell = lstm(shape.H)
+def engine(name: str, shape: Shape, dtype: Any = None) -> Layer:
+    cell = lstm(shape.H, dtype=dtype)
 
     def params(weights, shift=1.0):
         names = ("kernel", "recurrent_kernel", "bias")
@@ -171,6 +171,7 @@ LAYERS: dict[str, Callable[[Shape], Layer]] = {
     "lstm_jax chunked": partial(engine, "chunked"),
     "lstm_jax cudnn": partial(engine, "cudnn"),
     "lstm_jax pallas": partial(engine, "pallas"),
+    "lstm_jax bf16": partial(engine, "auto", dtype=jnp.bfloat16),
     **{name: partial(steps_a_turn, count) for name, count in UNROLLED.items()},
     "flax linen": linen,
     "flax nnx": nnx,
@@ -182,10 +183,11 @@ NEEDS = {"haiku": "haiku", "equinox": "equinox", "keras": "keras", "torch": "tor
 PEERS = ("flax linen", "flax nnx", "haiku", "equinox", "keras")
 SHARDED = ("lstm_jax", *PEERS)
 FLOOR = "three matmuls"
+NAMED = ("lstm_jax bf16", "torch bf16")  # which a CPU runs where --rows names them
 TORCH = {  # name: (dtype, whether TF32 may be used, needs a GPU)
     "torch": ("float32", False, False),
     "torch tf32": ("float32", True, True),
-    "torch bf16": ("bfloat16", False, True),
+    "torch bf16": ("bfloat16", False, False),
     "torch fp16": ("float16", False, True),
 }
 

@@ -44,7 +44,9 @@ def run_layers(flags: Any, out: Path) -> None:
         about = workers.ask("one device", "hello", torch=False)
         count = CORES if about["platform"] == "cpu" else about["devices"]
         wanted, left_out = layers.entries(about["platform"], count)
-        wanted = chosen(wanted, flags.rows)
+        wanted = (
+            chosen(wanted, flags.rows) if flags.rows else layers.asked(wanted, about["platform"])
+        )
         default = layers.GPU_SHAPES if about["platform"] == "gpu" else layers.CPU_SHAPES
         shapes = [shape_of(text) for text in flags.shapes.split(";") if text] or list(default)
         modes = modes_of(flags.modes)

@@ -115,12 +115,39 @@ class Turned:
         return self.t.T
 
 
-def dot(x: Array, w: Array | Turned, dtype: Any = None) -> Array:
+@jax.tree_util.register_pytree_node_class
+class Known:
+    """A matrix in the place of W whose one product `x @ w` is given; `seen` holds that x."""
+
+    def __init__(self, product: Array) -> None:
+        self.product, self.dtype = product, product.dtype
+        self.seen: list[Array] = []
+
+    def __rmatmul__(self, x: Array) -> Array:
+        return self.multiplied(x)
+
+    def multiplied(self, x: Array, dtype: Any = None) -> Array:
+        if self.seen or dtype is not None:
+            raise TypeError("only one product is known, and only in the type of its factors")
+        self.seen.append(x)
+        return self.product
+
+    def tree_flatten(self) -> tuple[tuple, None]:
+        return (self.product,), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, leaves: tuple) -> Known:
+        return cls(*leaves)
+
+
+def dot(x: Array, w: Array | Turned | Known, dtype: Any = None) -> Array:
     """`x @ w`; with `dtype`, operands are cast to it and products summed in `w`'s own type."""
     if isinstance(w, Turned):
         # The barriers keep the compiler from turning the product back.
         turned = jax.lax.optimization_barrier(x.T)
         return jax.lax.optimization_barrier(dot(w.t, turned, dtype)).T
+    if isinstance(w, Known):
+        return w.multiplied(x, dtype)
     straight = partial(_matmul, dtype=dtype)
     if x.ndim > 2 and _mergeable(x):
         return by_platform(partial(_merged, dtype=dtype), straight, x, w)

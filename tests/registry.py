@@ -215,12 +215,11 @@ def engines(case: Case) -> list[str]:
 
 
 def beyond_native(case: Case) -> bool:
-    """What no single unit computes: norms, products inside `update`, a second recurrent one."""
+    """What has more products than x W and h R."""
     products = case.cell in ("lstm_fgr", "mgu") or case.options.get("reset") == "before"
     products = products or case.options.get("peepholes") == "full" or "projection" in case.names()
     masked = "variational_dropout" in case.names() and case.keyed and case.cell not in LINEAR
-    normed = case.options.get("layer_norm", "none") != "none"
-    return products or normed or masked
+    return products or masked
 
 
 def in_full(case: Case) -> bool:

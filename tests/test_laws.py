@@ -56,7 +56,7 @@ UNKEYED = [case for case in registry.CASES if not case.keyed]
 
 
 @pytest.mark.parametrize("case", UNKEYED, ids=str)
-def test_native_serves_all_but_what_no_single_unit_computes(case):
+def test_native_serves_all_but_further_products(case):
     if why := build.missing():
         pytest.skip(why)
     with jax.enable_x64(False):

@@ -17,7 +17,8 @@ from lstm_jax.cells import gru, lstm, slstm
 from lstm_jax.cells.transforms import zoneout
 from lstm_jax.compute import flops
 from lstm_jax.core import Cell, Hidden, Info
-from lstm_jax.engines import choose
+from lstm_jax.engines import choose, native
+from lstm_jax.engines.masking import Step, stepping
 from lstm_jax.engines.native import build, call
 from lstm_jax.errors import UsageError
 from lstm_jax.ops import dot
@@ -41,6 +42,11 @@ def loss(cell, engine, params, xs, **options):
 
 def quick(function, *given):
     return jax.jit(function, compiler_options=registry.QUICK)(*given)
+
+
+def normed(hidden):
+    """A cell whose units see sums over all of them."""
+    return lstm(hidden, layer_norm="recirculated")
 
 
 def gradients(cell, engine, params, xs, **options):
@@ -72,24 +78,64 @@ def test_a_call_costs_the_products_of_other_engines(trials):
 # Shapes -----------------------------------------------------------------------------------------
 
 
+EDGES = [(1, 1, 2), (2, 17, 15), (7, 3, 16), (13, 33, 17), (1, 2, 100), (14, 16, 33)]
+
+
 @compiles
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
-    ("batch", "features", "hidden"),
-    [(1, 1, 2), (2, 17, 15), (7, 3, 16), (13, 33, 17), (1, 2, 100), (14, 16, 33)],
+    ("make", "sizes"),
+    [*((lstm, sizes) for sizes in EDGES), *((normed, sizes) for sizes in EDGES[1:4])],
 )
-def test_shapes_at_the_edges_of_vectors(monkeypatch, batch, features, hidden, threads):
+def test_shapes_at_the_edges_of_vectors(monkeypatch, make, sizes, threads):
     """Alone, sharing the rows of a batch, and sharing the units of a small one."""
     monkeypatch.setattr(call, "SMALL", 0)
     monkeypatch.setattr(call, "cores", lambda: threads)
+    batch, features, hidden = sizes
     monkeypatch.setattr(call, "ROWS", 2 * batch)  # three blocks of steps going back
-    cell = lstm(hidden)
+    cell = make(hidden)
     params, xs = problem(cell, batch, features)
     for reverse in (False, True):
         ours, theirs = (
             gradients(cell, engine, params, xs, reverse=reverse) for engine in ("native", "scan")
         )
         assert_same(ours, theirs)
+
+
+def twice(project, params, xs, keys):
+    return project(params, xs, keys) + 0.1 * (xs @ params["kernel"])
+
+
+def beside(project, params, xs, keys):
+    return project(params, xs, keys) + xs.sum(-1, keepdims=True)
+
+
+def squared(project, params, xs, keys):
+    return project(params | {"kernel": params["kernel"] ** 2}, xs, keys)
+
+
+def without(project, params, xs, keys):
+    return jnp.broadcast_to(params["bias"], (*xs.shape[:2], params["bias"].size))
+
+
+def stretched(project, params, xs, keys):
+    return 2 * project(params, jnp.tanh(xs), keys) ** 2
+
+
+@compiles
+@pytest.mark.parametrize(
+    ("change", "inside"),
+    [(twice, False), (beside, False), (squared, False), (without, False), (stretched, True)],
+)
+def test_what_becomes_of_the_input(change, inside):
+    """The call projects what one product x W leads to; other projections are left to JAX."""
+    cell = lstm(H)
+    cell = cell._replace(project=lambda p, xs, keys=None: change(lstm(H).project, p, xs, keys))
+    params, xs = problem(cell)
+    ours, theirs = (gradients(cell, engine, params, xs) for engine in ("native", "scan"))
+    assert_same(ours, theirs)
+    start = jax.eval_shape(lambda p: cell.initial_carry(p, (B,)), params)
+    assert (native.plan(stepping(cell), params, start, Step(xs)).kernel >= 0) == inside
 
 
 @compiles

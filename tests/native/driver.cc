@@ -8,7 +8,7 @@
 #include "sequence.h"
 
 extern "C" {
-native::Point keep, plain, back;  // of the standard LSTM, as the engine writes it
+native::Point keep, plain, back;  // of a cell, as the engine writes it
 }
 
 namespace {
@@ -45,9 +45,11 @@ struct Problem {
   Problem(int64_t T, int64_t B, int64_t D, int64_t H, int threads, bool inside, bool reverse) {
     Numbers n;
     p.T = T, p.B = B, p.D = D, p.H = H, p.threads = threads, p.inside = inside;
-    p.reverse = reverse, p.keep = 1, p.wants_x = 1, p.N = p.both = 4, p.carries = 2, p.fed = 1;
-    p.same = 1, p.saved = 4, p.rows = 64, p.straight[0] = 1;
-    for (int k = 0; k < 4; k++) p.of_z[k] = p.of_r[k] = k;
+    p.reverse = reverse, p.keep = 1, p.wants_x = 1, p.rows = 64;
+    p.N = CELL_N, p.only_x = CELL_ONLY_X, p.both = CELL_BOTH, p.carries = 2, p.fed = 1, p.same = 1;
+    p.params = CELL_PARAMS, p.saved = CELL_SAVED, p.mixes = CELL_MIXES, p.spilled = CELL_SPILLED, p.straight[0] = 1;
+    constexpr int64_t z[] = {CELL_OF_Z}, r[] = {CELL_OF_R};
+    for (int k = 0; k < CELL_N; k++) p.of_z[k] = z[k], p.of_r[k] = r[k];
     held.reserve(32);
     a.x = hold(n.some(T * B * D)), a.W = hold(n.some(D * 4 * H)), a.b = hold(n.some(4 * H));
     a.z = hold(n.some(T * B * 4 * H)), a.R = hold(n.some(H * 4 * H));
@@ -57,6 +59,7 @@ struct Problem {
     for (int k = 0; k < 2; k++) a.last[k] = room(B * H), a.dcarry[k] = room(B * H);
     a.dx = room(T * B * D), a.dW = room(D * 4 * H), a.db = room(4 * H), a.dz = room(T * B * 4 * H);
     a.dR = room(H * 4 * H);
+    a.param = hold(n.some(CELL_PARAMS * H)), a.dparam = room(CELL_PARAMS * H);
   }
   bool run() {
     const native::Cell cell{keep, plain, back};

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 
 from lstm_jax.core import Array, Cell, Params, noted
 from lstm_jax.engines import deferred, meshes
-from lstm_jax.engines.masking import Step, known, marks, stepping
+from lstm_jax.engines.masking import Step, known, stepping
 from lstm_jax.engines.native import build, call
 from lstm_jax.engines.native.call import Given
-from lstm_jax.engines.native.design import Design, affine, design
+from lstm_jax.engines.native.design import Design, design
 from lstm_jax.engines.native.lanes import Unsupported
 from lstm_jax.errors import UsageError
-from lstm_jax.ops import by_platform, platform
+from lstm_jax.ops import Known, by_platform, platform
 
 
 def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
@@ -60,34 +60,21 @@ def refusal(cell: Cell, features: int = 1) -> str:
     return found if isinstance(found, str) else ""
 
 
-class Plan:
-    """A design with what surrounds it: which leaves are W and b, where the call itself projects."""
-
-    def __init__(self, made: Design, inside: Any) -> None:
-        self.design, self.inside = made, inside
-
-
-def plan(cell: Cell, params: Params, carry: Any, steps: Any) -> Plan | str:
+def plan(cell: Cell, params: Params, carry: Any, steps: Any) -> Design | str:
     """How the code runs this, or why it cannot."""
     why = place() or types(params, carry) or beyond(steps) or build.missing()
     if why:
         return why
     try:
-        return _read(cell, params, carry, steps)
+        made = design(cell, params, carry, steps)
+        build.cell(call.code(made).text)
+        return made
     except Unsupported as error:
         return f"cell {cell.info.name!r} {error}"
     except build.Failed as error:
         return str(error)
     except Exception as error:  # a stranger's cell: what is wrong with it, other engines say
         return f"cell {cell.info.name!r} could not be read ({type(error).__name__}: {error})"
-
-
-def _read(cell: Cell, params: Params, carry: Any, steps: Any) -> Plan:
-    z, notes = jax.eval_shape(lambda p, s: noted(cell.project(p, s)), params, steps)
-    made = design(cell, params, carry, z, notes)
-    inside = None if cell.info.transforms else affine(cell, params, steps.x)
-    build.cell(call.code(made))
-    return Plan(made, inside)
 
 
 def place() -> str:
@@ -117,10 +104,10 @@ def types(params: Params, carry: Any) -> str:
     return f"it computes in float32 and this is {min(wide)}" if wide else ""
 
 
-def serve(found: Plan, cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool) -> Any:
+def serve(made: Design, cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool) -> Any:
     """(carry, ys): everything but the time loop as JAX operations, differentiated by JAX."""
-    made, leaves = found.design, jax.tree.leaves(params)
-    x, W, b, notes = _source(found, cell, params, steps)
+    leaves = jax.tree.leaves(params)
+    x, W, b, notes = _source(made, cell, params, steps)
     given = Given(
         x,
         W,
@@ -135,18 +122,17 @@ def serve(found: Plan, cell: Cell, params: Params, carry: Any, steps: Any, rever
     return jax.tree.unflatten(jax.tree.structure(carry), last), y
 
 
-def _source(found: Plan, cell: Cell, params: Params, steps: Any) -> tuple[Array, Any, Any, Any]:
+def _source(made: Design, cell: Cell, params: Params, steps: Any) -> tuple[Array, Any, Any, Any]:
     """(x, W, b, notes), or (z, None, None, notes) where JAX projects."""
-    if found.inside is None:
+    if made.kernel < 0:
         z, notes = noted(cell.project(params, steps))
         return jnp.concatenate(jax.tree.leaves(z), -1), None, None, notes
-    notes = noted(cell.project(params, steps))[1]
-    x, (w, b) = steps.x, found.inside
-    valid, _ = marks(notes)
-    x = x if valid is None else jnp.where(valid[..., None], x, 0)
     leaves = jax.tree.leaves(params)
-    W = leaves[w]
-    bias = leaves[b] if b >= 0 else jnp.zeros(W.shape[1:], W.dtype)
+    W = leaves[made.kernel]
+    bias = leaves[made.bias] if made.bias >= 0 else jnp.zeros(W.shape[1:], W.dtype)
+    matrix = Known(jnp.zeros((*steps.x.shape[:2], *W.shape[1:]), W.dtype))
+    _, notes = noted(cell.project(params | {"kernel": matrix}, steps))
+    (x,) = matrix.seen
     return x.astype(W.dtype), W, bias, notes
 
 

@@ -21,7 +21,7 @@ from lstm_jax.core import Array
 from lstm_jax.engines.meshes import zeros
 from lstm_jax.engines.native import build
 from lstm_jax.engines.native.design import Design
-from lstm_jax.engines.native.emit import function
+from lstm_jax.engines.native.emit import Function, function
 from lstm_jax.ops import cores
 
 ROWS = 512  # examples x steps whose cotangents are kept in the cache going back
@@ -46,6 +46,7 @@ class Static(NamedTuple):
     design: Design
     reverse: bool
     cell: int  # as `build.cell` numbers it
+    spilled: int  # vectors that its code keeps between passes
     structure: Any  # of `Given`
     keep: bool = False
     wants_x: bool = True
@@ -59,7 +60,8 @@ class Static(NamedTuple):
 
 def static(design: Design, given: Given, reverse: bool) -> Static:
     """The call for a design, its code compiled."""
-    return Static(design, reverse, build.cell(code(design)), jax.tree.structure(given))
+    made = code(design)
+    return Static(design, reverse, build.cell(made.text), made.spilled, jax.tree.structure(given))
 
 
 def sequence(call: Static, given: Given) -> tuple[Array, tuple[Array, ...]]:
@@ -203,7 +205,7 @@ def _plan(call: Static, shapes: list[tuple[int, ...]], cores: int) -> np.ndarray
     numbers = [call.cell, T, B, D, design.hidden, call.reverse, call.keep, threads, inside,
                call.wants_x, len(design.of_z), design.only_x, design.both, len(design.carry),
                design.fed, design.same, len(design.params), len(design.notes), len(design.kept),
-               ROWS]  # fmt: skip
+               ROWS, design.mixes, call.spilled]  # fmt: skip
     numbers += [*design.of_z, *design.of_r, *design.straight]
     for shape in given.notes:
         _, b, u = shape
@@ -441,7 +443,7 @@ def _sum_to(array: Array, shape: tuple) -> Array:
 # Code -------------------------------------------------------------------------------------------
 
 
-def code(design: Design) -> str:
+def code(design: Design) -> Function:
     """The cell as C: one step of a tile with residuals and without, and the way back."""
     carries, params, notes = len(design.carry), len(design.params), len(design.notes)
     inputs: list[Any] = [("carry", k) for k in range(carries)]
@@ -455,15 +457,18 @@ def code(design: Design) -> str:
     kept = [(at + carries + 1 + k, node) for k, node in enumerate(design.kept)]
     back: list[Any] = [("kept", k) for k in range(len(design.kept))] + inputs
     back += [("dcarry", k) for k in range(carries)] + [("dy",)]
-    at = len(back)
-    out = [(at + k, node) for k, node in enumerate(design.da)]
-    at += len(design.da)
-    out += [(at + k, node) for k, node in enumerate(design.dcarry)
-            if k != design.fed or design.straight[k]]  # fmt: skip
+    at = len(back) + len(design.da)
+    out = [(at + k, node) for k, node in enumerate(design.dcarry)
+           if k != design.fed or design.straight[k]]  # fmt: skip
+    down = len(out)
+    out += [(len(back) + k, node) for k, node in enumerate(design.da)]
     sums = [(at + carries + k, node) for k, node in enumerate(design.dparam)]
-    return "\n".join([
-        '#include "lanes.h"\n',
-        function("keep", design.forward, ahead, [*stores, *kept], alike=alike),
-        function("plain", design.forward, ahead, stores, alike=alike),
-        function("back", design.backward, back, out, sums, alike=alike),
-    ])  # fmt: skip
+    # The carries go where those before them lie.
+    over = len(stores) - 1
+    made = [
+        function("keep", design.forward, ahead, [*stores, *kept], alike=alike, late=over),
+        function("plain", design.forward, ahead, stores, alike=alike, late=over),
+        function("back", design.backward, back, out, sums, alike=alike, late=down),
+    ]
+    text = "\n".join(['#include "lanes.h"\n', *(one.text for one in made)])
+    return Function(text, max(one.spilled for one in made))

@@ -56,7 +56,7 @@ int64_t read_plan(Reader in, native::Plan& p) {
   const int64_t id = in.next();
   for (int64_t* field : {&p.T, &p.B, &p.D, &p.H, &p.reverse, &p.keep, &p.threads, &p.inside,
                          &p.wants_x, &p.N, &p.only_x, &p.both, &p.carries, &p.fed, &p.same,
-                         &p.params, &p.notes, &p.saved, &p.rows})
+                         &p.params, &p.notes, &p.saved, &p.rows, &p.mixes, &p.spilled})
     *field = in.next();
   for (int k = 0; k < p.N; k++) p.of_z[k] = in.next();
   for (int k = 0; k < p.N; k++) p.of_r[k] = in.next();

@@ -12,10 +12,11 @@ import numpy as np
 from lstm_jax.cells.activations import ACTIVATIONS
 from lstm_jax.cells.gates import gates_of, opening, wides
 from lstm_jax.core import Cell, Params, noted
-from lstm_jax.engines.native.lanes import Graph, Key, Lanes, Unsupported
-from lstm_jax.ops import tracing_for
+from lstm_jax.engines.masking import Step
+from lstm_jax.engines.native.lanes import OVER_UNITS, Graph, Key, Lanes, Unsupported
+from lstm_jax.ops import Known, tracing_for
 
-MANY = 12  # arrays of a kind at most; sequence.h has room for more
+MANY = 16  # arrays of a kind at most; sequence.h has room for more
 WIDEST = 6  # pre-activations of one product
 
 
@@ -43,6 +44,8 @@ class Design(NamedTuple):
     params: tuple[Key, ...]  # (leaf, place): one number a unit each
     notes: tuple[Key, ...]
     alike: tuple[bool, ...]  # the notes with one number for all units
+    kernel: int  # W among the leaves of the parameters, -1 where z is projected before
+    bias: int  # and b, -1 for none
 
     @property
     def only_x(self) -> int:
@@ -51,6 +54,13 @@ class Design(NamedTuple):
     @property
     def both(self) -> int:
         return sum(z >= 0 and r >= 0 for z, r in zip(self.of_z, self.of_r, strict=True))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a unit sees sums over all of them."""
+        results = [*self.carry, self.y], [*self.da, *self.dcarry, *self.dparam]
+        graphs = zip((self.forward, self.backward), results, strict=True)
+        return any(g.nodes[n][0] == OVER_UNITS for g, out in graphs for n in g.needed(out))
 
     @property
     def same(self) -> bool:
@@ -63,13 +73,12 @@ class Design(NamedTuple):
         return tuple(self.backward.value(n) != 0.0 for n in self.dcarry)
 
 
-def design(cell: Cell, params: Params, carry: Any, z: Any, notes: Any) -> Design:
-    """The design of a cell for parameters and a carry of these shapes, with `z` and `notes` of a
-    sequence [T, B, ...].
+def design(cell: Cell, params: Params, carry: Any, steps: Step) -> Design:
+    """The design of a cell for parameters, a carry and steps [T, B, ...] of these shapes.
 
-    Raises: Unsupported for what no single unit can do, in words.
+    Raises: Unsupported for what neither a unit by itself nor a sum over units can do, in words.
     """
-    return _Reading(cell, params, carry, z, notes).design()
+    return _Reading(cell, params, carry, steps).design()
 
 
 def _one(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -84,19 +93,24 @@ def _of_example(leaf: Any) -> jax.ShapeDtypeStruct:
 class _Reading:
     """One cell being read; its methods fill in the fields in the order of `design`."""
 
-    def __init__(self, cell: Cell, params: Params, carry: Any, z: Any, notes: Any) -> None:
+    def __init__(self, cell: Cell, params: Params, carry: Any, steps: Step) -> None:
         self.cell, self.hidden = cell, cell.info.hidden
         if self.hidden < 2:
             raise Unsupported("has fewer than two units")
         self.params = jax.tree.map(_one, params)
         self.carry = jax.tree.map(_of_example, carry)
+        z, notes = jax.eval_shape(lambda p, s: noted(cell.project(p, s)), params, steps)
         step = lambda leaf: _of_example(jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype))  # noqa: E731
         self.z, self.notes = jax.tree.map(step, z), jax.tree.map(step, notes)
+        self.steps = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((1, 1, *leaf.shape[2:]), leaf.dtype), steps
+        )
         self.opens = opening(cell.info)
         if any(leaf.shape != (1, self.hidden) for leaf in jax.tree.leaves(self.carry)):
             raise Unsupported("carries something else than one number a unit")
 
     def design(self) -> Design:
+        self.enter()
         ahead = Lanes(self.hidden)
         given = self.given(ahead)
         z = self.nodes(ahead, self.z, "z")
@@ -105,12 +119,13 @@ class _Reading:
         )
         self.product = ahead.product
         self.r = jax.eval_shape(self.cell.recur, self.params, self.carry)
-        u = self.read(ahead, self.merge, (given[0], z, r), (self.params, self.z, self.r))
-        u = [node for array in u for node in array.reshape(-1)]
+        u = _flat(self.read(ahead, self.merge, (given[0], z, r), (self.params, self.z, self.r)))
         self.simple, of_z, of_r = self.sums(ahead.graph, u)
         self.of_z, self.of_r = of_z, of_r
         lanes, outputs = self.ahead()
         (opened, carry, y) = outputs
+        reached = [lanes.graph.nodes[n][0] for n in lanes.graph.needed(opened)]
+        self.mixing = OVER_UNITS in reached
         back, cotangents = self.back(len(u))
         return self.joined(lanes.graph, opened, carry, y, back.graph, cotangents)
 
@@ -150,7 +165,69 @@ class _Reading:
         return lanes.read(closed.jaxpr, closed.consts, flat)
 
     def merge(self, params: Any, z: Any, r: Any) -> tuple:
+        z = self.after(params, z, self.steps.x, None) if self.rest else z
         return wides(self.cell.merge(params, z, r))
+
+    # The projection -------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Finds W and b where z is x W + b, and what else becomes of x W, to be done by `merge`."""
+        self.kernel, self.bias, self.rest = -1, -1, False
+        leaves = jax.tree_util.tree_leaves_with_path(self.params)
+        named = {jax.tree_util.keystr(p, simple=True, separator="/"): n
+                 for n, (p, _) in enumerate(leaves)}  # fmt: skip
+        at = named.get("kernel", -1)
+        if at < 0 or leaves[at][1].shape != (self.steps.x.shape[-1], self.columns()):
+            return
+        try:
+            found, product = self.entered()
+        except (Unsupported, TypeError, AttributeError):  # other uses of W, or none: JAX projects
+            return
+        self.kernel = at
+        if found == product:
+            return
+        biases = [self.added(found, product, n) for n in range(len(leaves))]
+        if True in biases:
+            self.bias = biases.index(True)
+        else:
+            self.z, self.rest = jax.ShapeDtypeStruct((1, self.columns()), jnp.float32), True
+
+    def columns(self) -> int:
+        """Of W, for all that is known: those of z."""
+        return sum(leaf.shape[-1] for leaf in jax.tree.leaves(self.z))
+
+    def entered(self) -> tuple[list[int], list[int]]:
+        """The nodes of z and of the x W that it is made of; the same with keys and without."""
+        lanes = Lanes(self.hidden)
+        product = jax.ShapeDtypeStruct((1, self.columns()), jnp.float32)
+        raw, params = self.nodes(lanes, product, "z"), self.given(lanes)[0]
+
+        def found(keys: Any) -> list[int]:
+            outside = ["x"] + ["keys"] * (keys is not None)  # what z must not see
+            like = (self.params, product, self.steps.x, keys)
+            return _flat(self.read(lanes, self.after, (params, raw, outside), like))
+
+        plain, keyed = found(None), found(self.steps.keys)
+        if plain != keyed:
+            raise Unsupported("projects in another way where there are keys")
+        self.lanes = lanes
+        return plain, _flat(raw)
+
+    def added(self, found: list[int], product: list[int], leaf: int) -> bool:
+        """Whether z is x W plus this leaf of the parameters."""
+        graph, shape = self.lanes.graph, jax.tree.leaves(self.params)[leaf].shape
+        rows = [graph.input("leaf", leaf, (n,)) for n, _ in enumerate(product)]
+        sums = [graph.add("add", *pair) for pair in zip(product, rows, strict=True)]
+        return len(shape) == 1 and found == sums
+
+    def after(self, params: Any, product: Any, x: Any, keys: Any) -> Any:
+        """What `project` makes of x W, of one step."""
+        x = jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x
+        matrix = Known(product[None])
+        z, _ = noted(self.cell.project(params | {"kernel": matrix}, Step(x, keys)))
+        if [seen.shape[2:] for seen in matrix.seen] != [x.shape[2:]]:
+            raise Unsupported("projects otherwise than by one product x W")
+        return jax.tree.map(lambda leaf: leaf[0], z)
 
     # Pre-activations ------------------------------------------------------------------------------
 
@@ -188,8 +265,8 @@ class _Reading:
 
         like = (self.params, self.z, self.r, u)
         out = self.read(lanes, pull, (self.given(lanes)[0], z, r, du), like)
-        flat = [node for array in out for node in array.reshape(-1)]
-        sent = [node for array in du for node in array.reshape(-1)]
+        flat = _flat(out)
+        sent = _flat(du)
         zs = sum(array.size for array in z)
         there = [(z, z) for z, _ in pairs], [(r, zs + r) for _, r in pairs]
         return all(
@@ -241,7 +318,7 @@ class _Reading:
         z, r = self.apart(lanes, params, carry, a)
         like = (self.params, self.z, self.r)
         out = self.read(lanes, self.merge, (params, z, r), like)
-        return [node for array in out for node in array.reshape(-1)]
+        return _flat(out)
 
     def apart(self, lanes: Lanes, params: list, carry: list, a: list[int]) -> tuple[list, list]:
         """z and r as arrays of nodes."""
@@ -268,6 +345,10 @@ class _Reading:
         z, r = ([], []) if self.simple else self.apart(lanes, params, carry, a)
         block = jax.ShapeDtypeStruct((1, self.hidden), jnp.float32)
         opened = self.nodes(lanes, (block,) * blocks, "open")
+        if self.mixing:  # what is before the sums has to be kept: the gates come of it
+            u = self.merged(lanes, params, carry, a)
+            pairs = zip(self.names(), u, strict=True)
+            opened = [np.full((1, 1), self.open(lanes, name, node), object) for name, node in pairs]
         dcarry = [np.full((1, 1), lanes.graph.input("dcarry", k), object)
                   for k, _ in enumerate(carry)]  # fmt: skip
         dy = [np.full((1, 1), lanes.graph.input("dy"), object)]
@@ -386,6 +467,8 @@ class _Reading:
             params,
             notes,
             tuple(not Lanes(self.hidden).by_unit(leaves[n].shape) for n, _ in notes),
+            self.kernel,
+            self.bias,
         )
 
     def check(self, params: tuple[Key, ...]) -> None:
@@ -397,6 +480,10 @@ class _Reading:
             raise Unsupported(
                 f"has more than {WIDEST} gates, or more than {MANY} rows of parameters"
             )
+
+
+def _flat(arrays: list[np.ndarray]) -> list[int]:
+    return [node for array in arrays for node in array.reshape(-1)]
 
 
 def _leaves(tree: Any, which: list[int]) -> list:
@@ -419,39 +506,3 @@ def _renamed(graph: Graph, names: dict[Key, Key]) -> Graph:
         for node in graph.nodes
     ]
     return new
-
-
-def affine(cell: Cell, params: Params, x: Any) -> tuple[int, int] | None:
-    """The leaves W and b (-1 for none) of a `project` that is x W + b and nothing else."""
-    from lstm_jax.engines.masking import Step
-
-    like = jax.ShapeDtypeStruct((1, 1, x.shape[-1]), x.dtype)
-    shapes = jax.tree.map(_one, params)
-    with tracing_for("cpu"):
-        closed = jax.make_jaxpr(lambda p, x: noted(cell.project(p, Step(x)))[0])(shapes, like)
-    leaves = len(jax.tree.leaves(shapes))
-    names: list[Any] = [("leaf", n) for n in range(leaves)]
-    out = _affine(closed.jaxpr, [*names, "x"])
-    if len(out) != 1 or out[0] is None or out[0][0] not in ("dot", "sum"):
-        return None
-    return (out[0][1], -1) if out[0][0] == "dot" else out[0][1:]
-
-
-def _affine(jaxpr: Any, given: list) -> list:
-    """What each output is: "x", ("leaf", n), ("dot", w), ("sum", w, b), or None for another."""
-    found: dict[Any, Any] = dict(zip(jaxpr.invars, given, strict=True))
-    get = lambda v: None if hasattr(v, "val") else found.get(v)  # noqa: E731
-    for equation in jaxpr.eqns:
-        name, of = equation.primitive.name, [get(v) for v in equation.invars]
-        inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
-        out: list[Any] = [None] * len(equation.outvars)
-        if inner is not None:
-            out = _affine(getattr(inner, "jaxpr", inner), of)
-        elif name in ("reshape", "broadcast_in_dim") and len(of) == 1:
-            out = of
-        elif name == "dot_general" and of[0] == "x" and of[1] and of[1][0] == "leaf":
-            out = [("dot", of[1][1])]
-        elif name == "add" and of[0] and of[1] and (of[0][0], of[1][0]) == ("dot", "leaf"):
-            out = [("sum", of[0][1], of[1][1])]
-        found.update(zip(equation.outvars, out, strict=True))
-    return [get(v) for v in jaxpr.outvars]

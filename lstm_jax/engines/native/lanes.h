@@ -9,10 +9,11 @@ typedef float V __attribute__((vector_size(LANES * 4)));
 typedef int32_t M __attribute__((vector_size(LANES * 4)));
 typedef float Unaligned UNALIGNED;
 
-// A stream of rows that a step reads or writes: the first row, and floats from row to row.
+// A stream of rows that a step reads or writes: the first row, floats from row to row, and from one
+// group of units to the next.
 typedef struct {
   float* at;
-  long step;
+  long step, across;
 } Stream;
 
 static inline V load(const float* p) { return *(const Unaligned*)p; }
@@ -22,6 +23,19 @@ static inline V pick(M m, V a, V b) { return (V)((m & (M)a) | (~m & (M)b)); }
 static inline V vabs(V x) { return (V)((M)x & 0x7fffffff); }
 static inline V vmax(V a, V b) { return pick((a > b) | (a != a), a, b); }  // NaN wins
 static inline V vmin(V a, V b) { return pick((a < b) | (a != a), a, b); }
+// Sums over units: which of a vector are there, and the sum of its numbers.
+static inline M units(long count) {
+  M order;
+  for (int k = 0; k < LANES; k++) order[k] = k;
+  return order < (int32_t)count;
+}
+static inline float total(V x) {
+  float lane[LANES];
+  memcpy(lane, &x, sizeof x);
+  for (int width = LANES / 2; width; width /= 2)
+    for (int k = 0; k < width; k++) lane[k] += lane[k + width];
+  return lane[0];
+}
 static inline V vsign(V x) { return pick(x > 0.0f, all(1), pick(x < 0.0f, all(-1), x)); }
 
 // e^x of |x| below 88: x = n log 2 + r, a polynomial in r, n into the exponent. NaN stays NaN.

@@ -1,8 +1,8 @@
-"""A cell's pointwise part as operations on single units: what is generated code runs over vectors.
+"""A cell's step as operations on single units: what is generated code runs over vectors.
 
 A jaxpr of one example, [1, n*H] arrays and [H] parameters, becomes a graph in which an array is
-one node a block of H units. That holds as long as no operation mixes units: no sum over them, no
-product but the recurrent one, which the graph takes as given.
+one node a block of H units. That holds as long as the only operation that mixes units is a sum over
+all of them, and the only product is the recurrent one, which the graph takes as given.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from lstm_jax.ops import needed
 
 Key = tuple[Any, ...]
 
@@ -28,6 +30,7 @@ NAMES = {name: name for name in (
     "logistic", "abs", "sign", "sqrt", "sin", "cos", "erf", "pow", "lt", "le", "gt", "ge", "eq",
     "ne", "and", "or", "xor", "not",
 )} | {"add_any": "add"}  # fmt: skip
+OVER_UNITS = "over units"  # the sum over all units of an example
 BOOLS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "xor", "not", "true"}
 AS_IT_IS = ("copy", "copy_p", "optimization_barrier", "reduce_precision", "stop_gradient")
 AS_IT_IS += ("sharding_constraint", "pvary", "pcast")
@@ -69,6 +72,7 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "true": lambda x: x != 0,
     "number": lambda m: jnp.where(m, 1.0, 0.0),
     "select": jnp.where,
+    OVER_UNITS: lambda x: jnp.sum(x, -1, keepdims=True),
 }
 
 # What is done at once, of numbers alone.
@@ -167,6 +171,7 @@ class Lanes:
     def __init__(self, hidden: int) -> None:
         self.hidden, self.graph = hidden, Graph()
         self.product: tuple[int, str, int] | None = None  # carry, parameter, columns a unit
+        self.alike: set[int] = set()  # inputs with one number for all units
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """One node for every H units along the last axis."""
@@ -182,8 +187,17 @@ class Lanes:
         nodes = np.empty(self.shape(shape), object)
         for place in np.ndindex(nodes.shape):
             node = self.graph.input(*key, place)
+            if not self.by_unit(shape):
+                self.alike.add(node)
             nodes[place] = self.graph.add("true", node) if of_bool else node
         return nodes
+
+    def over_units(self, node: int) -> int:
+        """The sum of a node over all units of an example."""
+        inputs = {k for k in self.graph.needed([node]) if self.graph.nodes[k][0] == "input"}
+        if inputs <= self.alike:
+            return self.graph.apply("mul", node, self.graph.constant(self.hidden))
+        return self.graph.add(OVER_UNITS, node)
 
     def constant(self, value: Any) -> np.ndarray:
         if isinstance(value, Tracer):
@@ -210,7 +224,7 @@ class Lanes:
         for variable, value in zip(jaxpr.constvars, consts, strict=True):
             found[variable] = self.constant(value) if hasattr(value, "dtype") else value
         found.update(zip(jaxpr.invars, given, strict=True))
-        for equation in jaxpr.eqns:
+        for equation in needed(jaxpr):
             out = self.equation(equation, [get(v) for v in equation.invars])
             found.update(zip(equation.outvars, out, strict=False))
         return [get(v) for v in jaxpr.outvars]
@@ -382,14 +396,15 @@ def _pad(lanes: Lanes, given: list, shapes: list, out: tuple, params: dict) -> A
 
 def _sum(lanes: Lanes, given: list, shapes: list, out: tuple, params: dict) -> Any:
     nodes, axes = given[0], params["axes"]
-    if lanes.by_unit(shapes[0]) and len(shapes[0]) - 1 in axes:
-        raise Unsupported("sums over its units")
+    over_units = lanes.by_unit(shapes[0]) and len(shapes[0]) - 1 in axes
     for axis in sorted(axes, reverse=True):
         first, *others = np.moveaxis(nodes, axis, 0)
         for other in others:
             add = np.frompyfunc(lambda a, b: lanes.graph.apply("add", a, b), 2, 1)
             first = np.asarray(add(first, other), object)
         nodes = np.asarray(first, object)
+    if over_units:
+        nodes = np.asarray(np.frompyfunc(lanes.over_units, 1, 1)(nodes), object)
     return nodes.reshape(lanes.shape(out))
 
 

@@ -4,6 +4,9 @@
 //   T steps, B examples, D inputs, H units, N pre-activations a unit, P parameters a unit.
 //   Units go in groups of LANES; a group's pre-activations are one panel of N * LANES columns:
 //   first those that see only x, then both, then those that see only h.
+//
+//   A cell whose units see only themselves goes group by group. One that sums over units takes whole
+//   rows: all products of a few rows first, then what becomes of them.
 #pragma once
 #include <sched.h>
 #include <stdlib.h>
@@ -31,7 +34,8 @@ constexpr int REGISTERS = 32;
 constexpr int tile_rows(int vectors) { return std::min(MOST, (REGISTERS - 1) / (vectors + 1)); }
 constexpr int BACK = REGISTERS == 16 ? 5 : 12;  // rows of a tile of two vectors, going back
 
-typedef void Point(long rows, const Stream* streams);
+// What a cell makes of rows of `groups` groups of units, the last of `last` units.
+typedef void Point(long rows, long groups, long last, float* spill, const Stream* streams);
 struct Cell {
   Point *keep, *plain, *back;
 };
@@ -157,11 +161,12 @@ struct Note {
 };
 struct Plan {
   int64_t T, B, D, H, reverse, keep, threads, inside, wants_x, N, only_x, both;
-  int64_t carries, fed, same, params, notes, saved, rows;
+  int64_t carries, fed, same, params, notes, saved, rows, mixes, spilled;
   int64_t of_z[MANY], of_r[MANY], straight[MANY];  // columns of z and r; carry seen beside R
   Note note[MANY];
 
   int64_t groups() const { return (H + LANES - 1) / LANES; }
+  int64_t last() const { return H - (groups() - 1) * LANES; }
   int64_t zs() const { return only_x + both; }
   int64_t rs() const { return N - only_x; }
   int64_t products() const { return T * B * H * N * (H + (inside ? D : 0)); }
@@ -185,6 +190,14 @@ struct Share {
   int64_t from, to;
 };
 inline Share share(int64_t n, int id, int size) { return {n * id / size, n * (id + 1) / size}; }
+// Rows in even tiles of at most so many.
+struct Tiles {
+  Share rows;
+  int64_t most;
+  int64_t count() const { return (rows.to - rows.from + most - 1) / most; }
+  int64_t from(int64_t k) const { return rows.from + (rows.to - rows.from) * k / count(); }
+  int64_t size(int64_t k) const { return from(k + 1) - from(k); }
+};
 
 // Products ---------------------------------------------------------------------------------------
 
@@ -341,48 +354,72 @@ inline void from_groups(const Plan& p, const float* in, float* out, Share rows) 
              4 * std::min<int64_t>(LANES, p.H - g * LANES));
 }
 
-// The tiles of one thread: what a narrow last group reads and writes goes through here.
+// The tiles of one thread, of one group of units or of all. Arrays of whole rows whose last group is
+// narrow are read and written through `side`.
 struct Tile {
-  alignas(64) float acc[MOST * MANY * LANES];
-  alignas(64) float side[MANY * 3][MOST * LANES];
-  int sides = 0;
+  float *acc, *side, *spill;
+  int64_t groups, across;  // `acc` has a group's numbers so many floats after the one before
+  int sides = 0, backs = 0;
   struct Back {
     float *from, *to;
-    int64_t ld;
+    int64_t ld, count;
   } back[MANY];
-  int backs = 0;
 
+  int64_t width() const { return groups * LANES; }
   void clear() { sides = backs = 0; }
-  // Rows of an array [., ld] at a group's units, to be read.
+  float* aside() { return side + sides++ * MOST * width(); }
+  // Rows of an array [., ld] from a group's units on, to be read.
   Stream read(const Plan& p, const float* array, int64_t ld, int64_t row, int64_t rows, int64_t g) {
-    float* at = (float*)array + row * ld + g * LANES;
-    const int64_t count = p.H - g * LANES;
-    if (count >= LANES) return {at, (long)ld};
-    float* side_ = side[sides++];
-    for (int64_t m = 0; m < rows; m++) copy_lanes(side_ + m * LANES, at + m * ld, count);
-    return {side_, LANES};
+    const float* at = array + row * ld + g * LANES;
+    const int64_t count = std::min(width(), p.H - g * LANES);
+    if (count == width()) return {(float*)at, (long)ld, LANES};
+    float* to = aside();
+    for (int64_t m = 0; m < rows; m++) {
+      memcpy(to + m * width(), at + m * ld, 4 * count);
+      memset(to + m * width() + count, 0, 4 * (width() - count));
+    }
+    return {to, (long)width(), LANES};
   }
   // The same, to be written; `finish` brings it there.
   Stream write(const Plan& p, float* array, int64_t ld, int64_t row, int64_t g) {
     float* at = array + row * ld + g * LANES;
-    if (p.H - g * LANES >= LANES) return {at, (long)ld};
-    float* side_ = side[sides++];
-    back[backs++] = {side_, at, ld};
-    return {side_, LANES};
+    const int64_t count = std::min(width(), p.H - g * LANES);
+    if (count == width()) return {at, (long)ld, LANES};
+    float* from = aside();
+    back[backs++] = {from, at, ld, count};
+    return {from, (long)width(), LANES};
   }
-  void finish(const Plan& p, int64_t rows, int64_t g) {
+  void finish(int64_t rows) {
     for (int k = 0; k < backs; k++)
       for (int64_t m = 0; m < rows; m++)
-        memcpy(back[k].to + m * back[k].ld, back[k].from + m * LANES, 4 * (p.H - g * LANES));
+        memcpy(back[k].to + m * back[k].ld, back[k].from + m * width(), 4 * back[k].count);
   }
   Stream note(const Plan& p, const Arrays& a, int k, int64_t t, int64_t row, int64_t rows,
               int64_t g) {
     const Note& n = p.note[k];
     const float* at = a.note[k] + t * n.t;
-    if (!n.u) return {(float*)at + row * n.b, (long)n.b};
+    if (!n.u) return {(float*)at + row * n.b, (long)n.b, 0};
     return read(p, at, n.b, row, rows, g);
   }
 };
+constexpr int SIDES = 8;  // besides the notes: what a step has of arrays of whole rows
+// Memory of a thread that goes group by group.
+struct Narrow {
+  alignas(64) float acc[MOST * MANY * LANES];
+  alignas(64) float side[(MANY + SIDES) * MOST * LANES];
+  Tile tile() { return {acc, side, nullptr, 1, 0}; }
+};
+// Memory of one that takes whole rows, of `wide` numbers a unit: the products of so many tiles are
+// made before any is gone on with, or each would bring all of the weights again.
+constexpr int SET = 4 * MOST;
+inline size_t whole_floats(const Plan& p, int64_t wide) {
+  return p.mixes ? p.groups() * LANES * (SET * wide + MOST * (p.notes + SIDES) + p.spilled) : 0;
+}
+inline Tile whole(const Plan& p, int64_t wide, float* base) {
+  const int64_t units = p.groups() * LANES;
+  float *side = base + SET * wide * units, *spill = side + MOST * (p.notes + SIDES) * units;
+  return {base, side, spill, p.groups(), 0};
+}
 
 // Forward ----------------------------------------------------------------------------------------
 
@@ -391,6 +428,7 @@ struct Forward {
   Arrays a;
   Cell cell;
   float *W, *R, *b, *first[MANY], *param, *fed;  // packed weights, carries by groups
+  float* rows_of;  // memory for whole rows
   bool by_units;
 
   size_t lay_out(float* base) {
@@ -402,6 +440,7 @@ struct Forward {
     param = s.take(G * p.params * LANES);
     for (int k = 0; k < p.carries; k++) first[k] = s.take(k == p.fed ? 0 : cells);
     fed = p.fed < 0 || p.same ? nullptr : s.take(p.keep ? 0 : 2 * p.B * p.H);
+    rows_of = s.take(p.threads * whole_floats(p, p.N));
     if (p.keep && base && !p.same)
       fed = a.kept + p.kept_cells() + (p.carries - 1) * p.kept_carry();
     return s.used;
@@ -418,23 +457,23 @@ struct Forward {
     const int slot = k - (p.fed >= 0 && k > p.fed);
     return a.kept + p.kept_cells() + slot * p.kept_carry() + t * p.groups() * p.B * LANES;
   }
-  void tile(Tile& s, int64_t t, int64_t g, int64_t row, int64_t rows) const {
+  // The pre-activations of some rows.
+  void products(float* acc, int64_t t, int64_t g, int64_t row, int64_t rows) const {
     const int64_t now = p.nth(t), ld = p.N * LANES;
-    start(s, now, g, row, rows);
+    start(acc, now, g, row, rows);
     const Kernels& k = kernels();
     if (p.inside && p.zs())
-      k.product[p.zs()][rows](s.acc, ld, a.x + (now * p.B + row) * p.D, p.D,
+      k.product[p.zs()][rows](acc, ld, a.x + (now * p.B + row) * p.D, p.D,
                               W + g * p.D * p.zs() * LANES, p.D);
     if (p.fed >= 0 && p.rs())
-      k.product[p.rs()][rows](s.acc + p.only_x * LANES, ld, carried(t - 1) + row * p.H, p.H,
+      k.product[p.rs()][rows](acc + p.only_x * LANES, ld, carried(t - 1) + row * p.H, p.H,
                               R + g * p.H * p.rs() * LANES, p.H);
-    point(s, t, g, row, rows);
   }
   // What the sums begin with: the bias, or what was projected before.
-  void start(Tile& s, int64_t now, int64_t g, int64_t row, int64_t rows) const {
+  void start(float* acc, int64_t now, int64_t g, int64_t row, int64_t rows) const {
     for (int64_t m = 0; m < rows; m++)
       for (int64_t j = 0; j < p.N; j++) {
-        float* to = s.acc + (m * p.N + j) * LANES;
+        float* to = acc + (m * p.N + j) * LANES;
         if (p.inside || p.of_z[j] < 0) {
           store(to, load(b + (g * p.N + j) * LANES));
           continue;
@@ -446,26 +485,27 @@ struct Forward {
   }
   void point(Tile& s, int64_t t, int64_t g, int64_t row, int64_t rows) const {
     const int64_t now = p.nth(t), at = (g * p.B + row) * LANES;
+    const long sums = p.N * LANES, kept = p.saved * LANES, group = p.B * LANES;
+    const long numbers = p.params * LANES;
     Stream list[MANY * 6], *next = list;
     s.clear();
-    for (int64_t j = 0; j < p.N; j++) *next++ = {s.acc + j * LANES, (long)(p.N * LANES)};
+    for (int64_t j = 0; j < p.N; j++) *next++ = {s.acc + j * LANES, sums, (long)s.across};
     for (int k = 0; k < p.carries; k++)
       *next++ = k == p.fed ? s.read(p, carried(t - 1), p.H, row, rows, g)
-                           : Stream{grouped(k, t - 1) + at, LANES};
-    for (int k = 0; k < p.params; k++) *next++ = {param + (g * p.params + k) * LANES, 0};
+                           : Stream{grouped(k, t - 1) + at, LANES, group};
+    for (int k = 0; k < p.params; k++) *next++ = {param + g * numbers + k * LANES, 0, numbers};
     for (int k = 0; k < p.notes; k++) *next++ = s.note(p, a, k, now, row, rows, g);
     for (int k = 0; k < p.carries; k++) {
-      if (k != p.fed) *next++ = {grouped(k, t) + at, LANES};
+      if (k != p.fed) *next++ = {grouped(k, t) + at, LANES, group};
       else if (!p.same) *next++ = s.write(p, carried(t), p.H, row, g);
-      else *next++ = {nullptr, 0};  // it is the output
+      else *next++ = {nullptr, 0, 0};  // it is the output
     }
     *next++ = s.write(p, a.y + now * p.B * p.H, p.H, row, g);
-    const int64_t wide = p.saved * LANES;
+    float* save = a.kept + t * p.groups() * p.B * kept + at * p.saved;
     if (p.keep)
-      for (int k = 0; k < p.saved; k++)
-        *next++ = {a.kept + ((t * p.groups() + g) * p.B + row) * wide + k * LANES, (long)wide};
-    (p.keep ? cell.keep : cell.plain)(rows, list);
-    s.finish(p, rows, g);
+      for (int k = 0; k < p.saved; k++) *next++ = {save + k * LANES, kept, p.B * kept};
+    (p.keep ? cell.keep : cell.plain)(rows, s.groups, p.last(), s.spill, list);
+    s.finish(rows);
   }
   void work(int id, Team& team) {
     const int64_t G = p.groups();
@@ -486,7 +526,7 @@ struct Forward {
     team.meet();
     const Share groups = by_units ? mine : Share{0, G};
     const Share rows = by_units ? Share{0, p.B} : share(p.B, id, team.size);
-    loop(groups, rows, team);
+    p.mixes ? loop_whole(rows, id) : loop(groups, rows, team);
     finish(rows, by_units ? id == 0 : true);
   }
   static void pack_params(const Plan& p, const float* in, float* out, Share groups) {
@@ -495,18 +535,37 @@ struct Forward {
         copy_lanes(out + (g * p.params + k) * LANES, in + k * p.H + g * LANES,
                    std::min<int64_t>(LANES, p.H - g * LANES));
   }
+  int64_t most() const { return tile_rows((int)std::max<int64_t>(1, std::max(p.zs(), p.rs()))); }
   void loop(Share groups, Share rows, Team& team) {
-    Tile s;
-    const int64_t most = tile_rows((int)std::max<int64_t>(1, std::max(p.zs(), p.rs())));
-    const int64_t count = rows.to - rows.from, blocks = (count + most - 1) / most;
+    Narrow room;
+    Tile s = room.tile();
+    const Tiles tiles{rows, most()};
     for (int64_t t = 0; t < p.T; t++) {
       for (int64_t g = groups.from; g < groups.to; g++)
-        for (int64_t k = 0; k < blocks; k++) {
-          const int64_t from = rows.from + count * k / blocks;
-          tile(s, t, g, from, rows.from + count * (k + 1) / blocks - from);
+        for (int64_t k = 0; k < tiles.count(); k++) {
+          products(s.acc, t, g, tiles.from(k), tiles.size(k));
+          point(s, t, g, tiles.from(k), tiles.size(k));
         }
       if (by_units) team.meet();
     }
+  }
+  void loop_whole(Share rows, int id) {
+    Tile s = whole(p, p.N, rows_of + id * whole_floats(p, p.N));
+    float* sums = s.acc;
+    for (int64_t t = 0; t < p.T; t++)
+      for (int64_t from = rows.from; from < rows.to; from += SET) {
+        const Tiles tiles{{from, std::min(from + SET, rows.to)}, most()};
+        const int64_t n = tiles.rows.to - from, wide = p.N * LANES;
+        s.across = n * wide;
+        for (int64_t g = 0; g < p.groups(); g++)
+          for (int64_t k = 0; k < tiles.count(); k++)
+            products(sums + (g * n + tiles.from(k) - from) * wide, t, g, tiles.from(k),
+                     tiles.size(k));
+        for (int64_t k = 0; k < tiles.count(); k++) {
+          s.acc = sums + (tiles.from(k) - from) * wide;
+          point(s, t, 0, tiles.from(k), tiles.size(k));
+        }
+      }
   }
   void finish(Share rows, bool mine) const {
     if (!mine) return;
@@ -526,6 +585,7 @@ struct Backward {
   Arrays a;
   Cell cell;
   float *RT, *WT, *dz, *dcarry[MANY], *first[MANY], *param, *dparam, *dW, *dR, *xs, *hs;
+  float* rows_of;  // memory for whole rows
   int64_t block;  // steps whose dz is kept at a time
   bool by_units;
   int most;  // members of the team at most
@@ -548,6 +608,7 @@ struct Backward {
     dR = s.take(p.fed >= 0 ? G * p.H * p.rs() * LANES : 0);
     xs = s.take(p.inside ? block * p.B * p.D : 0);
     hs = s.take(p.fed >= 0 ? block * p.B * p.H : 0);
+    rows_of = s.take(most * whole_floats(p, 4));
     return s.used;
   }
   const float* carried(int64_t t) const {
@@ -563,22 +624,25 @@ struct Backward {
   // One step's dz of two groups of units: `next` is that of the step after it, all [groups, B, N].
   void tile(Tile& s, int64_t t, const float* next, float* now, int64_t pair, int64_t row,
             int64_t rows, int id) const {
-    const int64_t G = p.groups(), wide = p.N * LANES;
-    if (p.fed >= 0) {
-      start(s, t, pair, row, rows);
-      if (t + 1 < p.T)
-        kernels().through[2][rows](s.acc, next + row * wide + p.only_x * LANES, wide, p.B * wide, G,
-                                   RT + pair * G * p.rs() * LANES * 2 * LANES, p.rs() * LANES);
-    }
-    for (int64_t j = 0; j < 2 && pair * 2 + j < G; j++)
-      point(s, t, now, pair * 2 + j, s.acc + j * LANES, row, rows, id);
+    if (p.fed >= 0) arrive(s.acc, t, next, pair, row, rows);
+    for (int64_t j = 0; j < 2 && pair * 2 + j < p.groups(); j++)
+      point(s, t, now, pair * 2 + j, {s.acc + j * LANES, 2 * LANES, 0}, row, rows, id);
   }
-  // The fed carry's cotangent but for what comes through R.
-  void start(Tile& s, int64_t t, int64_t pair, int64_t row, int64_t rows) const {
+  // The fed carry's cotangent of two groups, [rows, 2 vectors].
+  void arrive(float* acc, int64_t t, const float* next, int64_t pair, int64_t row,
+              int64_t rows) const {
+    const int64_t G = p.groups(), wide = p.N * LANES;
+    start(acc, t, pair, row, rows);
+    if (t + 1 < p.T)
+      kernels().through[2][rows](acc, next + row * wide + p.only_x * LANES, wide, p.B * wide, G,
+                                 RT + pair * G * p.rs() * LANES * 2 * LANES, p.rs() * LANES);
+  }
+  // What of it does not come through R.
+  void start(float* acc, int64_t t, int64_t pair, int64_t row, int64_t rows) const {
     const float* last = t + 1 == p.T ? a.dlast[p.fed] : nullptr;
     for (int64_t m = 0; m < rows; m++)
       for (int64_t j = 0; j < 2; j++) {
-        float* to = s.acc + (m * 2 + j) * LANES;
+        float* to = acc + (m * 2 + j) * LANES;
         const int64_t g = pair * 2 + j, count = std::min<int64_t>(LANES, p.H - g * LANES);
         if (last) copy_lanes(to, last + (row + m) * p.H + g * LANES, std::max<int64_t>(count, 0));
         else if (g < p.groups() && p.straight[p.fed])
@@ -586,32 +650,33 @@ struct Backward {
         else store(to, all(0));
       }
   }
-  void point(Tile& s, int64_t t, float* now, int64_t g, float* arrived, int64_t row, int64_t rows,
+  void point(Tile& s, int64_t t, float* now, int64_t g, Stream arrived, int64_t row, int64_t rows,
              int id) const {
-    const int64_t at = (g * p.B + row) * LANES, wide = p.N * LANES, kept = p.saved * LANES;
-    const int64_t time = p.nth(t);
+    const int64_t at = (g * p.B + row) * LANES, time = p.nth(t);
+    const long wide = p.N * LANES, kept = p.saved * LANES, group = p.B * LANES;
+    const long numbers = p.params * LANES;
     Stream list[MANY * 6], *next = list;
     s.clear();
-    for (int k = 0; k < p.saved; k++)
-      *next++ = {a.kept + ((t * p.groups() + g) * p.B + row) * kept + k * LANES, (long)kept};
+    float* saved = a.kept + t * p.groups() * p.B * kept + at * p.saved;
+    for (int k = 0; k < p.saved; k++) *next++ = {saved + k * LANES, kept, p.B * kept};
     for (int k = 0; k < p.carries; k++)
       *next++ = k == p.fed ? s.read(p, carried(t - 1), p.H, row, rows, g)
-                           : Stream{(float*)grouped(k, t - 1) + at, LANES};
-    for (int k = 0; k < p.params; k++) *next++ = {param + (g * p.params + k) * LANES, 0};
+                           : Stream{(float*)grouped(k, t - 1) + at, LANES, group};
+    for (int k = 0; k < p.params; k++) *next++ = {param + g * numbers + k * LANES, 0, numbers};
     for (int k = 0; k < p.notes; k++) *next++ = s.note(p, a, k, time, row, rows, g);
     for (int k = 0; k < p.carries; k++)
-      *next++ = k == p.fed ? Stream{arrived, 2 * LANES} : Stream{dcarry[k] + at, LANES};
+      *next++ = k == p.fed ? arrived : Stream{dcarry[k] + at, LANES, group};
     *next++ = s.read(p, a.dy + time * p.B * p.H, p.H, row, rows, g);
-    float* z = now + (g * p.B + row) * wide;
-    for (int64_t j = 0; j < p.N; j++) *next++ = {z + j * LANES, (long)wide};
+    float* z = now + at * p.N;
+    for (int64_t j = 0; j < p.N; j++) *next++ = {z + j * LANES, wide, p.B * wide};
     for (int k = 0; k < p.carries; k++)
-      *next++ = dcarry[k] ? Stream{dcarry[k] + at, LANES} : Stream{nullptr, 0};
+      *next++ = dcarry[k] ? Stream{dcarry[k] + at, LANES, group} : Stream{nullptr, 0, 0};
     for (int k = 0; k < p.params; k++)
-      *next++ = {dparam + ((id * p.groups() + g) * p.params + k) * LANES, 0};
-    cell.back(rows, list);
-    if (p.H - g * LANES < LANES)  // no unit: whatever the cell made of it must not go on
-      for (int64_t m = 0; m < rows * p.N; m++)
-        copy_lanes(z + m * LANES, z + m * LANES, p.H - g * LANES);
+      *next++ = {dparam + (id * p.groups() + g) * numbers + k * LANES, 0, numbers};
+    cell.back(rows, s.groups, p.last(), s.spill, list);
+    if (g + s.groups < p.groups() || p.last() == LANES) return;
+    z += (s.groups - 1) * p.B * wide;  // no unit: whatever the cell made of it must not go on
+    for (int64_t m = 0; m < rows * p.N; m++) copy_lanes(z + m * LANES, z + m * LANES, p.last());
   }
   void prepare(int id, Team& team) {
     const int64_t G = p.groups(), pairs = (G + 1) / 2;
@@ -655,19 +720,38 @@ struct Backward {
     parameters(id, team);
   }
   void loop(int64_t lo, int64_t hi, Share units, Share rows, int id, Team& team) {
-    Tile s;
+    Narrow room;
+    Tile s = p.mixes ? whole(p, 4, rows_of + id * whole_floats(p, 4)) : room.tile();
     const int64_t size = p.groups() * p.B * p.N * LANES;
-    const int64_t count = rows.to - rows.from, blocks = (count + BACK - 1) / BACK;
+    const Tiles tiles{rows, BACK};
     for (int64_t t = hi - 1; t >= lo; t--) {
       float* now = dz + (t - lo) * size;
       const float* next = t == hi - 1 ? dz + block * size : now + size;
-      for (int64_t u = units.from; u < units.to; u++)
-        for (int64_t k = 0; k < blocks; k++) {
-          const int64_t from = rows.from + count * k / blocks;
-          tile(s, t, next, now, u, from, rows.from + count * (k + 1) / blocks - from, id);
-        }
+      for (int64_t from = rows.from; p.mixes && from < rows.to; from += SET)
+        set(s, t, next, now, {{from, std::min(from + SET, rows.to)}, BACK}, id);
+      for (int64_t u = units.from; !p.mixes && u < units.to; u++)
+        for (int64_t k = 0; k < tiles.count(); k++)
+          tile(s, t, next, now, u, tiles.from(k), tiles.size(k), id);
       if (by_units) team.meet();
     }
+  }
+  // One step's dz of all groups of some tiles.
+  void set(Tile& s, int64_t t, const float* next, float* now, const Tiles& tiles, int id) const {
+    const int64_t pairs = (p.groups() + 1) / 2, n = tiles.rows.to - tiles.rows.from;
+    for (int64_t pair = 0; pair < pairs && p.fed >= 0; pair++)
+      for (int64_t k = 0; k < tiles.count(); k++)
+        arrive(s.acc + (pair * n + tiles.from(k) - tiles.rows.from) * 2 * LANES, t, next, pair,
+               tiles.from(k), tiles.size(k));
+    // [pairs, rows, 2] to [rows, pairs, 2]: a stream has one distance from group to group
+    float* arrived = s.acc + pairs * n * 2 * LANES;
+    for (int64_t m = 0; m < n && p.fed >= 0; m++)
+      for (int64_t pair = 0; pair < pairs; pair++)
+        memcpy(arrived + (m * pairs + pair) * 2 * LANES, s.acc + (pair * n + m) * 2 * LANES,
+               8 * LANES);
+    const long row = pairs * 2 * LANES;
+    for (int64_t k = 0; k < tiles.count(); k++)
+      point(s, t, now, 0, {arrived + (tiles.from(k) - tiles.rows.from) * row, row, LANES},
+            tiles.from(k), tiles.size(k), id);
   }
   // dW, db and dR of a block of steps, summed up in panels.
   void weights(int64_t lo, int64_t hi, Share groups) const {
@@ -799,7 +883,7 @@ inline Scratch& scratch() {
 // Whether members share the units of a step, meeting after each, or the rows of the batch.
 inline bool split_units(const Plan& p, int64_t inputs) {
   const int64_t weights = 4 * p.N * p.H * (p.H + inputs);
-  return p.threads > 1 && p.groups() >= 2 * p.threads && (weights > 1500000 || p.B < 2 * p.threads);
+  return p.threads > 1 && !p.mixes && p.groups() >= 2 * p.threads && (weights > 1500000 || p.B < 2 * p.threads);
 }
 template <class Pass>
 void member(void* pass, int id, Team& team) {

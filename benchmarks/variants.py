@@ -21,6 +21,10 @@ from lstm_jax.model import catalogue
 
 STANDARD = "cell/lstm"
 DRAWN = ("zoneout", "variational_dropout", "recurrent_dropout", "weight_drop")
+MASKED, TWO = (
+    "cell/lstm +lengths",
+    "cell/lstm +layer",
+)  # sequences of all lengths; one after the other
 # the places of activations, and what the standard cell has there
 PLACES = {"gate_activation": "sigmoid", "candidate_activation": "tanh", "output_activation": "tanh"}
 LIMIT = 1.15  # what a row may cost over the standard cell, its FLOPs counted
@@ -30,7 +34,7 @@ def names() -> list[str]:
     """All rows, the standard cell first."""
     found = [f"{entry.kind}/{entry.name}" for entry in catalogue.entries()]
     found += [f"transform/{name} +key" for name in DRAWN]
-    found += ["lstm peepholes=learned"]
+    found += [MASKED, TWO, "lstm peepholes=learned"]
     for place, own in PLACES.items():
         found += [f"lstm {place}={name}" for name in ACTIVATIONS if name not in (own, "one")]
     return found
@@ -51,13 +55,16 @@ def layer(name: str, size: Shape, engine: str = "auto") -> Layer:
     """A row with the size's units; outputs that are narrower are filled up with zeros."""
     catalogue.HIDDEN = size.H
     cell, key = cell_of(name), jax.random.key(1) if name.endswith("+key") else None
+    lengths = 1 + jnp.arange(size.B) * size.T // size.B if name == MASKED else None
     blank = jnp.zeros((1, 1, size.D))
     width = jax.eval_shape(
         lambda key: lstm_jax.unroll(cell, cell.init(key, size.D), blank)[1], jax.random.key(0)
     ).shape[-1]
 
     def apply(params: Any, xs: Any) -> Any:
-        ys = lstm_jax.unroll(cell, params, xs, key=key, engine=engine)[1]
+        ys = lstm_jax.unroll(cell, params, xs, key=key, lengths=lengths, engine=engine)[1]
+        if name == TWO:
+            ys = lstm_jax.unroll(cell, params, ys, engine=engine)[1]
         return jnp.pad(ys, ((0, 0), (0, 0), (0, size.H - width)))
 
     return Layer(apply, lambda weights, shift=1.0: cell.init(jax.random.key(0), size.D))
@@ -65,7 +72,8 @@ def layer(name: str, size: Shape, engine: str = "auto") -> Layer:
 
 def relative_flops(name: str) -> float:
     """Forward FLOPs of a step over the standard cell's, D = H."""
-    return catalogue.step_flops(cell_of(name)) / catalogue.step_flops(cell_of(STANDARD))
+    layers = 2 if name == TWO else 1
+    return layers * catalogue.step_flops(cell_of(name)) / catalogue.step_flops(cell_of(STANDARD))
 
 
 def table(found: list[Result]) -> tuple[list[str], str]:

@@ -106,6 +106,8 @@ def hello(ready: dict, torch: bool) -> dict:
         return {"torch": library.__version__, "threads": library.get_num_threads(), "on": device}
     import jax
 
+    import lstm_jax  # noqa: F401  as in any program: imported before JAX computes
+
     devices = jax.devices()
     told = {"jax": jax.__version__, "devices": len(devices), "platform": devices[0].platform}
     return told | {"on": devices[0].device_kind, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}

@@ -9,6 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lstm_jax.errors import UsageError
+from lstm_jax.malloc import keep_freed
+
+keep_freed()
 
 if TYPE_CHECKING:
     from lstm_jax import cells as cells

@@ -26,7 +26,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax import plugins
 from lstm_jax.errors import UsageError
-from lstm_jax.malloc import keep_freed
 from lstm_jax.ops import cores
 
 TIME_MAJOR = ("inputs", "mask", "resets")
@@ -49,7 +48,6 @@ def configure_cpu_devices(num_devices: int = -1) -> None:
     XLA runs the pointwise part of a time loop on one thread per device, so on a CPU this is where
     most of a speed-up comes from. `JAX_NUM_CPU_DEVICES` in the environment wins.
     """
-    keep_freed()
     if "JAX_NUM_CPU_DEVICES" in os.environ:
         return
     wanted = cores() if num_devices < 1 else num_devices

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import jax
 
 from lstm_jax import plugins
-from lstm_jax.malloc import keep_freed
 
 SWITCH = "LSTM_JAX_NATIVE"  # 0 turns the engine off
 SECONDS = 120  # that a compiler gets
@@ -121,7 +120,6 @@ def folder() -> Path:
 @functools.cache
 def core() -> ctypes.CDLL:
     """The custom calls, registered with XLA; compiled at most once a machine."""
-    keep_freed()
     texts = [(HERE / name).read_text() for name in ("calls.cc", "sequence.h", "lanes.h")]
     flags = ("-std=c++17", f"-I{HERE}", f"-I{jax.ffi.include_dir()}", "-x", "c++")
     library = ctypes.CDLL(str(compiled("core", texts, HERE / "calls.cc", flags)))

@@ -21,7 +21,7 @@ from lstm_jax.core import Array
 from lstm_jax.engines.meshes import zeros
 from lstm_jax.engines.native import build
 from lstm_jax.engines.native.design import Design
-from lstm_jax.engines.native.emit import Function, function
+from lstm_jax.engines.native.emit import Function, Place, function
 from lstm_jax.ops import cores
 
 ROWS = 512  # examples x steps whose cotangents are kept in the cache going back
@@ -444,31 +444,34 @@ def _sum_to(array: Array, shape: tuple) -> Array:
 
 
 def code(design: Design) -> Function:
-    """The cell as C: one step of a tile with residuals and without, and the way back."""
-    carries, params, notes = len(design.carry), len(design.params), len(design.notes)
-    inputs: list[Any] = [("carry", k) for k in range(carries)]
-    inputs += [("param", k) for k in range(params)] + [("note", k) for k in range(notes)]
+    """The cell as C: one step of a tile with residuals and without, and the way back.
+
+    Streams as sequence.h lists them; pre-activations, parameters and what is kept are one each.
+    """
+    carries, notes = len(design.carry), len(design.notes)
     alike = [("note", k) for k in range(notes) if design.alike[k]]
-    ahead = [("a", j) for j in range(len(design.of_z))] + inputs
-    at = len(ahead)
-    stores = [(at + k, node) for k, node in enumerate(design.carry)
+    inputs = {("carry", k): Place(1 + k) for k in range(carries)}
+    inputs |= {("param", k): Place(1 + carries, k) for k in range(len(design.params))}
+    inputs |= {("note", k): Place(2 + carries + k) for k in range(notes)}
+    at = 2 + carries + notes
+    ahead = inputs | {("a", j): Place(0, j) for j in range(len(design.of_z))}
+    stores = [(Place(at + k), node) for k, node in enumerate(design.carry)
               if not (k == design.fed and design.same)]  # fmt: skip
-    stores.append((at + carries, design.y))
-    kept = [(at + carries + 1 + k, node) for k, node in enumerate(design.kept)]
-    back: list[Any] = [("kept", k) for k in range(len(design.kept))] + inputs
-    back += [("dcarry", k) for k in range(carries)] + [("dy",)]
-    at = len(back) + len(design.da)
-    out = [(at + k, node) for k, node in enumerate(design.dcarry)
-           if k != design.fed or design.straight[k]]  # fmt: skip
-    down = len(out)
-    out += [(len(back) + k, node) for k, node in enumerate(design.da)]
-    sums = [(at + carries + k, node) for k, node in enumerate(design.dparam)]
+    stores.append((Place(at + carries), design.y))
+    kept = [(Place(at + carries + 1, k), node) for k, node in enumerate(design.kept)]
+    back = inputs | {("kept", k): Place(0, k) for k in range(len(design.kept))}
+    back |= {("dcarry", k): Place(at + k) for k in range(carries)} | {("dy",): Place(at + carries)}
+    at += carries + 1
+    down = [(Place(at + 1 + k), node) for k, node in enumerate(design.dcarry)
+            if k != design.fed or design.straight[k]]  # fmt: skip
+    da = [(Place(at, k), node) for k, node in enumerate(design.da)]
+    sums = [(Place(at + 1 + carries, k), node) for k, node in enumerate(design.dparam)]
     # The carries go where those before them lie.
-    over = len(stores) - 1
+    late = len(stores) - 1
     made = [
-        function("keep", design.forward, ahead, [*stores, *kept], alike=alike, late=over),
-        function("plain", design.forward, ahead, stores, alike=alike, late=over),
-        function("back", design.backward, back, out, sums, alike=alike, late=down),
+        function("keep", design.forward, ahead, [*stores, *kept], alike=alike, late=late),
+        function("plain", design.forward, ahead, stores, alike=alike, late=late),
+        function("back", design.backward, back, [*down, *da], sums, alike, late=len(down)),
     ]
     text = "\n".join(['#include "lanes.h"\n', *(one.text for one in made)])
     return Function(text, max(one.spilled for one in made))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -47,6 +47,17 @@ CHEAP = {"add", "sub", "mul", "neg"}
 AGAIN = 3  # so many cheap operations are sooner done again than brought from memory
 
 
+class Place(NamedTuple):
+    """Where a vector lies: in which stream, and how many vectors behind its first."""
+
+    stream: int
+    behind: int = 0
+
+    def at(self, pointer: str) -> str:
+        where = pointer.format(self.stream)
+        return f"{where} + {self.behind} * LANES" if self.behind else where
+
+
 class Function(NamedTuple):
     """C of `void name(long rows, long groups, long last, float* spill, const Stream* s)`.
 
@@ -60,20 +71,20 @@ class Function(NamedTuple):
 def function(
     name: str,
     graph: Graph,
-    streams: Sequence[Key],
-    stores: Sequence[tuple[int, int]],
-    sums: Sequence[tuple[int, int]] = (),
+    inputs: dict[Key, Place],
+    stores: Sequence[tuple[Place, int]],
+    sums: Sequence[tuple[Place, int]] = (),
     alike: Sequence[Key] = (),
     late: int = 0,
 ) -> Function:
     """For every row, nodes from streams into streams.
 
-    `streams` are the keys of the inputs, by place; `stores` (place, node) are written, the first
-    `late` of them where inputs may lie, `sums` are added up over the rows. Inputs `alike` hold one
-    number for all units. Where the graph sums over units, a row is gone over once for what comes
-    before a sum and once for what comes after, all its groups each time.
+    `stores` (place, node) are written, the first `late` of them where inputs may lie, `sums` are
+    added up over the rows. Inputs `alike` hold one number for all units. Where the graph sums over
+    units, a row is gone over once for what comes before a sum and once for what comes after, all
+    its groups each time.
     """
-    passes = _Passes(graph, {key: n for n, key in enumerate(streams)}, frozenset(alike))
+    passes = _Passes(graph, inputs, frozenset(alike))
     outputs = [node for _, node in (*stores, *sums)]
     passes.read(outputs)
     if passes.count == 1:
@@ -87,8 +98,8 @@ def function(
 class _Passes:
     """A graph by passes over the groups of a row; sums over units are known after a pass."""
 
-    def __init__(self, graph: Graph, place: dict[Key, int], alike: frozenset[Key]) -> None:
-        self.graph, self.place, self.alike = graph, place, alike
+    def __init__(self, graph: Graph, inputs: dict[Key, Place], alike: frozenset[Key]) -> None:
+        self.graph, self.inputs, self.alike = graph, inputs, alike
 
     def read(self, outputs: Sequence[int]) -> None:
         """The pass of every node, and whether it is the same for all units."""
@@ -119,27 +130,26 @@ class _Passes:
             if still:
                 fixed.add(n)
             (before if still else within).append(self.line(n, "s[{}].at" if still else "p{}"))
-        within += [f"store(p{k}, n{n});" for k, n in stores]
-        within += [f"sum{k} = sum{k} + n{n};" for k, n in sums]
-        moving = {self.stream(n) for n in self.nodes if n not in fixed} | {k for k, _ in stores}
-        before += [f"V sum{k} = load(s[{k}].at);" for k, _ in sums]
-        before += [
-            f"float* p{k} = s[{k}].at; const long d{k} = s[{k}].step;" for k in moving - {-1}
-        ]
-        within += [f"p{k} += d{k};" for k in moving - {-1}]
-        after = [f"store(s[{k}].at, sum{k});" for k, _ in sums]
+        within += [f"store({place.at('p{}')}, n{n});" for place, n in stores]
+        within += [f"sum{n} = sum{n} + n{n};" for _, n in sums]
+        moving = self.streams(n for n in self.nodes if n not in fixed)
+        moving = sorted(moving | {place.stream for place, _ in stores})
+        before += [f"V sum{n} = load({place.at('s[{}].at')});" for place, n in sums]
+        before += [f"float* p{k} = s[{k}].at; const long d{k} = s[{k}].step;" for k in moving]
+        within += [f"p{k} += d{k};" for k in moving]
+        after = [f"store({place.at('s[{}].at')}, sum{n});" for place, n in sums]
         return [*before, "for (long r = 0; r < rows; r++) {", *_inner(within), "}", *after]
 
-    def stream(self, n: int) -> int:
-        """The place of an input's stream; -1 for other nodes."""
-        operation, *rest = self.graph.nodes[n]
-        return self.place[rest[0]] if operation == "input" else -1
+    def streams(self, nodes: Iterable[int]) -> set[int]:
+        """The streams of the inputs among these nodes."""
+        found = (self.graph.nodes[n] for n in nodes)
+        return {self.inputs[rest[0]].stream for operation, *rest in found if operation == "input"}
 
     def line(self, n: int, at: str) -> str:
         """The definition of a node; `at`: how an input's stream is read, by its place."""
         operation, *rest = self.graph.nodes[n]
         if operation == "input":
-            where = at.format(self.stream(n))
+            where = self.inputs[rest[0]].at(at)
             text = f"all(*({where}))" if rest[0] in self.alike else f"load({where})"
         elif operation == "constant":
             text = f"all({literal(rest[0])})"
@@ -153,13 +163,14 @@ class _Passes:
         last = self.count - 1
         self.aims: list[list[int]] = [[] for _ in range(self.count)]
         writes: list[list[tuple[int, str]]] = [[] for _ in range(self.count)]
-        for order, (k, n) in enumerate(stores):
+        for order, (place, n) in enumerate(stores):
             at = last if order < late else self.level[n]
             self.aims[at].append(n)
-            writes[at].append((k, f"store(p{k}, n{n});"))
-        for k, n in sums:
+            writes[at].append((place.stream, f"store({place.at('p{}')}, n{n});"))
+        for place, n in sums:
             self.aims[self.level[n]].append(n)
-            writes[self.level[n]].append((k, f"store(p{k}, load(p{k}) + n{n});"))
+            where = place.at("p{}")
+            writes[self.level[n]].append((place.stream, f"store({where}, load({where}) + n{n});"))
         for n in self.summed():
             (of,) = self.graph.operands(n)
             self.aims[self.level[n] - 1].append(of)
@@ -180,7 +191,7 @@ class _Passes:
         own = [n for n in self.spilled if self.level[n] == k]
         nodes = sorted(self.reached([*self.aims[k], *own], k))
         old = [n for n in nodes if n in self.spilled and self.level[n] < k]
-        streams = {self.stream(n) for n in nodes} | {k for k, _ in writes}
+        streams = self.streams(nodes) | {k for k, _ in writes}
         moved = [(f"p{s}", f"s[{s}].at + r * s[{s}].step", f"s[{s}].across")
                  for s in sorted(streams - {-1})]  # fmt: skip
         moved += [(f"q{n}", f"spill + {self.spilled[n]} * groups * LANES", "LANES")

@@ -487,13 +487,13 @@ struct Forward {
     const int64_t now = p.nth(t), at = (g * p.B + row) * LANES;
     const long sums = p.N * LANES, kept = p.saved * LANES, group = p.B * LANES;
     const long numbers = p.params * LANES;
-    Stream list[MANY * 6], *next = list;
+    Stream list[MANY * 4], *next = list;
     s.clear();
-    for (int64_t j = 0; j < p.N; j++) *next++ = {s.acc + j * LANES, sums, (long)s.across};
+    *next++ = {s.acc, sums, (long)s.across};
     for (int k = 0; k < p.carries; k++)
       *next++ = k == p.fed ? s.read(p, carried(t - 1), p.H, row, rows, g)
                            : Stream{grouped(k, t - 1) + at, LANES, group};
-    for (int k = 0; k < p.params; k++) *next++ = {param + g * numbers + k * LANES, 0, numbers};
+    *next++ = {param + g * numbers, 0, numbers};
     for (int k = 0; k < p.notes; k++) *next++ = s.note(p, a, k, now, row, rows, g);
     for (int k = 0; k < p.carries; k++) {
       if (k != p.fed) *next++ = {grouped(k, t) + at, LANES, group};
@@ -501,9 +501,7 @@ struct Forward {
       else *next++ = {nullptr, 0, 0};  // it is the output
     }
     *next++ = s.write(p, a.y + now * p.B * p.H, p.H, row, g);
-    float* save = a.kept + t * p.groups() * p.B * kept + at * p.saved;
-    if (p.keep)
-      for (int k = 0; k < p.saved; k++) *next++ = {save + k * LANES, kept, p.B * kept};
+    *next++ = {a.kept + t * p.groups() * p.B * kept + at * p.saved, kept, p.B * kept};
     (p.keep ? cell.keep : cell.plain)(rows, s.groups, p.last(), s.spill, list);
     s.finish(rows);
   }
@@ -655,24 +653,22 @@ struct Backward {
     const int64_t at = (g * p.B + row) * LANES, time = p.nth(t);
     const long wide = p.N * LANES, kept = p.saved * LANES, group = p.B * LANES;
     const long numbers = p.params * LANES;
-    Stream list[MANY * 6], *next = list;
+    Stream list[MANY * 4], *next = list;
     s.clear();
-    float* saved = a.kept + t * p.groups() * p.B * kept + at * p.saved;
-    for (int k = 0; k < p.saved; k++) *next++ = {saved + k * LANES, kept, p.B * kept};
+    *next++ = {a.kept + t * p.groups() * p.B * kept + at * p.saved, kept, p.B * kept};
     for (int k = 0; k < p.carries; k++)
       *next++ = k == p.fed ? s.read(p, carried(t - 1), p.H, row, rows, g)
                            : Stream{(float*)grouped(k, t - 1) + at, LANES, group};
-    for (int k = 0; k < p.params; k++) *next++ = {param + g * numbers + k * LANES, 0, numbers};
+    *next++ = {param + g * numbers, 0, numbers};
     for (int k = 0; k < p.notes; k++) *next++ = s.note(p, a, k, time, row, rows, g);
     for (int k = 0; k < p.carries; k++)
       *next++ = k == p.fed ? arrived : Stream{dcarry[k] + at, LANES, group};
     *next++ = s.read(p, a.dy + time * p.B * p.H, p.H, row, rows, g);
     float* z = now + at * p.N;
-    for (int64_t j = 0; j < p.N; j++) *next++ = {z + j * LANES, wide, p.B * wide};
+    *next++ = {z, wide, p.B * wide};
     for (int k = 0; k < p.carries; k++)
       *next++ = dcarry[k] ? Stream{dcarry[k] + at, LANES, group} : Stream{nullptr, 0, 0};
-    for (int k = 0; k < p.params; k++)
-      *next++ = {dparam + (id * p.groups() + g) * numbers + k * LANES, 0, numbers};
+    *next++ = {dparam + (id * p.groups() + g) * numbers, 0, numbers};
     cell.back(rows, s.groups, p.last(), s.spill, list);
     if (g + s.groups < p.groups() || p.last() == LANES) return;
     z += (s.groups - 1) * p.B * wide;  // no unit: whatever the cell made of it must not go on

@@ -312,6 +312,7 @@ def test_a_mistake_is_one_message_and_creates_nothing(argv, words, tmp_path, mon
         (["predict", "--workdir=.", "--horizon=x"], ["horizon"]),
         (["predict", "--workdir=.", "--temperature=-1"], ["--temperature"]),
         (["predict", "--workdir=.", "--csv=no.csv"], ["no.csv"]),
+        (["predict", "--workdir=.", "--future=no.csv"], ["--future: no file"]),
     ],
 )
 def test_a_mistake_ends_with_code_2_and_says_what_to_do(argv, words, tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 lstm-jax predict --workdir=runs/airline --horizon=24
 lstm-jax predict --workdir=runs/airline --refit            trained once more, on every row
 lstm-jax predict --workdir=runs/airline --csv=other.csv --out=/tmp/forecast
+lstm-jax predict --workdir=runs/sales --future=promotions.csv   what is known of the days to come
 lstm-jax predict --workdir=runs/chars --prompt="KING:" --length=500 --temperature=0.8
 """
 
@@ -26,6 +27,7 @@ FLAGS = (
     Flag(
         "csv", "", "another file to predict from, with the columns of the training file", path=True
     ),
+    Flag("future", "", "a file of task.known_future's columns, a row for each step", path=True),
     Flag(
         "refit", False, "first train again on every row, for as many steps as made the best model"
     ),
@@ -66,8 +68,10 @@ def check(flags: SimpleNamespace) -> None:
             raise UsageError(f"--{name}={getattr(flags, name)}: expected at least 0")
     if not 0 <= flags.temperature < 1e6:
         raise UsageError(f"--temperature={flags.temperature}: expected 0 or more")
-    if flags.csv and not Path(flags.csv).is_file():
-        raise UsageError(f"--csv: no file {flags.csv!r}")
+    for name in ("csv", "future"):
+        given = getattr(flags, name)
+        if given and not Path(given).is_file():
+            raise UsageError(f"--{name}: no file {given!r}")
 
 
 def opened(workdir: Path, flags: SimpleNamespace) -> saved.Run:

@@ -10,8 +10,9 @@ import pandas as pd
 
 from lstm_jax.errors import UsageError
 from lstm_jax.tasks.forecast import baselines, dates, intervals, scores, windows
-from lstm_jax.tasks.forecast.series import Series
+from lstm_jax.tasks.forecast.series import Series, known_names, of_known
 
+SEE_AHEAD = ("sequence",)  # strategies that are told of the rows which they forecast
 SIZES = (16, 256, 2048)  # windows that the network is asked about at once: programs compiled
 
 
@@ -231,8 +232,14 @@ def histories(frame: Frame, rows: np.ndarray) -> Histories:
     short = series._replace(
         values=series.values[index.ravel()], index=stamps, rows=series.rows[index.ravel()],
         ids=tuple(map(str, rows)), starts=tuple(range(0, index.size, needed)),
+        future=tuple(known_after(series, row, frame.task.horizon) for row in rows),
     )  # fmt: skip
     return Histories(short, frame.data["series"][rows])
+
+
+def known_after(series: Series, row: int, count: int) -> np.ndarray:
+    """[count, D - 1] the features of the rows after `row`, NaN in those that nobody knows ahead."""
+    return of_known(series.values[row + 1 : row + 1 + count, 1:], series.names[1:], series.known)
 
 
 def recursive(forward: Callable, frame: Frame, past: Histories, num_steps: int) -> np.ndarray:
@@ -269,26 +276,56 @@ def check_future(series: Series, task: Any, num_steps: int) -> None:
             f"further it would need the future of {', '.join(unknown)}; ask for at most "
             f"{windows.steps(task)}, or train with --config.task.horizon={num_steps}"
         )
+    known, rows = known_names(series, task), known_rows(series)
+    ahead = windows.steps(task)
+    needed = num_steps if task.strategy in SEE_AHEAD else ahead * (-(-num_steps // ahead) - 1)
+    if known and rows < needed:
+        most = rows if task.strategy in SEE_AHEAD else ahead + rows // ahead * ahead
+        raise UsageError(
+            f"{series.source}: {num_steps} steps need {', '.join(known)} in {needed} rows after "
+            f"{series.moment(len(series.values) - 1)}, and it is known in {rows}; add rows without "
+            f"a target below the others, or give --future=FILE{f', or ask for {most}' * (most > 0)}"
+        )
+
+
+def known_rows(series: Series) -> int:
+    """Rows after the end of every series in which the features known ahead are given."""
+    return min(map(len, series.future), default=0)
+
+
+def default_steps(series: Series, task: Any) -> int:
+    """Two seasons of a series alone, else the horizon, or as far as its features are known."""
+    free = all(name in series.known for name in series.names[1:])
+    rows = known_rows(series)
+    if not known_names(series, task):
+        return max(2 * task.period, task.horizon) if free else task.horizon
+    if task.strategy in SEE_AHEAD:
+        return (rows if free else min(rows, task.horizon)) or task.horizon
+    return max(rows, task.horizon) if free else task.horizon
 
 
 def extended(series: Series, count: int) -> Series:
-    """`count` more rows below each series, empty but for the calendar."""
+    """`count` more rows below each series, empty but for the calendar and what is known ahead."""
     parts, stamps = [], []
-    for start, stop in series.spans:
+    future = series.future or (np.empty((0, len(series.names) - 1)),) * len(series.ids)
+    for (start, stop), ahead in zip(series.spans, future, strict=True):
         later = np.full((count, series.values.shape[1]), np.nan)
+        later[: len(ahead), 1:] = ahead[:count]
         if series.index is not None:
             index = series.index[start:stop]
             after = dates.after(index, series.freq, count)
             stamps.append(index.append(after))
-            later[:, 1:] = dates.calendar(after, series.names[1:])
+            calendar = dates.calendar(after, series.names[1:])
+            later[:, 1:] = np.where(np.isnan(calendar), later[:, 1:], calendar)
         parts.append(np.concatenate([series.values[start:stop], later]))
     sizes = [len(part) for part in parts]
     index = stamps[0].append(stamps[1:]) if stamps else None
     starts = tuple(np.cumsum([0, *sizes])[:-1].tolist())
     values = np.concatenate(parts)
     return series._replace(
-        values=values, index=index, rows=np.zeros(len(values), int), starts=starts
-    )
+        values=values, index=index, rows=np.zeros(len(values), int), starts=starts,
+        future=tuple(ahead[count:] for ahead in future),
+    )  # fmt: skip
 
 
 def with_values(series: Series, found: np.ndarray) -> Series:

@@ -15,6 +15,7 @@ from lstm_jax.errors import UsageError
 from lstm_jax.tasks.forecast import dates, figures, intervals, scores, windows
 from lstm_jax.tasks.forecast import frame as frames
 from lstm_jax.tasks.forecast.frame import Frame
+from lstm_jax.tasks.forecast.series import read_future
 
 CHUNK = 4096  # windows whose transforms are computed at once
 
@@ -157,16 +158,17 @@ def predict(
 ) -> list[Path]:
     """Forecasts beyond the end of the series (or of options.csv), and of the test part.
 
-    options.horizon steps, or where it is 0: two seasons of a series alone, else the horizon.
+    options.horizon steps, or where it is 0: `frame.default_steps`; options.future names a file of
+    the features that are known ahead.
     """
     csv_file = getattr(options, "csv", "") or ""
     series = load(frame.task, csv_file) if csv_file else frame.series
     if series.names != frame.series.names:
         raise UsageError(f"{csv_file}: columns {series.names}, expected {frame.series.names}")
     which = which_series(series, frame.series, csv_file)
-    free = all(name in series.known for name in series.names[1:])
-    default = max(2 * frame.task.period, frame.task.horizon) if free else frame.task.horizon
-    num_steps = getattr(options, "horizon", 0) or default
+    if future := getattr(options, "future", ""):
+        series = read_future(future, frame.task, series)
+    num_steps = getattr(options, "horizon", 0) or frames.default_steps(series, frame.task)
     if num_steps < 1:
         raise UsageError(f"horizon {num_steps}: expected a positive whole number")
     past = frames.Histories(series, which)

@@ -32,6 +32,8 @@ class Series(NamedTuple):
     said: dict[str, str] = {}  # what was understood, for people
     sha256: str = ""
     known: tuple[str, ...] = ()  # features whose future is known
+    future: tuple[np.ndarray, ...] = ()  # [S] of [F, D - 1], the features of the rows that follow
+    targets: tuple[str, ...] = ()  # where there are several: series of each, target by target
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -42,7 +44,9 @@ class Series(NamedTuple):
         """Some rows as a series of their own."""
         index = None if self.index is None else self.index[start:stop]
         rows = self.rows[start:stop]
-        return self._replace(values=self.values[start:stop], index=index, rows=rows, starts=(0,))
+        return self._replace(
+            values=self.values[start:stop], index=index, rows=rows, starts=(0,), future=()
+        )
 
     def moment(self, row: int) -> str:
         """A row as a person names it."""
@@ -70,6 +74,7 @@ def read_series(path: Path | str, task: Any) -> Series:
     said = {"file": str(path), **table.said, **written, "dates": date_said}
     series = Series(names, values, index, table.rows, str(path), said=said, sha256=digest(path))
     series = regular(panel(series, ids, table, date), task, table, "+".join(date))
+    series = with_future(series, known_names(series, task), len(targets))
     return side_by_side(series, len(targets)) if len(targets) > 1 else series
 
 
@@ -427,6 +432,8 @@ def side_by_side(series: Series, count: int) -> Series:
         ids=ids,
         starts=tuple(start + k * size for k in range(count) for start in series.starts),
         said=series.said | {"series": f"{len(ids)}, one for each target"},
+        future=series.future * count,
+        targets=series.names[:count],
     )
 
 
@@ -450,15 +457,13 @@ def before(series: Series, date: str) -> Series:
         rows=series.rows[keep],
         starts=tuple(np.cumsum([0, *sizes])[:-1].tolist()),
         said=series.said | {"left out": f"{int((~keep).sum()):,} rows from {date} on"},
+        future=() if (~keep).any() else series.future,
     )
 
 
 def with_calendar(series: Series, task: Any) -> Series:
     """The series with the inputs that are known ahead: the calendar, and task.known_future."""
-    known = tuple(name for name in next(csv.reader([task.known_future]), []) if name)
-    for name in known:
-        if name not in series.names[1:]:
-            raise UsageError(f"{series.source}: {unknown('feature', name, series.names[1:])}")
+    known = known_names(series, task)
     for part in task.calendar:
         if part not in dates.CYCLES:
             raise unknown("task.calendar", part, dates.CYCLES)
@@ -467,7 +472,173 @@ def with_calendar(series: Series, task: Any) -> Series:
         raise UsageError(f"{series.source}: task.calendar={task.calendar} needs a date column")
     columns = dates.calendar(series.index, names) if names else series.values[:, :0]
     values = np.concatenate([series.values, columns], axis=1)
-    return series._replace(names=series.names + names, values=values, known=(*known, *names))
+    future = tuple(
+        np.pad(f, ((0, 0), (0, len(names))), constant_values=np.nan) for f in series.future
+    )
+    return series._replace(
+        names=series.names + names, values=values, known=(*known, *names), future=future
+    )
+
+
+# ---------------------------------------------------------------- the future of features
+
+
+def known_names(series: Series, task: Any) -> tuple[str, ...]:
+    """The features of task.known_future.
+
+    Raises:
+      UsageError: one is no feature.
+    """
+    line = next(csv.reader([task.known_future], skipinitialspace=True), [])
+    known = tuple(name.strip() for name in line if name.strip())
+    for name in known:
+        if name not in series.names[1:]:
+            raise UsageError(f"{series.source}: {unknown('feature', name, series.names[1:])}")
+    return known
+
+
+def with_future(series: Series, known: tuple[str, ...], targets: int) -> Series:
+    """The rows at the end without a target, where `known` features stand in them, as the future.
+
+    Raises:
+      UsageError: the row and column of a known feature that has no value there.
+    """
+    if not known:
+        return series
+    columns = [series.names.index(name) for name in known]
+    seen = np.isfinite(series.values)
+    parts, kept = [], np.ones(len(seen), bool)
+    for start, stop in series.spans:
+        full = np.flatnonzero(seen[start:stop, :targets].any(axis=1))
+        end = start + int(full[-1]) + 1 if len(full) else stop
+        end = end if seen[end:stop, columns].any() else stop
+        check_future_cells(series, end, stop, columns)
+        kept[end:stop] = False
+        parts.append(of_known(series.values[end:stop, targets:], series.names[targets:], known))
+    if kept.all():
+        return series
+    sizes = [int(kept[start:stop].sum()) for start, stop in series.spans]
+    index, shortest = None if series.index is None else series.index[kept], min(map(len, parts))
+    said = {"rows": f"{sum(sizes):,}", "future": f"{shortest:,} rows without a target"}
+    if index is not None and series.index is not None:
+        said |= {"to": dates.labels(pd.Index([index.max()]), series.freq)[0]}
+        said["future"] += f", to {dates.labels(pd.Index([series.index.max()]), series.freq)[0]}"
+    return series._replace(
+        values=series.values[kept],
+        index=index,
+        rows=series.rows[kept],
+        starts=tuple(np.cumsum([0, *sizes])[:-1].tolist()),
+        said=series.said | said,
+        future=tuple(parts),
+    )
+
+
+def of_known(values: np.ndarray, names: Sequence[str], known: tuple[str, ...]) -> np.ndarray:
+    """Features [F, D - 1], NaN in those whose future is not known."""
+    return np.where([name in known for name in names], values, np.nan)
+
+
+def check_future_cells(series: Series, start: int, stop: int, columns: Sequence[int]) -> None:
+    lacking = np.argwhere(~np.isfinite(series.values[start:stop, list(columns)]))
+    if len(lacking):
+        row, column = start + lacking[0][0], columns[lacking[0][1]]
+        raise UsageError(
+            f"{series.source}, row {series.rows[row] or series.moment(row)}, column "
+            f"{series.names[column]}: no value in a row of the future; task.known_future needs one "
+            "in every row after the last target"
+        )
+
+
+def read_future(path: Path | str, task: Any, series: Series) -> Series:
+    """The series with the future of task.known_future out of a second file.
+
+    A row of it for each step after the end of the series; earlier ones are left out.
+
+    Raises:
+      UsageError: file, row, column and what to do.
+    """
+    path, known = Path(path), known_names(series, task)
+    if not known:
+        raise UsageError(
+            f"{path}: this model knows no feature ahead; train with task.known_future=NAME"
+        )
+    table = dialect.read_table(path, task)
+    for name in known:
+        if name not in table.cells.columns:
+            raise UsageError(f"{path}: {unknown('column', name, list(table.cells.columns))}")
+    date = named_columns(path, table, task.date) or find_date(table, task)
+    identity = named_columns(path, table, task.series_id)
+    values, _ = dialect.numbers(table, known, task)
+    index = stamps(table, date, task)[0] if date else None
+    ids = table.cells[identity[0]].to_numpy(object) if identity else np.full(len(values), "")
+    later = panel(Series(known, values, index, table.rows, str(path)), ids, table, date)
+    check_future_cells(later, 0, len(values), range(len(known)))
+    spans = dict(zip(later.ids, later.spans, strict=True))
+    parts = []
+    for span, group in zip(series.spans, groups(series, bool(identity)), strict=True):
+        if group not in spans:
+            raise UsageError(f"{path}: no row of series {group!r}; give its future too")
+        rows = rows_after(series.part(*span), later, spans[group], "+".join(date))
+        part = np.full((len(rows), len(series.names) - 1), np.nan)
+        part[:, [series.names.index(name) - 1 for name in known]] = later.values[rows]
+        parts.append(part)
+    return series._replace(future=tuple(parts))
+
+
+def groups(series: Series, identified: bool) -> tuple[str, ...]:
+    """What task.series_id says of each series; "" where it says nothing."""
+    if not identified:
+        return ("",) * len(series.ids)
+    if not series.targets:
+        return series.ids
+    count = len(series.ids) // len(series.targets)
+    return tuple(name.removesuffix(f" {series.targets[0]}") for name in series.ids[:count]) * len(
+        series.targets
+    )
+
+
+def rows_after(one: Series, later: Series, span: tuple[int, int], label: str) -> np.ndarray:
+    """The rows of `later` after the end of a series, one for each step.
+
+    Raises:
+      UsageError: there is none, or the row that is not the next step.
+    """
+    rows = np.arange(*span)
+    if one.index is None:
+        return rows
+    if later.index is None:
+        raise UsageError(
+            f"{later.source}: no column of dates, and {one.source} has one; add it, or name it by "
+            "task.date"
+        )
+    if str(later.index.dtype) != str(one.index.dtype) and zone(later) != zone(one):
+        raise UsageError(
+            f"{later.source}, column {label}: dates {zone(later)}, but those of {one.source} are "
+            f"{zone(one)}; write both alike"
+        )
+    rows = rows[np.asarray(later.index[rows] > one.index[-1])]
+    if not len(rows):
+        raise UsageError(
+            f"{later.source}, column {label}: no row after {one.moment(len(one.rows) - 1)}, the "
+            f"end of {one.source}; give one for each step that follows"
+        )
+    wanted = dates.after(one.index, one.freq, len(rows))
+    wrong = np.flatnonzero(np.asarray(later.index[rows] != wanted))
+    if len(wrong) and (one.freq or not isinstance(one.index, pd.DatetimeIndex)):
+        row, right = int(rows[wrong[0]]), dates.labels(wanted[wrong[:1]], one.freq)[0]
+        raise UsageError(
+            f"{later.source}, row {later.rows[row]}, column {label}: {later.moment(row)!r} where "
+            f"{right!r} is the next step; give one row for each step after the end of "
+            f"{one.source}"
+        )
+    return rows
+
+
+def zone(series: Series) -> str:
+    """What kind of dates these are."""
+    if not isinstance(series.index, pd.DatetimeIndex):
+        return "plain numbers"
+    return "without an offset from UTC" if series.index.tz is None else "with an offset from UTC"
 
 
 # ---------------------------------------------------------------- checks
@@ -485,8 +656,18 @@ def check_missing(series: Series) -> None:
     if found:
         raise UsageError(
             f"{series.source}: missing values: {'; '.join(found)}; fill them in, or choose "
-            "task.missing=zero, forward, linear or mask"
+            f"task.missing=zero, forward, linear or mask{at_the_end(series)}"
         )
+
+
+def at_the_end(series: Series) -> str:
+    """What rows at the end may be that have all but the target."""
+    bare = np.isnan(series.values[-1, 0]) and np.isfinite(series.values[-1, 1:]).any()
+    return (
+        "; rows at the end without a target are the future of features that task.known_future names"
+        if bare
+        else ""
+    )
 
 
 def check_varied(series: Series, train: Sequence[tuple[int, int]]) -> None:

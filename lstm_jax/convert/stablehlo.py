@@ -51,8 +51,9 @@ def write(loaded: Run, out: Path) -> Exported:
     """
     batch = feeds(sample(loaded))
     marks = [name for name in MARKS if name in batch]
-    model = functions(loaded)
-    export_to(out, model[0], _abstract(batch))
+    model, decoding = functions(loaded), loaded.program.task.spec.decoding
+    least = 1 + decoding.steps if decoding else 1
+    export_to(out, model[0], _abstract(batch, least=least))
     again = load(out)
     checked = []
     for part in (batch, feeds(cut(batch))):
@@ -64,7 +65,7 @@ def write(loaded: Run, out: Path) -> Exported:
         return Exported(files, usage, [*checked, "no streaming: two directions"])
     stream = out.with_name(f"{out.stem}-stream{out.suffix}")
     carry = model[0](batch)[1]
-    export_to(stream, model[1], _abstract(batch, carry))
+    export_to(stream, model[1], _abstract(batch, carry, least=least))
     largest = compare(model[1](batch, carry), load(stream).call(batch, carry))
     checked.append(agreed(largest, "reloaded, on from a carry"))
     files[stream.name] = "the same, on from a carry"
@@ -120,9 +121,9 @@ def plain_carry(carry: Any) -> list[Any]:
     ]
 
 
-def _abstract(batch: Any, *carry: Any) -> tuple[Any, ...]:
-    """Shapes with T and B as symbols, the same ones for a carry."""
-    scope = export.SymbolicScope()
+def _abstract(batch: Any, *carry: Any, least: int) -> tuple[Any, ...]:
+    """Shapes with T, at `least` so long, and B as symbols, the same ones for a carry."""
+    scope = export.SymbolicScope([f"t >= {least}"] if least > 1 else ())
 
     def shape(lead: str, leaf: Any) -> jax.ShapeDtypeStruct:
         known = leaf.shape[lead.count(",") + 1 :]

@@ -190,6 +190,7 @@ def _observe(program: Any, params: Any, hyper: dict, data: Any) -> dict[str, Any
     config, task = _scanning(program.config), program.task
     batch = task.splits["valid"].batch(data, jnp.int32(0))
     steps, size = batch["inputs"].shape[:2]
+    steps -= task.spec.decoding.steps if task.spec.decoding else 0
     cell = build_cell(bind(config, hyper).cell)
     names = [f"layer_{i}" for i in range(config.model.layers)]
     inputs: list = []
@@ -201,7 +202,8 @@ def _observe(program: Any, params: Any, hyper: dict, data: Any) -> dict[str, Any
         inputs.clear()
         outputs, _ = model.apply(_with_probes(params, zeros), hyper, batch)
         slope = lax.stop_gradient(jax.grad(lambda o: task.loss(o, batch)[0])(outputs))
-        kept, last, felt = _last_only(slope, counts)
+        look = _all_from_the_last if task.spec.decoding else _last_only
+        kept, last, felt = look(slope, counts)
         return jnp.sum(jnp.where(kept != 0, kept * outputs, 0)), (list(inputs), last, felt)
 
     zeros = {
@@ -251,6 +253,12 @@ def _last_only(slope: Array, counts: Array) -> tuple[Array, Array, Array]:
     here = jnp.arange(steps)[:, None] == last[None, :]
     here = here.reshape(*here.shape, *[1] * (slope.ndim - 2))
     return jnp.where(here, slope, 0), last, jnp.any(felt, axis=0)
+
+
+def _all_from_the_last(slope: Array, counts: Array) -> tuple[Array, Array, Array]:
+    """`_last_only` of a decoder: the whole loss comes back through the encoder's last carry."""
+    felt = jnp.any(slope != 0, axis=(0, 2))
+    return slope, jnp.full(felt.shape, len(counts) - 1), felt
 
 
 def _reach(valid: Valid, counts: Array, last: Array) -> Array:

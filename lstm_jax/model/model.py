@@ -6,6 +6,8 @@ there on nothing knows of Flax.
 
     encoder -> recurrent layer 1 .. L -> readout -> head
 
+With `spec.decoding` L further layers go on from the carry, a step at a time, fed what they said.
+
 Shapes by the legend of `core`: sequences [T, B, F], what is read out [B, F], `keys` one per
 example, derived from the example's index, so that masks do not depend on how many devices share
 a batch.
@@ -27,6 +29,7 @@ from lstm_jax.core import Array, Cell, Keys
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.model.cell import build_cell
 from lstm_jax.model.layers import (
+    EVERY_STEP,
     MERGES,
     Head,
     Recurrent,
@@ -34,9 +37,11 @@ from lstm_jax.model.layers import (
     Valid,
     _fold,
     _last,
+    _per_example,
     dropout,
     encoder_of,
     noise,
+    widened,
 )
 
 
@@ -64,12 +69,22 @@ class SequenceModel(nnx.Module):
     between layers (Zaremba et al. 2014, fig. 2), never inside the recurrence: that is a cell's.
     """
 
-    def __init__(self, config: Any, cell: Cell, spec: Any, key: Array):
+    def __init__(self, config: Any, cell: Cell, decoding_cell: Cell, spec: Any, key: Array):
         self.config, self.readout = nnx.static(config), spec.readout
+        self.decoding = nnx.static(spec.decoding)
         encoder_key, head_key, key = jax.random.split(key, 3)
         self.encoder = encoder_of(config.encoder)(config, spec, encoder_key)
-        encoded = features = self.encoder.features
-        total = 0
+        read = self._add("layer", cell, self.encoder.features, key)
+        if spec.decoding:
+            features = spec.in_features + len(spec.decoding.fed)
+            self._add("decoder", decoding_cell, features, jax.random.fold_in(key, config.layers))
+        head = TiedHead if config.tied else Head
+        self.head = head(config, read, spec.out_features, head_key)
+
+    def _add(self, name: str, cell: Cell, features: int, key: Array) -> int:
+        """The layers `name`_0, ...; the features of what is read out of them."""
+        config, encoded, total = self.config, features, 0
+        engine = "scan" if name == "decoder" else config.engine  # one step at a time
         for i in range(config.layers):
             layer = Recurrent(
                 cell,
@@ -77,28 +92,40 @@ class SequenceModel(nnx.Module):
                 jax.random.fold_in(key, i),
                 bidirectional=config.bidirectional,
                 merge=config.merge,
-                engine=config.engine,
+                engine=engine,
             )
-            setattr(self, f"layer_{i}", layer)
+            setattr(self, f"{name}_{i}", layer)
             out = layer.features
             total += out
             features = out + encoded if config.skip else out
-        head = TiedHead if config.tied else Head
-        self.head = head(config, total if config.skip else out, spec.out_features, head_key)
+        return total if config.skip else out
 
-    def layers(self) -> list[Recurrent]:
-        """From the input up."""
-        return [getattr(self, f"layer_{i}") for i in range(self.config.layers)]
+    def layers(self, name: str = "layer") -> list[Recurrent]:
+        """From the input up; those of the decoder by their name."""
+        return [getattr(self, f"{name}_{i}") for i in range(self.config.layers)]
 
     def __call__(
-        self, inputs: Array, carry: Any, valid: Valid, keys: Keys | None
+        self, inputs: Array, carry: Any, valid: Valid, keys: Keys | None, truth: Array | None = None
     ) -> tuple[Array, tuple]:
-        config = self.config
-        encoded = self.encoder(valid.clear(inputs), valid)
+        config, steps = self.config, self.decoding.steps if self.decoding else 0
+        past, later = (inputs[:-steps], inputs[-steps:]) if steps else (inputs, None)
+        encoded = self.encoder(valid.clear(past), valid)
         encoded = noise(encoded, config.input_noise, _fold(keys, 1))
-        xs = encoded = dropout(encoded, config.input_dropout, _fold(keys, 2))
+        encoded = dropout(encoded, config.input_dropout, _fold(keys, 2))
+        carries, ys, last = self._run("layer", encoded, carry, valid, keys)
+        if later is not None:
+            return self._decode(past[-1], later, carries, keys, truth)
+        read = self._read(ys, last, valid)
+        tied = (self.encoder,) if config.tied else ()
+        return self.head(read, _fold(keys, 0), *tied), carries
+
+    def _run(
+        self, name: str, encoded: Array, carry: Any, valid: Valid, keys: Keys | None
+    ) -> tuple[tuple, Array, Array]:
+        """(carries, what all layers say that are read out [T, B, F], that at the last step)."""
+        config, xs = self.config, encoded
         carries, outs, lasts = [], [], []
-        for i, layer in enumerate(self.layers()):
+        for i, layer in enumerate(self.layers(name)):
             layer_keys = _fold(keys, 3 + i)
             new, ys, last = layer(xs, carry[i] if carry else None, valid, layer_keys)
             if config.residual and ys.shape == xs.shape:
@@ -109,9 +136,33 @@ class SequenceModel(nnx.Module):
                 xs = jnp.concatenate([encoded, ys], axis=-1) if config.skip else ys
         if not config.skip:
             outs, lasts = outs[-1:], lasts[-1:]
-        read = self._read(jnp.concatenate(outs, -1), jnp.concatenate(lasts, -1), valid)
-        tied = (self.encoder,) if config.tied else ()
-        return self.head(read, _fold(keys, 0), *tied), tuple(carries)
+        return tuple(carries), jnp.concatenate(outs, -1), jnp.concatenate(lasts, -1)
+
+    def _decode(
+        self, last: Array, later: Array, carries: tuple, keys: Keys | None, truth: Array | None
+    ) -> tuple[Array, tuple]:
+        """y_h = head(decoder([x_h, y_{h-1}])), h = 1 .. H, from the carry of the encoder.
+
+        last [B, D] inputs of the last step read, later [H, B, D], truth [H, B, K].
+        """
+        decoding = self.decoding
+        assert decoding is not None
+
+        def step(state: tuple, given: tuple) -> tuple:
+            (carries, said), (x, true, h) = state, given
+            own = _fold(_fold(keys, 3 + self.config.layers), h)
+            if true is not None:
+                drawn = _per_example(jax.random.uniform, _fold(own, 1), said[:, :1])
+                said = jnp.where(drawn < decoding.forced, true, said)
+            xs = jnp.concatenate([x, said.astype(x.dtype)], axis=-1)[None]
+            carries, ys, _ = self._run("decoder", xs, carries, EVERY_STEP, own)
+            out = self.head(ys[0], _fold(own, 0))
+            return (carries, out[:, list(decoding.fed)]), out
+
+        first = widened(last[:, list(decoding.start)])
+        steps = jnp.arange(later.shape[0])
+        (carries, _), outputs = jax.lax.scan(step, (carries, first), (later, truth, steps))
+        return outputs, carries
 
     def _read(self, ys: Array, last: Array, valid: Valid) -> Array:
         if self.readout == "every":
@@ -137,7 +188,8 @@ def build_model(config: Any, spec: Any, around: Callable[[Cell], Cell] = lambda 
     def parts(hyper: dict) -> Callable[[Array], SequenceModel]:
         bound = bind(config, hyper)
         bound.model.engine = engine
-        return partial(SequenceModel, bound.model, around(build_cell(bound.cell)), spec)
+        cell = build_cell(bound.cell)
+        return partial(SequenceModel, bound.model, around(cell), cell, spec)
 
     def init(key: Array, hyper: dict) -> dict:
         return nnx.to_pure_dict(nnx.state(parts(hyper)(key), nnx.Param))
@@ -149,7 +201,9 @@ def build_model(config: Any, spec: Any, around: Callable[[Cell], Cell] = lambda 
         inputs = batch["inputs"]
         valid = Valid(*(batch.get(name) for name in Valid._fields))
         keys = None if key is None else example_keys(key, batch, inputs.shape[1])
-        return restored(params, hyper)(inputs, carry, valid, keys)
+        forced = spec.decoding is not None and spec.decoding.forced > 0 and keys is not None
+        truth = batch["targets"] if forced else None
+        return restored(params, hyper)(inputs, carry, valid, keys, truth)
 
     def initial_carry(params, hyper, batch_size):
         layers = restored(params, hyper).layers()
@@ -194,6 +248,11 @@ def _check(config: Any, spec: Any) -> None:
         raise UsageError(
             f"model.tied shares the embedding with the output, but model.encoder is "
             f"{config.encoder!r}; set model.encoder=embedding or model.tied=False"
+        )
+    if config.bidirectional and spec.decoding:
+        raise UsageError(
+            "model.bidirectional has no last carry that a decoder could go on from; set "
+            "model.bidirectional=False or task.strategy=sequence"
         )
     if config.bidirectional and spec.stateful:
         raise UsageError(

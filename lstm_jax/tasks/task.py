@@ -15,6 +15,20 @@ import jax.numpy as jnp
 from jax import Array
 
 
+class Decoding(NamedTuple):
+    """How layers of their own go on from the carry of those that have read the rest of a batch.
+
+    At each of the last `steps` the decoder sees the inputs and, behind them, what it said at the
+    step before: the outputs numbered `fed`. It starts with the inputs numbered `start` of the last
+    step read. In training a share `forced` of steps is fed batch["targets"] [H, B, len(fed)].
+    """
+
+    steps: int  # H
+    fed: tuple[int, ...]
+    start: tuple[int, ...]
+    forced: float = 0.0
+
+
 class Spec(NamedTuple):
     """The sizes a model has to fit."""
 
@@ -23,6 +37,7 @@ class Spec(NamedTuple):
     ids: bool = False  # inputs are integer ids [T, B] instead of reals [T, B, D]
     readout: str = "every"  # every | last | mean
     stateful: bool = False  # truncated BPTT: the carry goes from batch to batch
+    decoding: Decoding | None = None  # outputs are those of a decoder, [H, B, O]
 
 
 class Mean(NamedTuple):

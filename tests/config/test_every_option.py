@@ -53,7 +53,7 @@ ELSEWHERE = {
 # Name what is looked up, and where: of each kind one row below stands for all tasks.
 NAMES = (
     "task.name", "task.data_dir", "task.date", "task.date_format", "task.encoding",
-    "task.time_zone", "task.conformal", "task.models",
+    "task.time_zone", "task.conformal", "task.models", "task.teacher_forcing",
 )  # fmt: skip
 
 
@@ -274,6 +274,14 @@ OTHERS = [
     (understood, Row("task.time_zone", "Asia/Tokyo", EARLY | {"task.csv": "series.csv"})),
     (bands, Row("task.conformal", True, EARLY | {"task.csv": "series.csv", "task.valid_rows": 20})),
     (pictures, Row("task.date", "row", {"task.name": "forecast", "task.csv": "series.csv"})),
+    (
+        program,
+        Row(
+            "task.teacher_forcing",
+            1.0,
+            EARLY | {"task.csv": "series.csv", "task.strategy": "seq2seq"},
+        ),
+    ),
     (compiled, Row("train.compile", "quick")),
     (trials, Row("parallel.trials", 1)),
     (strictness, Row("train.strict", True)),

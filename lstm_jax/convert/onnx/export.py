@@ -82,6 +82,11 @@ def write(loaded: Run, out: Path) -> Exported:
             f"model.encoder={loaded.config.model.encoder}: the encoders that ONNX has here are "
             f"{', '.join(ENCODERS)}; --to=stablehlo takes any"
         )
+    if loaded.program.task.spec.decoding:
+        raise Inexpressible(
+            "a decoder that is fed its own outputs is no recurrent layer of ONNX's; --to=stablehlo "
+            "takes it, and task.strategy=sequence is the nearest that ONNX has"
+        )
     batch = sample(loaded)
     marks = tuple(name for name in MARKS if name in batch)
     graph, words = model(loaded, Wanted(marks, False))

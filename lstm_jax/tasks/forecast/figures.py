@@ -64,7 +64,7 @@ def unseen(forward: Callable, frame: Frame) -> Any:
     count = min(max(UNSEEN, ahead, frame.task.horizon) if free else ahead, stop - test)
     future = (frames.known_after(series, test - 1, count),)
     past = frames.Histories(series.part(start, test)._replace(future=future), np.array([0]))
-    if frame.task.strategy in frames.SEE_AHEAD:
+    if frame.task.strategy in windows.SEE_AHEAD:
         count = min(count, ahead)
     forecast = path(forward, frame, past, test, count)
     begin, end = max(start, test - 3 * count), min(stop, test + 2 * count)
@@ -86,8 +86,8 @@ def unseen(forward: Callable, frame: Frame) -> Any:
 
 
 def path(forward: Callable, frame: Frame, past: Any, test: int, count: int) -> np.ndarray:
-    """[count] values from `test` on; a `sequence` sees its known inputs there."""
-    if frame.task.strategy in frames.SEE_AHEAD:
+    """[count] values from `test` on; a decoder sees its known inputs there."""
+    if frame.task.strategy in windows.SEE_AHEAD:
         return frames.forecast(forward, frame, np.array([test - 1]))[0, :count]
     return frames.recursive(forward, frame, past, count)[0]
 

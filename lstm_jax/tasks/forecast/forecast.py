@@ -18,8 +18,9 @@ from jax import Array
 from lstm_jax.data import files as data_files
 from lstm_jax.data.datasets import DATASETS
 from lstm_jax.errors import UsageError, unknown
-from lstm_jax.option import NOT_NEGATIVE, SIZE, Option
+from lstm_jax.option import NOT_NEGATIVE, SHARE, SIZE, Option
 from lstm_jax.tasks.task import (
+    Decoding,
     Spec,
     Split,
     Task,
@@ -32,7 +33,7 @@ from lstm_jax.tasks.task import (
 )
 
 AIRLINE = Path(__file__).parent / "airline.csv"
-STRATEGIES = ("direct", "recursive", "sequence")
+STRATEGIES = ("direct", "recursive", "sequence", "seq2seq")
 
 # fmt: off
 OPTIONS = (
@@ -58,12 +59,14 @@ OPTIONS = (
     Option("gaps", "error", "dates left out: error | asfreq (missing values) | ignore"),
     Option("missing", "error", "error | zero | forward | linear | mask (with time since seen)"),
     Option("calendar", (), "inputs known ahead: hour, weekday, day, month, yearday"),
-    Option("known_future", "", "features whose future is known, for task.strategy=sequence"),
+    Option("known_future", "", "features whose future is known; a sequence and seq2seq see it"),
     # Windows and what is forecast.
     Option("look_back", 12, "T: past rows in a window", SIZE),
     Option("horizon", 1, "H: rows ahead; loss and metrics are means over all of them", SIZE),
     Option("strategy", "direct",
-           "direct (all H at once) | recursive (one, fed back) | sequence (on over known inputs)"),
+           "direct (all H) | recursive (one, fed back) | sequence (on over known inputs) | "
+           "seq2seq (so, by a decoder fed its outputs)"),
+    Option("teacher_forcing", 0.0, "share of a decoder's training steps fed the truth", SHARE),
     Option("log", True, "the logarithm of the target"),
     Option("difference", True, "changes against the row before"),
     Option("seasonal_difference", False, "changes against the same row one period before"),
@@ -200,12 +203,13 @@ def build(config: Any) -> Task:
         return cut(data, jnp.asarray(data["origins"]["train"])[picked], task)
 
     at_once = intervals.outputs(task)
-    each = task.strategy == "sequence"
+    each = task.strategy in windows.SEE_AHEAD
     return Task(
         spec=Spec(
             in_features=windows.num_inputs(made.series, task),
             out_features=at_once if each else at_once * windows.steps(task),
             readout="every" if each else "last",
+            decoding=decoding(task),
         ),
         data=data,
         batch=batch,
@@ -222,12 +226,22 @@ def build(config: Any) -> Task:
     )
 
 
+def decoding(task: Any) -> Decoding | None:
+    """Of seq2seq: the forecast is fed back, after the target's own history at the origin."""
+    from lstm_jax.tasks.forecast import intervals  # start-up
+
+    if task.strategy != "seq2seq":
+        return None
+    return Decoding(task.horizon, (intervals.place(task),), (0,), task.teacher_forcing)
+
+
 def cut(data: dict, rows: Array, task: Any) -> dict:
     """Windows on the device; over examples along the axis that the model wants."""
     from lstm_jax.tasks.forecast import windows  # start-up
 
     found = windows.take(data, rows, task)
-    return found | ({"targets": found["targets"].T} if task.strategy == "sequence" else {})
+    each = task.strategy in windows.SEE_AHEAD
+    return found | ({"targets": found["targets"].T[..., None]} if each else {})
 
 
 def split(name: str, frame: Any, batch_size: int) -> Split:
@@ -239,10 +253,10 @@ def split(name: str, frame: Any, batch_size: int) -> Split:
 
 def loss(outputs: Array, batch: dict, task: Any, has_naive: bool) -> tuple[Array, dict]:
     """Error after the transforms, and metrics in one unit of the target, over all steps."""
-    from lstm_jax.tasks.forecast import frame, intervals  # start-up
+    from lstm_jax.tasks.forecast import frame, intervals, windows  # start-up
 
-    answers = frame.answers(outputs, task)
-    targets = batch["targets"].T if task.strategy == "sequence" else batch["targets"]
+    answers, targets = frame.answers(outputs, task), batch["targets"]
+    targets = targets[..., 0].T if task.strategy in windows.SEE_AHEAD else targets
     counted = example_weights(batch, len(targets))[:, None] * batch["observed"]
     answers, targets, actual = weighed(counted, answers, targets, batch["actual"])
     mean = average(intervals.loss(answers, targets, task), counted)

@@ -12,7 +12,6 @@ from lstm_jax.errors import UsageError
 from lstm_jax.tasks.forecast import baselines, dates, intervals, scores, windows
 from lstm_jax.tasks.forecast.series import Series, known_names, of_known
 
-SEE_AHEAD = ("sequence",)  # strategies that are told of the rows which they forecast
 SIZES = (16, 256, 2048)  # windows that the network is asked about at once: programs compiled
 
 
@@ -130,8 +129,8 @@ def train_origins(found: list[tuple[int, int, int, int]], task: Any) -> np.ndarr
 
 
 def answers(outputs: Any, task: Any) -> Any:
-    """[B, H, P] of a network's outputs: [B, H P], or for `sequence` [T + H, B, P]."""
-    if task.strategy == "sequence":
+    """[B, H, P] of a network's outputs: [B, H P], or [H, B, P] below what is said of the past."""
+    if task.strategy in windows.SEE_AHEAD:
         return outputs[-windows.steps(task) :].swapaxes(0, 1)
     return outputs.reshape(len(outputs), windows.steps(task), intervals.outputs(task))
 
@@ -278,9 +277,11 @@ def check_future(series: Series, task: Any, num_steps: int) -> None:
         )
     known, rows = known_names(series, task), known_rows(series)
     ahead = windows.steps(task)
-    needed = num_steps if task.strategy in SEE_AHEAD else ahead * (-(-num_steps // ahead) - 1)
+    needed = (
+        num_steps if task.strategy in windows.SEE_AHEAD else ahead * (-(-num_steps // ahead) - 1)
+    )
     if known and rows < needed:
-        most = rows if task.strategy in SEE_AHEAD else ahead + rows // ahead * ahead
+        most = rows if task.strategy in windows.SEE_AHEAD else ahead + rows // ahead * ahead
         raise UsageError(
             f"{series.source}: {num_steps} steps need {', '.join(known)} in {needed} rows after "
             f"{series.moment(len(series.values) - 1)}, and it is known in {rows}; add rows without "
@@ -299,7 +300,7 @@ def default_steps(series: Series, task: Any) -> int:
     rows = known_rows(series)
     if not known_names(series, task):
         return max(2 * task.period, task.horizon) if free else task.horizon
-    if task.strategy in SEE_AHEAD:
+    if task.strategy in windows.SEE_AHEAD:
         return (rows if free else min(rows, task.horizon)) or task.horizon
     return max(rows, task.horizon) if free else task.horizon
 

@@ -51,7 +51,12 @@ def has_intervals(task: Any) -> bool:
 
 def middle(said: Any, task: Any) -> Any:
     """The forecast [..., H] in what the network said [..., H, P]."""
-    return said[..., len(task.quantiles) // 2 if task.objective == "quantile" else 0]
+    return said[..., place(task)]
+
+
+def place(task: Any) -> int:
+    """Where the forecast stands among the P numbers."""
+    return len(task.quantiles) // 2 if task.objective == "quantile" else 0
 
 
 def loss(said: Array, targets: Array, task: Any) -> Array:

@@ -27,6 +27,7 @@ from lstm_jax.tasks.forecast.series import Series
 
 FILLS = ("error", "zero", "forward", "linear", "mask")
 SCALINGS = ("zscore", "mean_abs", "instance", "none")
+SEE_AHEAD = ("sequence", "seq2seq")  # strategies that are told of the rows which they forecast
 WHOLE = ("unit_of_metrics",)  # of Fitted: one number for all series
 
 
@@ -251,9 +252,9 @@ def fill(z: np.ndarray, task: Any) -> np.ndarray:
 
 
 def num_inputs(series: Series, task: Any) -> int:
-    """D: the columns, for `mask` as many masks and times, for `sequence` what is past or future."""
+    """D: the columns, for `mask` as many masks and times, of SEE_AHEAD what is past or future."""
     columns = len(series.names) + int(task.seasonal_input)
-    return columns * (3 if task.missing == "mask" else 1) + (task.strategy == "sequence")
+    return columns * (3 if task.missing == "mask" else 1) + (task.strategy in SEE_AHEAD)
 
 
 def known_columns(series: Series, task: Any) -> np.ndarray:
@@ -313,7 +314,7 @@ def take(data: dict, origins: Any, task: Any, xp: Any = jnp) -> dict:
     start = base(y, origins, task, xp)
     if task.scaling == "instance":
         inputs, shift, factor = by_window(inputs, task, xp)
-    if task.strategy == "sequence":
+    if task.strategy in SEE_AHEAD:
         inputs = with_future(inputs, xp.asarray(data["inputs"])[ahead.T], data["known"], xp)
     return {
         "inputs": inputs,

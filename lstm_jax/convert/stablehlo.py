@@ -22,6 +22,7 @@ from jax import export
 
 from lstm_jax.config.fields import replaced
 from lstm_jax.convert.export import Exported, agreed
+from lstm_jax.convert.plain import Inexpressible
 from lstm_jax.convert.samples import MARKS, cut, difference, feeds, sample, sizes
 from lstm_jax.errors import UsageError
 from lstm_jax.model.model import build_model
@@ -47,13 +48,17 @@ outputs, carry = model.call({{"inputs": more}}, carry)
 def write(loaded: Run, out: Path) -> Exported:
     """Write the sequence model, and the one that goes on from a carry where there can be one.
 
-    Raises: UsageError where the file, reloaded, does not agree with the model.
+    Raises: Inexpressible; UsageError where the file, reloaded, does not agree with the model.
     """
+    if loaded.program.task.spec.decoding:
+        raise Inexpressible(
+            "a decoder begins so many steps before the end of a batch, and here no length is known; "
+            "task.strategy=sequence is the nearest that can be exported"
+        )
     batch = feeds(sample(loaded))
     marks = [name for name in MARKS if name in batch]
-    model, decoding = functions(loaded), loaded.program.task.spec.decoding
-    least = 1 + decoding.steps if decoding else 1
-    export_to(out, model[0], _abstract(batch, least=least))
+    model = functions(loaded)
+    export_to(out, model[0], _abstract(batch))
     again = load(out)
     checked = []
     for part in (batch, feeds(cut(batch))):
@@ -65,7 +70,7 @@ def write(loaded: Run, out: Path) -> Exported:
         return Exported(files, usage, [*checked, "no streaming: two directions"])
     stream = out.with_name(f"{out.stem}-stream{out.suffix}")
     carry = model[0](batch)[1]
-    export_to(stream, model[1], _abstract(batch, carry, least=least))
+    export_to(stream, model[1], _abstract(batch, carry))
     largest = compare(model[1](batch, carry), load(stream).call(batch, carry))
     checked.append(agreed(largest, "reloaded, on from a carry"))
     files[stream.name] = "the same, on from a carry"
@@ -121,9 +126,9 @@ def plain_carry(carry: Any) -> list[Any]:
     ]
 
 
-def _abstract(batch: Any, *carry: Any, least: int) -> tuple[Any, ...]:
-    """Shapes with T, at `least` so long, and B as symbols, the same ones for a carry."""
-    scope = export.SymbolicScope([f"t >= {least}"] if least > 1 else ())
+def _abstract(batch: Any, *carry: Any) -> tuple[Any, ...]:
+    """Shapes with T and B as symbols, the same ones for a carry."""
+    scope = export.SymbolicScope()
 
     def shape(lead: str, leaf: Any) -> jax.ShapeDtypeStruct:
         known = leaf.shape[lead.count(",") + 1 :]

@@ -108,16 +108,17 @@ class SequenceModel(nnx.Module):
         self, inputs: Array, carry: Any, valid: Valid, keys: Keys | None, truth: Array | None = None
     ) -> tuple[Array, tuple]:
         config, steps = self.config, self.decoding.steps if self.decoding else 0
-        past, later = (inputs[:-steps], inputs[-steps:]) if steps else (inputs, None)
+        read = inputs.shape[0] - steps
+        past = jax.lax.slice_in_dim(inputs, 0, read) if steps else inputs
         encoded = self.encoder(valid.clear(past), valid)
         encoded = noise(encoded, config.input_noise, _fold(keys, 1))
         encoded = dropout(encoded, config.input_dropout, _fold(keys, 2))
         carries, ys, last = self._run("layer", encoded, carry, valid, keys)
-        if later is not None:
+        if steps:
+            later = jax.lax.slice_in_dim(inputs, read, inputs.shape[0])
             return self._decode(past[-1], later, carries, keys, truth)
-        read = self._read(ys, last, valid)
         tied = (self.encoder,) if config.tied else ()
-        return self.head(read, _fold(keys, 0), *tied), carries
+        return self.head(self._read(ys, last, valid), _fold(keys, 0), *tied), carries
 
     def _run(
         self, name: str, encoded: Array, carry: Any, valid: Valid, keys: Keys | None

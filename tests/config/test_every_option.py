@@ -307,6 +307,7 @@ TASK_ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         WINDOWS,
         {
             "csv": "others.csv", "target": "a", "features": "a",
+            "joint": (True, {"target": "a,b"}),
             "layout": ("rows", {"csv": "rows.csv"}),
             "then_csv": ("rows.csv", {"csv": "rows.csv", "layout": "rows"}),
             "missing": ("zero", {"csv": "gaps.csv", "missing": "forward"}),

@@ -84,8 +84,8 @@ def write(loaded: Run, out: Path) -> Exported:
         )
     if loaded.program.task.spec.decoding:
         raise Inexpressible(
-            "a decoder that is fed its own outputs is no recurrent layer of ONNX's; --to=stablehlo "
-            "takes it, and task.strategy=sequence is the nearest that ONNX has"
+            "a decoder that is fed its own outputs is no recurrent layer of ONNX's; "
+            "task.strategy=sequence is the nearest that can be exported"
         )
     batch = sample(loaded)
     marks = tuple(name for name in MARKS if name in batch)

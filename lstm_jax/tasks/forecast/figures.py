@@ -64,8 +64,8 @@ def unseen(forward: Callable, frame: Frame) -> Any:
     count = min(max(UNSEEN, ahead, frame.task.horizon) if free else ahead, stop - test)
     future = (frames.known_after(series, test - 1, count),)
     past = frames.Histories(series.part(start, test)._replace(future=future), np.array([0]))
-    if frame.task.strategy in windows.SEE_AHEAD:
-        count = min(count, ahead)
+    if by_origin(frame):
+        count = min(count, frame.task.horizon)
     forecast = path(forward, frame, past, test, count)
     begin, end = max(start, test - 3 * count), min(stop, test + 2 * count)
     rows = np.arange(test, test + count)
@@ -87,9 +87,14 @@ def unseen(forward: Callable, frame: Frame) -> Any:
 
 def path(forward: Callable, frame: Frame, past: Any, test: int, count: int) -> np.ndarray:
     """[count] values from `test` on; a decoder sees its known inputs there."""
-    if frame.task.strategy in windows.SEE_AHEAD:
+    if by_origin(frame):
         return frames.forecast(forward, frame, np.array([test - 1]))[0, :count]
     return frames.recursive(forward, frame, past, count)[0]
+
+
+def by_origin(frame: Frame) -> bool:
+    """Whether a forecast needs more than the past of one series."""
+    return frame.task.strategy in windows.SEE_AHEAD or frame.series.joint > 1
 
 
 def by_horizon(forward: Callable, frame: Frame) -> Any:

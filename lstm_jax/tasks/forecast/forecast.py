@@ -42,6 +42,7 @@ OPTIONS = (
     Option("layout", "long", "long (a row each step) | rows (a row each series, its name first)"),
     Option("then_csv", "", "of rows: a file of the values that follow, as M4's test values do"),
     Option("target", "", 'column to forecast, or several as so many series; "": the last'),
+    Option("joint", False, "one network says all targets of a row at once"),
     Option("features", "", "further input columns, with commas between; quote a name with a comma"),
     Option("date", "", 'date column, or several: Date,Time or year,month,day,hour; "": found'),
     Option("date_format", "", 'as in %d.%m.%Y; s, ms, us or ns since 1970; excel; "": recognised'),
@@ -193,29 +194,30 @@ def build(config: Any) -> Task:
 
     task, batch_size = config.task, config.train.batch_size
     made = framed(task)
+    rows = {name: windows.bases(found, made.series) for name, found in made.origins.items()}
     data = windows.on_device(made.data) | {
-        "origins": {name: rows.astype(np.int32) for name, rows in made.origins.items()}
+        "origins": {name: found.astype(np.int32) for name, found in rows.items()}
     }
-    size = len(made.origins["train"])
+    size = len(rows["train"])
 
     def batch(data: dict, key: Array, step: Array) -> dict:
         picked = shuffled(key, step, size, batch_size)
         return cut(data, jnp.asarray(data["origins"]["train"])[picked], task)
 
-    at_once = intervals.outputs(task)
+    at_once = intervals.outputs(task) * made.series.joint
     each = task.strategy in windows.SEE_AHEAD
     return Task(
         spec=Spec(
             in_features=windows.num_inputs(made.series, task),
             out_features=at_once if each else at_once * windows.steps(task),
             readout="every" if each else "last",
-            decoding=decoding(task),
+            decoding=decoding(made.series, task),
         ),
         data=data,
         batch=batch,
         loss=partial(loss, task=task, has_naive=bool((made.data["naive"] > 0).any())),
         summarize=partial(in_units, unit=made.fitted.unit_of_metrics),
-        splits={name: split(name, made, batch_size) for name in ("valid", "test")},
+        splits={name: split(name, len(rows[name]), task, batch_size) for name in ("valid", "test")},
         baselines={name: said.baselines(made, name) for name in ("valid", "test")},
         steps_per_epoch=-(-size // batch_size),
         figures=partial(figures.figures, frame=made),
@@ -226,13 +228,15 @@ def build(config: Any) -> Task:
     )
 
 
-def decoding(task: Any) -> Decoding | None:
+def decoding(series: Any, task: Any) -> Decoding | None:
     """Of seq2seq: the forecast is fed back, after the target's own history at the origin."""
-    from lstm_jax.tasks.forecast import intervals  # start-up
+    from lstm_jax.tasks.forecast import intervals, windows  # start-up
 
     if task.strategy != "seq2seq":
         return None
-    return Decoding(task.horizon, (intervals.place(task),), (0,), task.teacher_forcing)
+    size, place = intervals.outputs(task), intervals.place(task)
+    fed = tuple(size * k + place for k in range(series.joint))
+    return Decoding(task.horizon, fed, windows.first_columns(series, task), task.teacher_forcing)
 
 
 def cut(data: dict, rows: Array, task: Any) -> dict:
@@ -241,14 +245,14 @@ def cut(data: dict, rows: Array, task: Any) -> dict:
 
     found = windows.take(data, rows, task)
     each = task.strategy in windows.SEE_AHEAD
-    return found | ({"targets": found["targets"].T[..., None]} if each else {})
+    return found | ({"targets": windows.by_step(found["targets"], task)} if each else {})
 
 
-def split(name: str, frame: Any, batch_size: int) -> Split:
+def split(name: str, size: int, task: Any, batch_size: int) -> Split:
     def take(data: dict, indices: Array) -> dict:
-        return cut(data, jnp.asarray(data["origins"][name])[indices], frame.task)
+        return cut(data, jnp.asarray(data["origins"][name])[indices], task)
 
-    return sequential(take, len(frame.origins[name]), batch_size)
+    return sequential(take, size, batch_size)
 
 
 def loss(outputs: Array, batch: dict, task: Any, has_naive: bool) -> tuple[Array, dict]:
@@ -256,7 +260,7 @@ def loss(outputs: Array, batch: dict, task: Any, has_naive: bool) -> tuple[Array
     from lstm_jax.tasks.forecast import frame, intervals, windows  # start-up
 
     answers, targets = frame.answers(outputs, task), batch["targets"]
-    targets = targets[..., 0].T if task.strategy in windows.SEE_AHEAD else targets
+    targets = windows.by_example(targets) if task.strategy in windows.SEE_AHEAD else targets
     counted = example_weights(batch, len(targets))[:, None] * batch["observed"]
     answers, targets, actual = weighed(counted, answers, targets, batch["actual"])
     mean = average(intervals.loss(answers, targets, task), counted)

@@ -129,14 +129,34 @@ def train_origins(found: list[tuple[int, int, int, int]], task: Any) -> np.ndarr
 
 
 def answers(outputs: Any, task: Any) -> Any:
-    """[B, H, P] of a network's outputs: [B, H P], or [H, B, P] below what is said of the past."""
-    if task.strategy in windows.SEE_AHEAD:
-        return outputs[-windows.steps(task) :].swapaxes(0, 1)
-    return outputs.reshape(len(outputs), windows.steps(task), intervals.outputs(task))
+    """[B, K H, P] of outputs: [B, K H P], or [H, B, K P] below what is said of the past."""
+    size = intervals.outputs(task)
+    if task.strategy not in windows.SEE_AHEAD:
+        return outputs.reshape(len(outputs), -1, size)
+    ahead = outputs[-windows.steps(task) :]
+    ahead = ahead.reshape(*ahead.shape[:2], -1, size).transpose(1, 2, 0, 3)
+    return ahead.reshape(len(ahead), -1, size)
 
 
 def ask(forward: Callable, data: dict, rows: np.ndarray, task: Any) -> tuple[np.ndarray, dict]:
     """(what the network says [n, H, P], the windows without inputs) from each of n origins."""
+    count = len(data["each"])
+    if count > 1:
+        base, place = np.unique(rows % (len(data["y"]) // count), return_inverse=True)
+        which = rows // (len(data["y"]) // count)
+        said, batch = ask_once(forward, data, base, task)
+        alone = {name: of_target(array, which, place, count) for name, array in batch.items()}
+        return of_target(said, which, place, count), alone
+    return ask_once(forward, data, rows, task)
+
+
+def of_target(array: np.ndarray, which: np.ndarray, place: np.ndarray, count: int) -> np.ndarray:
+    """[m, K H, ...] -> [n, H, ...]: of target `which` [n] what was said at `place` [n]."""
+    return array.reshape(len(array), count, -1, *array.shape[2:])[place, which]
+
+
+def ask_once(forward: Callable, data: dict, rows: np.ndarray, task: Any) -> tuple[np.ndarray, dict]:
+    """`ask`, of K targets jointly: [n, K H, P]."""
     size = next((size for size in SIZES if size >= len(rows)), SIZES[-1])
     said, batches = [], []
     for start in range(0, len(rows), size):
@@ -186,7 +206,10 @@ def bands(forward: Callable, frame: Frame, said: Said) -> np.ndarray | None:
 def forecast(forward: Callable, frame: Frame, rows: np.ndarray) -> np.ndarray:
     """[n, H] in units, over the whole task.horizon from each origin."""
     if frame.task.strategy == "recursive" and frame.task.horizon > 1:
-        return recursive(forward, frame, histories(frame, rows), frame.task.horizon)
+        base, count = windows.bases(rows, frame.series), frame.series.joint
+        every = (frame.data["each"][:, None] + base).ravel() if count > 1 else rows
+        found = recursive(forward, frame, histories(frame, every), frame.task.horizon)
+        return found if count == 1 else found[np.searchsorted(every, rows)]
     said = say(forward, frame, rows)
     return units(said.middle, said, frame)
 

@@ -15,7 +15,7 @@ from lstm_jax.errors import UsageError
 from lstm_jax.tasks.forecast import dates, figures, intervals, scores, windows
 from lstm_jax.tasks.forecast import frame as frames
 from lstm_jax.tasks.forecast.frame import Frame
-from lstm_jax.tasks.forecast.series import read_future
+from lstm_jax.tasks.forecast.series import groups, read_future
 
 CHUNK = 4096  # windows whose transforms are computed at once
 
@@ -52,7 +52,8 @@ def understood(frame: Frame) -> str:
 def facts(series: Any) -> dict[str, str]:
     """How a file was read."""
     features = ", ".join(series.names[1:]) or "none"
-    return series.said | {"target": series.names[0], "features": features}
+    target = ", ".join(series.targets or series.names[:1])
+    return series.said | {"target": target, "features": features}
 
 
 def ranges(series: Any) -> dict[str, str]:
@@ -117,7 +118,7 @@ def with_loss(found: dict, frame: Frame, rows: np.ndarray, forecast: np.ndarray)
 
 def transformed(frame: Frame, rows: np.ndarray, forecast: np.ndarray) -> tuple:
     """(training loss [n, H] of forecasts in units, which of them count)."""
-    batch = windows.take(frame.data, rows, frame.task, np)
+    batch = windows.take_each(frame.data, rows, frame.task, np)
     fitted = frame.fitted.of(frame.data["series"][rows])
     ahead = windows.steps(frame.task)
     forecast = forecast[:, :ahead]
@@ -224,25 +225,30 @@ def interval_names(task: Any) -> list[str]:
 def write_forecast(
     path: Path, series: Any, when: list, forecast: np.ndarray, ends: Any, task: Any
 ) -> None:
-    """step, time, [series,] value and the ends of the intervals, where there are some."""
-    many = len(series.ids) > 1
-    header = ["step", "time", *(["series"] if many else []), series.names[0]]
-    header += interval_names(task) if ends is not None else []
-    half = len(task.quantiles) // 2
+    """step, time, [series,] value and the ends of the intervals, where there are some.
+
+    Of several targets jointly a column each.
+    """
+    count, half = len(series.ids) // series.joint, len(task.quantiles) // 2
+    names = series.targets if series.joint > 1 else series.names[:1]
+    labels = groups(series, True)[:count] if series.joint > 1 else series.ids
+    header = ["step", "time", *(["series"] if count > 1 else []), *names]
+    for name in names if ends is not None else ():
+        header += [f"{name} {end}" if series.joint > 1 else end for end in interval_names(task)]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)
-        for s, name in enumerate(series.ids):
-            for k, value in enumerate(forecast[s]):
-                row = [k + 1, when[s][k], *([name] if many else []), f"{value:.10g}"]
-                if ends is not None:
-                    both = np.delete(ends[s, k], half) if k < ends.shape[1] else []
-                    row += [f"{end:.10g}" for end in both]
-                writer.writerow(row)
+        for s, k in np.ndindex(count, forecast.shape[1]):
+            row = [k + 1, when[s][k], *([labels[s]] if count > 1 else [])]
+            row += [f"{value:.10g}" for value in forecast[s::count, k]]
+            if ends is not None and k < ends.shape[1]:
+                both = np.delete(ends[s::count, k], half, axis=-1)
+                row += [f"{end:.10g}" for end in both.ravel()]
+            writer.writerow(row)
 
 
 def tested(forward: Callable, out_dir: Path, frame: Frame) -> list[Path]:
-    """test_forecasts.csv, each forecast beside what came; horizon.csv, the scores of each step."""
+    """test_forecasts.csv, each forecast beside what came; the scores by step and by series."""
     rows = frame.origins["test"]
     truth = frames.truth(frame, rows)
     forecast = frames.forecast(forward, frame, rows)
@@ -256,7 +262,22 @@ def tested(forward: Callable, out_dir: Path, frame: Frame) -> list[Path]:
     steps = pd.DataFrame(scores.by_step(forecast, truth))
     steps.insert(0, "step", np.arange(1, len(steps) + 1))
     steps.to_csv(paths[1], index=False, float_format="%.6g")
+    if len(frame.series.ids) > 1:
+        paths.append(out_dir / "series.csv")
+        by_series(frame, truth, forecast).to_csv(paths[-1], index=False, float_format="%.6g")
     return paths
+
+
+def by_series(frame: Frame, truth: Any, forecast: np.ndarray) -> Any:
+    """The scores of each series, or target."""
+    rows = [np.flatnonzero(truth.series == k) for k in range(len(frame.series.ids))]
+    found = [
+        scores.point(
+            forecast[own], truth._replace(actual=truth.actual[own], series=truth.series[own])
+        )
+        for own in rows
+    ]
+    return pd.DataFrame({"series": frame.series.ids, **pd.DataFrame(found)})
 
 
 def test_table(frame: Frame, rows: np.ndarray, truth: Any, forecast: Any, quantiles: Any) -> Any:

@@ -34,6 +34,7 @@ class Series(NamedTuple):
     known: tuple[str, ...] = ()  # features whose future is known
     future: tuple[np.ndarray, ...] = ()  # [S] of [F, D - 1], the features of the rows that follow
     targets: tuple[str, ...] = ()  # where there are several: series of each, target by target
+    joint: int = 1  # K of them are said at once: the same rows of K series, N / K apart
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -45,7 +46,7 @@ class Series(NamedTuple):
         index = None if self.index is None else self.index[start:stop]
         rows = self.rows[start:stop]
         return self._replace(
-            values=self.values[start:stop], index=index, rows=rows, starts=(0,), future=()
+            values=self.values[start:stop], index=index, rows=rows, starts=(0,), future=(), joint=1
         )
 
     def moment(self, row: int) -> str:
@@ -75,7 +76,12 @@ def read_series(path: Path | str, task: Any) -> Series:
     series = Series(names, values, index, table.rows, str(path), said=said, sha256=digest(path))
     series = regular(panel(series, ids, table, date), task, table, "+".join(date))
     series = with_future(series, known_names(series, task), len(targets))
-    return side_by_side(series, len(targets)) if len(targets) > 1 else series
+    if task.joint and len(targets) < 2:
+        raise UsageError(
+            f"{path}: task.joint=True joins several targets, and there is one, {targets[0]}; name "
+            "them, as in task.target=a,b, or set task.joint=False"
+        )
+    return side_by_side(series, len(targets), task.joint) if len(targets) > 1 else series
 
 
 def read_rows(path: Path | str, task: Any) -> Series:
@@ -416,7 +422,7 @@ def filled_in(part: Series) -> Series:
     return part._replace(values=values, index=whole, rows=np.where(where >= 0, part.rows[where], 0))
 
 
-def side_by_side(series: Series, count: int) -> Series:
+def side_by_side(series: Series, count: int, joint: bool) -> Series:
     """Several target columns as so many series of one target; all have the features."""
     columns = [[k, *range(count, series.values.shape[1])] for k in range(count)]
     ids = tuple(
@@ -431,9 +437,10 @@ def side_by_side(series: Series, count: int) -> Series:
         rows=np.tile(series.rows, count),
         ids=ids,
         starts=tuple(start + k * size for k in range(count) for start in series.starts),
-        said=series.said | {"series": f"{len(ids)}, one for each target"},
+        said=series.said | {"series": f"{len(ids)}, one for each target{', jointly' * joint}"},
         future=series.future * count,
         targets=series.names[:count],
+        joint=count if joint else 1,
     )
 
 

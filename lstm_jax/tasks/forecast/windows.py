@@ -213,6 +213,8 @@ def prepare(series: Series, task: Any, fitted: Fitted) -> dict:
         "unit": fitted.unit if task.log else fitted.unit / whole,
         "naive": np.nan_to_num(fitted.naive) / whole,
         "known": known_columns(series, task),
+        "each": np.arange(series.joint) * (len(series.values) // series.joint),
+        "columns": np.array(columns(series, task)),
     }
 
 
@@ -253,8 +255,27 @@ def fill(z: np.ndarray, task: Any) -> np.ndarray:
 
 def num_inputs(series: Series, task: Any) -> int:
     """D: the columns, for `mask` as many masks and times, of SEE_AHEAD what is past or future."""
-    columns = len(series.names) + int(task.seasonal_input)
-    return columns * (3 if task.missing == "mask" else 1) + (task.strategy in SEE_AHEAD)
+    return len(columns(series, task))
+
+
+def columns(series: Series, task: Any) -> list[int]:
+    """Which of K targets' inputs, side by side, the network sees: features of the first alone."""
+    count, blocks = len(series.names) + int(task.seasonal_input), 3 if task.missing == "mask" else 1
+    size = count * blocks + (task.strategy in SEE_AHEAD)
+    own = [b * count + j for b in range(blocks) for j in range(1 + int(task.seasonal_input))]
+    return [*range(size), *(k * size + j for k in range(1, series.joint) for j in own)]
+
+
+def first_columns(series: Series, task: Any) -> tuple[int, ...]:
+    """Where each target's own history stands among the D inputs."""
+    size = num_inputs(series._replace(joint=1), task)
+    own = (1 + int(task.seasonal_input)) * (3 if task.missing == "mask" else 1)
+    return (0, *(size + own * k for k in range(series.joint - 1)))
+
+
+def bases(rows: np.ndarray, series: Series) -> np.ndarray:
+    """Rows of the first target, one for each row of time that `rows` of any target stand in."""
+    return rows if series.joint == 1 else np.unique(rows % (len(series.values) // series.joint))
 
 
 def known_columns(series: Series, task: Any) -> np.ndarray:
@@ -298,6 +319,25 @@ def _interpolate(x: np.ndarray) -> np.ndarray:
 def take(data: dict, origins: Any, task: Any, xp: Any = jnp) -> dict:
     """Windows that end at `origins` [B], with what follows them; by `xp`, JAX's NumPy or NumPy.
 
+    Of K targets jointly (`origins` are the first one's rows) the inputs stand side by side, and all
+    else is [B, K H].
+    """
+    each, count = data["each"], len(origins)
+    if len(each) == 1:
+        return take_each(data, origins, task, xp)
+    found = take_each(data, (origins[:, None] + xp.asarray(each)).reshape(-1), task, xp)
+    inputs = found.pop("inputs")
+    wide = {
+        name: xp.broadcast_to(array, (len(array), steps(task))).reshape(count, -1)
+        for name, array in found.items()
+    }
+    inputs = inputs.reshape(len(inputs), count, -1)[..., xp.asarray(data["columns"])]
+    return {"inputs": inputs} | wide
+
+
+def take_each(data: dict, origins: Any, task: Any, xp: Any = jnp) -> dict:
+    """`take`, every target by itself.
+
     A line across a gap may end after the origin, in the future: there the last value seen stands
     in for it.
     """
@@ -326,6 +366,16 @@ def take(data: dict, origins: Any, task: Any, xp: Any = jnp) -> dict:
         "unit": unit[:, None],
         "naive": naive[:, None],
     }
+
+
+def by_step(targets: Any, task: Any) -> Any:
+    """[B, K H] -> [H, B, K]."""
+    return targets.reshape(len(targets), -1, steps(task)).transpose(2, 0, 1)
+
+
+def by_example(targets: Any) -> Any:
+    """[H, B, K] -> [B, K H]."""
+    return targets.transpose(1, 2, 0).reshape(targets.shape[1], -1)
 
 
 def by_window(inputs: Any, task: Any, xp: Any) -> tuple[Any, Any, Any]:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from lstm_jax.config import default_config
 from lstm_jax.errors import UsageError
-from lstm_jax.tasks.forecast import forecast, frame, series
+from lstm_jax.tasks.forecast import forecast, frame, said, series
 
 N, AHEAD = 60, 9
 V = 20 + 5 * np.sin(np.arange(N) / 3)
@@ -144,3 +144,92 @@ def test_each_series_has_a_future_of_its_own(tmp_path):
     other = write(tmp_path / "b.csv", "id,date,holiday", ahead[:2])
     with pytest.raises(UsageError, match="no row of series 's2'"):
         predicted(task, tmp_path, future=other)
+
+
+# ---------------------------------------------------------------- several targets at once
+
+A, B = V, 100 + np.cos(np.arange(N) / 5)
+JOINT = {"target": "a,b", "joint": True, "features": "holiday", "horizon": 3}
+
+
+def two(tmp_path, **fields) -> ConfigDict:
+    rows = [f"{DAYS[i]},{A[i]!r},{B[i]!r},{HOLIDAY[i]:g}" for i in range(N)]
+    rows = [row.replace("np.float64(", "").replace(")", "") for row in rows]
+    path = write(tmp_path / "two.csv", "date,a,b,holiday", rows)
+    return config_of(csv=path, **{**JOINT, **fields})
+
+
+def says_both(strategy: str):
+    """Of target k, h steps ahead: what it was last, and 10 k + h."""
+
+    def forward(batch, carry=None):
+        second = {"direct": 2, "sequence": 3, "recursive": 1}[strategy]
+        last = batch["inputs"][3][:, [0, second]]
+        added = 10 * np.arange(2)[:, None] + np.arange(1, 2 if strategy == "recursive" else 4)
+        said = last[:, :, None] + added  # [B, K, H]
+        if strategy != "sequence":
+            return said.reshape(len(said), -1), carry
+        return said.transpose(2, 0, 1), carry
+
+    return forward
+
+
+@pytest.mark.parametrize("strategy", ["direct", "sequence", "recursive"])
+def test_one_network_says_all_targets_of_a_row(tmp_path, strategy):
+    fields = {"strategy": strategy} | ({"features": ""} if strategy == "recursive" else {})
+    config = two(tmp_path, **fields)
+    made, task = forecast.framed(config.task), forecast.build(config)
+    rows = made.origins["test"]
+    network = says_both(strategy)
+    found = frame.forecast(network, made, rows)
+    steps, second = np.arange(1, 4), rows >= N
+    last = np.concatenate([A, B])[rows][:, None]
+    added = np.where(second[:, None], 11 * steps if strategy == "recursive" else 10 + steps, steps)
+    np.testing.assert_allclose(found, last + added, rtol=1e-6)
+    assert task.data["origins"]["test"].max() < N and second.sum() == len(rows) / 2
+    score = said.split_scores(network, made, "test")["mae"]
+    truth = np.concatenate([A, B])[rows[:, None] + steps]
+    assert score == pytest.approx(np.abs(last + added - truth).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["direct", "sequence", "seq2seq"])
+def test_the_loss_is_the_mean_over_targets_and_steps(tmp_path, strategy):
+    """By the batch that the network sees, against the series itself."""
+    task = forecast.build(two(tmp_path, strategy=strategy))
+    each = strategy != "direct"
+    assert task.spec.in_features == 3 + each and task.spec.out_features == (2 if each else 6)
+    batch = task.splits["test"].batch(task.data, 0)
+    size = batch["inputs"].shape[1]
+    ahead = task.data["origins"]["test"][:size, None] + np.arange(1, 4)
+    truth = np.stack([A[ahead], B[ahead]], 1)  # [B, K, H]
+    inputs = np.asarray(batch["inputs"])
+    np.testing.assert_allclose(inputs[3][:, 0], A[ahead[:, 0] - 1], rtol=1e-6)
+    np.testing.assert_allclose(inputs[3][:, 2 + each], B[ahead[:, 0] - 1], rtol=1e-6)
+    miss = np.random.default_rng(0).normal(size=truth.shape)
+    outputs = truth + miss
+    outputs = outputs.transpose(2, 0, 1) if each else outputs.reshape(size, -1)
+    means = task.loss(np.asarray(outputs, np.float32), batch)[1]
+    assert float(means["loss"].total / means["loss"].count) == pytest.approx(
+        np.square(miss).mean(), rel=1e-4
+    )
+    if strategy == "seq2seq":
+        assert task.spec.decoding == (3, (0, 1), (0, 3), 0.0)
+        np.testing.assert_allclose(batch["targets"], truth.transpose(2, 0, 1), rtol=1e-6)
+
+
+def test_joint_forecasts_have_a_column_for_each_target(tmp_path):
+    fields = {"conformal": True, "valid_rows": 14, "quantiles": (0.1, 0.5, 0.9)}
+    task = forecast.build(two(tmp_path, **fields))
+    paths = task.predict(says_both("direct"), tmp_path, SimpleNamespace(horizon=0, csv=""))
+    lines = [line.split(",") for line in paths[0].read_text().splitlines()]
+    ends = ["a lower 80", "a upper 80", "b lower 80", "b upper 80"]
+    assert lines[0] == ["step", "time", "a", "b", *ends] and len(lines) == 4
+    found = np.array([line[2:] for line in lines[1:]], float)
+    np.testing.assert_allclose(found[:, 0], A[-1] + np.arange(1, 4), rtol=1e-6)
+    np.testing.assert_allclose(found[:, 1], B[-1] + 10 + np.arange(1, 4), rtol=1e-6)
+    assert (found[:, 2] <= found[:, 0]).all() and (found[:, 5] >= found[:, 1]).all()
+    table = {line.split(",")[0] for line in paths[-1].read_text().splitlines()}
+    assert paths[-1].name == "series.csv" and table == {"series", "a", "b"}
+    assert "jointly" in task.understood
+    with pytest.raises(UsageError, match=r"there is one, a; name them, as in task.target=a,b"):
+        forecast.load(two(tmp_path, target="a").task)

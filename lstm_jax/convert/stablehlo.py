@@ -52,7 +52,7 @@ def write(loaded: Run, out: Path) -> Exported:
     """
     if loaded.program.task.spec.decoding:
         raise Inexpressible(
-            "a decoder begins so many steps before the end of a batch, and here no length is known; "
+            "a decoder begins so many steps before the end of a batch, whose length is left open; "
             "task.strategy=sequence is the nearest that can be exported"
         )
     batch = feeds(sample(loaded))

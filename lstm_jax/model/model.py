@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -146,18 +146,19 @@ class SequenceModel(nnx.Module):
 
         last [B, D] inputs of the last step read, later [H, B, D], truth [H, B, K].
         """
-        decoding = self.decoding
+        decoding, head = self.decoding, cast(Callable, self.head)
         assert decoding is not None
 
         def step(state: tuple, given: tuple) -> tuple:
             (carries, said), (x, true, h) = state, given
             own = _fold(_fold(keys, 3 + self.config.layers), h)
-            if true is not None:
-                drawn = _per_example(jax.random.uniform, _fold(own, 1), said[:, :1])
+            forced = _fold(own, 1)
+            if true is not None and forced is not None:
+                drawn = _per_example(jax.random.uniform, forced, said[:, :1])
                 said = jnp.where(drawn < decoding.forced, true, said)
             xs = jnp.concatenate([x, said.astype(x.dtype)], axis=-1)[None]
             carries, ys, _ = self._run("decoder", xs, carries, EVERY_STEP, own)
-            out = self.head(ys[0], _fold(own, 0))
+            out = head(ys[0], _fold(own, 0))
             return (carries, out[:, list(decoding.fed)]), out
 
         first = widened(last[:, list(decoding.start)])

@@ -31,11 +31,13 @@ def by_hand(params, inputs, steps, fed, truth=None):
     """Two layers read, two others decode, each step fed with output `fed` or with the truth."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     hidden = params["layer_0"]["forward"]["recurrent_kernel"].shape[0]
-    state = [[np.zeros((inputs.shape[1], hidden))] * 2 for _ in range(2)]
+    zeros = np.zeros((inputs.shape[1], hidden))
+    state = [(zeros, zeros), (zeros, zeros)]
 
     def through(name, x):
         for i in range(2):
-            state[i] = lstm_step(params[f"{name}_{i}"]["forward"], *state[i], x)
+            c, h = state[i]
+            state[i] = lstm_step(params[f"{name}_{i}"]["forward"], c, h, x)
             x = state[i][1]
         return x
 

@@ -15,7 +15,7 @@ from lstm_jax.errors import UsageError
 from lstm_jax.tasks.forecast import dates, figures, intervals, scores, windows
 from lstm_jax.tasks.forecast import frame as frames
 from lstm_jax.tasks.forecast.frame import Frame
-from lstm_jax.tasks.forecast.series import groups, read_future
+from lstm_jax.tasks.forecast.future import groups, read_future
 
 CHUNK = 4096  # windows whose transforms are computed at once
 

@@ -106,7 +106,7 @@ def test_every_question_expands(monkeypatch):
     monkeypatch.chdir(ROOT)
     asked = load_study("experiments/design_rationale").question
     presets = load_module(ROOT / "experiments/design_rationale/study.py").PRESETS
-    for preset, task in zip(presets, itertools.cycle(["airline", "adding"]), strict=False):
+    for preset, task in zip(presets, itertools.cycle(["etth1", "airline", "adding"]), strict=False):
         found = load_study(f"experiments/design_rationale:{preset},{task},smoke")
         variants = {str(t | {"seed": 0, RATE: 0}) for t in found.trials}
         assert found.question != asked

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from lstm_jax.config import default_config
 from lstm_jax.errors import UsageError
-from lstm_jax.tasks.forecast import forecast, frame, said, series
+from lstm_jax.tasks.forecast import forecast, frame, future, said
 
 N, AHEAD = 60, 9
 V = 20 + 5 * np.sin(np.arange(N) / 3)
@@ -66,8 +66,8 @@ def test_rows_without_a_target_are_the_future_of_what_is_known_ahead(tmp_path):
 
 def test_the_future_out_of_a_second_file(tmp_path):
     path = write(tmp_path / "a.csv", "date,v,holiday", lines(0, N))
-    future = [line.replace(",,", ",") for line in lines(N, N + AHEAD)]
-    overlapping = [f"{DAYS[N - 1]},3", *future[:7]]  # what is past is left out
+    ahead = [line.replace(",,", ",") for line in lines(N, N + AHEAD)]
+    overlapping = [f"{DAYS[N - 1]},3", *ahead[:7]]  # what is past is left out
     other = write(tmp_path / "b.csv", "date,holiday", overlapping)
     task = forecast.build(config_of(csv=path, strategy="sequence", horizon=4, **KNOWN))
     np.testing.assert_allclose(predicted(task, tmp_path, future=other), HOLIDAY[N:][:7])
@@ -96,7 +96,7 @@ def test_a_future_that_does_not_follow_is_refused(tmp_path, name):
     options = config_of(csv=path, strategy="sequence", horizon=2, **KNOWN).task
     other = write(tmp_path / "b.csv", header, rows)
     with pytest.raises(UsageError, match=words) as error:
-        series.read_future(other, options, forecast.load(options))
+        future.read_future(other, options, forecast.load(options))
     assert other in str(error.value)
 
 
@@ -110,7 +110,7 @@ def test_a_future_with_a_hole_is_refused_and_one_without_the_option_explained(tm
     with pytest.raises(UsageError, match=r"9 missing.*are the future of features that task.known"):
         forecast.load(config_of(csv=path, **{**KNOWN, "known_future": ""}).task)
     with pytest.raises(UsageError, match=r"knows no feature ahead; train with task.known_future="):
-        series.read_future(path, config_of().task, forecast.load(config_of().task))
+        future.read_future(path, config_of().task, forecast.load(config_of().task))
 
 
 @pytest.mark.parametrize("strategy", ["direct", "recursive"])
@@ -220,6 +220,7 @@ def test_the_loss_is_the_mean_over_targets_and_steps(tmp_path, strategy):
 def test_joint_forecasts_have_a_column_for_each_target(tmp_path):
     fields = {"conformal": True, "valid_rows": 14, "quantiles": (0.1, 0.5, 0.9)}
     task = forecast.build(two(tmp_path, **fields))
+    assert task.predict
     paths = task.predict(says_both("direct"), tmp_path, SimpleNamespace(horizon=0, csv=""))
     lines = [line.split(",") for line in paths[0].read_text().splitlines()]
     ends = ["a lower 80", "a upper 80", "b lower 80", "b upper 80"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections import Counter
 from typing import Any
@@ -42,7 +43,8 @@ def shape(text: str) -> str:
     return re.sub(r"[^\W\d_]+", "a", digits)
 
 
-OF_SHAPE = {s: [f for f in FORMATS if shape(f) == s] for s in set(map(shape, FORMATS))}
+BY_SHAPE = itertools.groupby(sorted(FORMATS, key=shape), key=shape)
+OF_SHAPE = {name: list(formats) for name, formats in BY_SHAPE}
 
 
 @functools.lru_cache(10_000)

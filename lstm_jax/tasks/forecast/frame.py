@@ -249,12 +249,12 @@ def histories(frame: Frame, rows: np.ndarray) -> Histories:
     """Of each origin the rows that one window needs."""
     needed = windows.lost(frame.task) + frame.task.look_back
     index = rows[:, None] - needed + 1 + np.arange(needed)
-    series = frame.series
+    series, told = frame.series, rows if frame.series.known else ()
     stamps = None if series.index is None else series.index[index.ravel()]
     short = series._replace(
         values=series.values[index.ravel()], index=stamps, rows=series.rows[index.ravel()],
         ids=tuple(map(str, rows)), starts=tuple(range(0, index.size, needed)),
-        future=tuple(known_after(series, row, frame.task.horizon) for row in rows),
+        future=tuple(known_after(series, row, frame.task.horizon) for row in told),
     )  # fmt: skip
     return Histories(short, frame.data["series"][rows])
 

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from lstm_jax import cli
 from lstm_jax.config import default_config
+from lstm_jax.convert.export import FORMATS
 from lstm_jax.errors import UsageError
 from lstm_jax.tasks.forecast import forecast, frame, future, said
+from lstm_jax.tasks.task import Decoding, Spec
 
 N, AHEAD = 60, 9
 V = 20 + 5 * np.sin(np.arange(N) / 3)
@@ -234,3 +237,42 @@ def test_joint_forecasts_have_a_column_for_each_target(tmp_path):
     assert "jointly" in task.understood
     with pytest.raises(UsageError, match=r"there is one, a; name them, as in task.target=a,b"):
         forecast.load(two(tmp_path, target="a").task)
+
+
+# ---------------------------------------------------------------- from end to end
+
+
+@pytest.mark.parametrize("form", ["onnx", "stablehlo"])
+def test_a_decoder_is_not_exported_as_something_else(form, tmp_path):
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+    loaded: Any = SimpleNamespace(
+        config=SimpleNamespace(
+            cell=SimpleNamespace(dtype="float32"), model=SimpleNamespace(encoder="none")
+        ),
+        program=SimpleNamespace(
+            task=SimpleNamespace(spec=Spec(2, 1, decoding=Decoding(3, (), ())))
+        ),
+    )
+    with pytest.raises(UsageError, match="a decoder.*task.strategy=sequence is the nearest"):
+        FORMATS[form].write(loaded, tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_a_joint_decoder_is_trained_asked_and_diagnosed(tmp_path, capsys):
+    config = two(tmp_path, strategy="seq2seq", known_future="holiday", teacher_forcing=0.5)
+    fields = [
+        f"--config.task.{name}={getattr(config.task, name)}"
+        for name in (*PLAIN, *JOINT, "csv", "strategy", "known_future", "teacher_forcing")
+    ]
+    run = f"--workdir={tmp_path / 'run'}"
+    base = ["--config=configs/forecast.py:series,smoke", "--config.task.date=date", *fields]
+    assert cli.main(["train", *base, "--config.task.objective=quantile", run]) == 0
+    other = write(
+        tmp_path / "b.csv", "date,holiday", [f"{DAYS[N + k]},{HOLIDAY[N + k]}" for k in range(5)]
+    )
+    assert cli.main(["predict", run, f"--future={other}"]) == 0
+    lines = (tmp_path / "run/predictions/forecast.csv").read_text().splitlines()
+    assert len(lines) == 6 and lines[0].startswith("step,time,a,b,a lower 95")
+    assert cli.main(["evaluate", run]) == 0 and cli.main(["diagnose", run]) == 0
+    assert "layer_0/lyapunov" in capsys.readouterr().out

@@ -140,7 +140,7 @@ def test_a_config_file_that_sets_no_option_is_refused(tmp_path, line, words):
 )
 def test_sizes_of_a_task_are_refused_before_it_is_built(task, name, value):
     config = apply_overrides(default_config(task), {name: value})
-    with pytest.raises(UsageError, match=f"{name}={value}: expected "):
+    with pytest.raises(UsageError, match=rf"{name}={value}(\.0)?: expected "):
         validate(config)
 
 

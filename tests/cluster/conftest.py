@@ -1,10 +1,11 @@
-"""A sweep that nothing disturbed, and another of the same study that is still to be run."""
+"""Sweeps that nothing disturbed, and others of the same studies that are still to be run."""
 
 import shutil
 
 import pytest
-from sweeps import planned
+from sweeps import digests, lines, planned
 
+from lstm_jax.sweep.define.plan import read_plan
 from lstm_jax.sweep.workers.worker import work
 
 TRIALS = '    yield from grid({"cell.gates": ("lstm", "cifg"), "seed": range(3)})'
@@ -26,3 +27,41 @@ def workdir(undisturbed, tmp_path):
     folder.mkdir()
     shutil.copy(undisturbed / "sweep.json", folder)
     return folder
+
+
+SEARCH = """
+from lstm_jax.sweep import choice, log_uniform, uniform
+SEARCH = {"sampler": "tpe", "trials": 10, "batch": 4, "space": {
+    "cell.gates": choice(("lstm", "cifg")),
+    "optimizer.learning_rate": log_uniform(1e-4, 1e-1), "optimizer.momentum": uniform(0.1, 0.9),
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A search over two programs in three batches or more."""
+    pytest.importorskip("optuna")
+    root = tmp_path_factory.mktemp("searched")
+    planned(root / "study", root / "w", trials="    yield {}", config=CONFIG, more=SEARCH)
+    assert work(root / "w") == 0
+    return root / "w"
+
+
+@pytest.fixture
+def search(searched, tmp_path):
+    """Another one, that has been planned alone."""
+    folder = tmp_path / "w"
+    folder.mkdir()
+    shutil.copy(searched / "sweep.json", folder)
+    return folder
+
+
+def same_search(workdir, other):
+    """The same asks in the same packs, and the same results."""
+    ours, theirs = read_plan(workdir), read_plan(other)
+    assert (ours.trials, ours.packs) == (theirs.trials, theirs.packs)
+    assert len(ours.trials) == 10 and len(ours.grown) >= 2
+    assert digests(workdir) == digests(other)
+    for trial in range(10):
+        assert lines(workdir, trial) == lines(other, trial)

@@ -14,6 +14,8 @@ from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder
 from lstm_jax.workdir.files import read_json
 
+from .conftest import same_search
+
 PROGRAM = str(Path(sys.executable).parent / "lstm-jax")
 RAY = Path(sys.executable).parent / "ray"
 
@@ -94,6 +96,19 @@ def test_a_launcher_that_is_killed(cluster, workdir, undisturbed):
     process.kill()
     process.communicate()
     finish(resume(workdir, cluster), workdir, undisturbed)
+
+
+def test_a_search_whose_worker_and_launcher_are_killed(cluster, search, searched):
+    """Either of them in the middle; the same asks, the same results."""
+    first = resume(search, cluster)
+    os.kill(claimed(search), signal.SIGKILL)
+    time.sleep(1)
+    claimed(search)
+    first.kill()
+    first.communicate()
+    out, _ = resume(search, cluster).communicate(timeout=500)
+    assert "10 completed" in out, out
+    same_search(search, searched)
 
 
 def test_no_cluster_and_a_cluster_too_small(cluster, workdir):

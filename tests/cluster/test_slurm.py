@@ -16,6 +16,7 @@ from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder
 
 from . import slurm
+from .conftest import same_search
 
 pytestmark = [
     pytest.mark.cluster,
@@ -117,6 +118,44 @@ def test_what_preemption_cancels_or_a_kill_ends_comes_back_without_a_launcher(
     assert "submitted again: [" in kept, logs(workdir)
     links = {path.name for path in (workdir / "logs" / "variants").iterdir()}
     assert links == {"lstm_000.log", "cifg_001.log"}
+
+
+def kill(workdir):
+    """SIGKILL for whoever has a pack."""
+    with held(workdir) as pids:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+    return pids
+
+
+def in_batch(workdir, number):
+    """Whether trials of the batch `number` are training."""
+    return (workdir / f"sweep.{number:03d}.json").exists() and stepping(workdir)
+
+
+def test_a_search_whose_worker_and_launcher_are_killed(cluster, search, searched):
+    """The worker in the second batch, the launcher after it; the same command goes on."""
+    first = resume(cluster, search)
+    slurm.until(lambda: in_batch(search, 1), 300)
+    assert kill(search)
+    time.sleep(1)
+    first.kill()
+    first.communicate()
+    out, _ = resume(cluster, search).communicate(timeout=500)
+    assert "trials in packs of" in out, out + logs(search)
+    same_search(search, searched)
+
+
+def test_a_search_that_nobody_watches(cluster, search, searched):
+    """Its only worker is killed when all packs have ended: the keeper asks."""
+    out, _ = resume(cluster, search, "--keeper", "--nowait").communicate(timeout=100)
+    slurm.until(lambda: in_batch(search, 1), 300)
+    kill(search)
+    slurm.until(lambda: (search / "trials/0009/summary.json").exists(), 400)
+    slurm.until(lambda: not cluster.jobs(), 100)
+    same_search(search, searched)
+    kept = "".join(path.read_text() for path in (search / "logs/slurm").glob("keeper-*.out"))
+    assert "submitted again: [" in kept, out + logs(search)
 
 
 def test_the_controller_is_restarted(cluster, workdir, undisturbed):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -46,6 +46,7 @@ class Growth(NamedTuple):
     report: dict[str, Any]  # how the sweep is judged from here on, {} where as before
     created: str
     ended: int  # trials that had ended
+    waiting: list[tuple[int, dict[str, Any]]] = []  # of a search: (batches waited, trial)
 
 
 class Plan(NamedTuple):
@@ -82,6 +83,11 @@ class Plan(NamedTuple):
         asked = [m for m in self.grown if m.kind == SEARCH]
         later = (range(m.first, m.first + len(m.trials)) for m in asked)
         return [*range(self.launched), *itertools.chain.from_iterable(later)]
+
+    @property
+    def waiting(self) -> list[tuple[int, dict[str, Any]]]:
+        """Trials that a search has asked for and that wait for others of their program."""
+        return next((m.waiting for m in reversed(self.grown) if m.kind == SEARCH), [])
 
     def rungs(self, pack: int) -> tuple[int, ...]:
         """Steps at which the pack drops its worst trials; what was added to judge is not halved."""
@@ -146,20 +152,66 @@ def grouped(
     return [part for s, group in groups.items() for part in _parts(group, sizes.get(s, largest))]
 
 
+def filled(
+    signatures: Sequence[str],
+    waited: Sequence[int],
+    known: Mapping[str, Collection[int]],
+    sizes: Sequence[int],
+    bound: int,
+) -> list[list[int]]:
+    """Packs of places whose configs share a program; who is in none waits for others of its own.
+
+    A pack has a size that its program was compiled for, or one of `sizes`, largest first: every
+    other size costs a compilation. What is left over goes once one of it has waited `bound`
+    batches, or if nothing else does.
+    """
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(signatures):
+        groups.setdefault(name, []).append(place)
+    packs, left = [], []
+    for name, group in groups.items():
+        while size := _size(len(group), known.get(name, ()), sizes):
+            packs, group = [*packs, group[:size]], group[size:]
+        due = any(waited[place] >= bound for place in group)
+        (packs if due else left).extend([group] if group else [])
+    return packs or [max(left, key=len)]
+
+
+def _size(count: int, known: Collection[int], sizes: Sequence[int]) -> int:
+    """Of the next pack from `count` trials; 0: all of them wait."""
+    compiled = max((n for n in known if n <= count), default=0)
+    fits = next((n for n in sizes if n <= count), 0)
+    return compiled if fits and 2 * compiled >= fits else fits
+
+
+def signatures(plan: Plan, trials: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The program of each of these trials."""
+    base = plan.base_config()
+    return [resolve(apply_overrides(base, trial)).signature for trial in trials]
+
+
+def programs(plan: Plan) -> list[str]:
+    """The signature of every pack."""
+    return signatures(plan, (plan.trials[pack[0]] for pack in plan.packs))
+
+
+def compiled_sizes(plan: Plan) -> dict[str, set[int]]:
+    """{signature: how many trials its packs have}."""
+    found: dict[str, set[int]] = {}
+    for name, pack in zip(programs(plan), plan.packs, strict=True):
+        found.setdefault(name, set()).add(len(pack))
+    return found
+
+
 def pack_sizes(plan: Plan) -> dict[str, int]:
     """{signature: trials of its largest pack}: as many are known to fit."""
-    found, base = {}, plan.base_config()
-    for pack in plan.packs:
-        name = resolve(apply_overrides(base, plan.trials[pack[0]])).signature
-        found[name] = max(found.get(name, 0), len(pack))
-    return found
+    return {name: max(sizes) for name, sizes in compiled_sizes(plan).items()}
 
 
 def divided(plan: Plan) -> dict[str, int]:
     """{signature: trials of its largest pack}, of those that the launch had to divide."""
-    base = plan.base_config()
-    first = [p for p in plan.packs if p[0] < plan.launched]
-    names = [resolve(apply_overrides(base, plan.trials[p[0]])).signature for p in first]
+    found = zip(programs(plan), plan.packs, strict=True)
+    names = [name for name, pack in found if pack[0] < plan.launched]
     return {n: size for n, size in pack_sizes(plan).items() if names.count(n) > 1}
 
 
@@ -270,6 +322,8 @@ def grow(
 ) -> Growth:
     """What adding these trials would be: checked, in packs of these sizes, nothing written.
 
+    `more` are entries of it, which may name the packs.
+
     Raises:
       UsageError: a trial whose config cannot be.
     """
@@ -280,7 +334,7 @@ def grow(
         "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }  # fmt: skip
     hashes = [config.hash for config in configs]
-    packs = grouped(configs, 0, first, sizes)
+    packs = found.pop("packs", None) or grouped(configs, 0, first, sizes)
     return Growth(kind, first, trials, hashes, packs, **found)
 
 

@@ -18,6 +18,7 @@ from lstm_jax.sweep.define.draws import Draw, sobol
 from lstm_jax.sweep.define.search import SEED, Search
 
 Setting = dict[str, Any]
+Waiting = Sequence[Setting]
 SIGMA = 0.25  # of CMA-ES in the unit cube, at first
 
 
@@ -30,25 +31,38 @@ class Told(NamedTuple):
     is_whole: bool  # it was not pruned on the way
 
 
-def batch(search: Search, told: Sequence[Sequence[Told]], seed: int) -> list[Setting]:
-    """The next trials of every variant, [] once all are asked; each has a seed of its own."""
+def batch(
+    search: Search,
+    told: Sequence[Sequence[Told]],
+    seed: int,
+    waiting: Sequence[Sequence[Setting]] = (),
+) -> list[Setting]:
+    """The next trials of every variant, [] once all are asked; each has a seed of its own.
+
+    Those `waiting` were asked before and have not been trained.
+    """
     trials = []
-    for variant, seen in zip(search.variants, told, strict=True):
-        count = min(search.batch, search.trials - len(seen))
-        for number, setting in enumerate(propose(search, seen, count), len(seen)):
-            trials.append({SEED: seed + number, **variant, **setting})
+    for number, variant in enumerate(search.variants):
+        seen, asked = told[number], waiting[number] if waiting else ()
+        first = len(seen) + len(asked)
+        count = min(search.batch, search.trials - first)
+        for i, setting in enumerate(propose(search, seen, count, asked), first):
+            trials.append({SEED: seed + i, **variant, **setting})
     return trials
 
 
-def propose(search: Search, told: Sequence[Told], count: int) -> list[Setting]:
+def propose(
+    search: Search, told: Sequence[Told], count: int, waiting: Sequence[Setting] = ()
+) -> list[Setting]:
     """The next `count` settings. The first batch is of Sobol points, which leave no holes."""
     if count < 1:
         return []
     if search.sampler == "random":
-        return [_at_random(search, len(told) + i) for i in range(count)]
+        first = len(told) + len(waiting)
+        return [_at_random(search, first + i) for i in range(count)]
     if not told:
         return [search.active(point) for point in sobol(count, search.space, search.seed)]
-    return SAMPLERS[search.sampler](search, _finite(search, told), count)
+    return SAMPLERS[search.sampler](search, _finite(search, told), waiting, count)
 
 
 def _at_random(search: Search, number: int) -> Setting:
@@ -74,7 +88,7 @@ def _finite(search: Search, told: Sequence[Told]) -> list[Told]:
 # ---------------------------------------------------------------- Optuna
 
 
-def _tpe(search: Search, told: list[Told], count: int) -> list[Setting]:
+def _tpe(search: Search, told: list[Told], waiting: Waiting, count: int) -> list[Setting]:
     """Bergstra et al. (2011), multivariate, by group where there are conditions; constant liar."""
 
     def sampler(optuna: Any, seed: int) -> Any:
@@ -83,44 +97,60 @@ def _tpe(search: Search, told: list[Told], count: int) -> list[Setting]:
             n_startup_trials=start, seed=seed, group=bool(search.when), constant_liar=True
         )
 
-    return _ask(search, told, count, sampler)
+    return _ask(search, told, waiting, count, sampler)
 
 
-def _gp(search: Search, told: list[Told], count: int) -> list[Setting]:
+def _gp(search: Search, told: list[Told], waiting: Waiting, count: int) -> list[Setting]:
     """A Gaussian process with Optuna's Matern kernel, log expected improvement."""
 
     def sampler(optuna: Any, seed: int) -> Any:
         start = min(10, search.batch)
         return optuna.samplers.GPSampler(n_startup_trials=start, seed=seed)
 
-    return _ask(search, told, count, sampler)
+    return _ask(search, told, waiting, count, sampler)
 
 
-def _ask(search: Search, told: list[Told], count: int, sampler: Callable) -> list[Setting]:
+def _ask(
+    search: Search, told: list[Told], waiting: Waiting, count: int, sampler: Callable
+) -> list[Setting]:
     """`count` asks of a study that is told all there is; asks before them count as running."""
     optuna: Any = importlib.import_module("optuna")  # optional
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of experimental arguments
         ways = ["maximize" if d == "max" else "minimize" for d in search.objectives.values()]
-        seed = int(np.random.default_rng((search.seed, len(told))).integers(2**31))
+        asked = len(told) + len(waiting)
+        seed = int(np.random.default_rng((search.seed, asked)).integers(2**31))
         study = optuna.create_study(directions=ways, sampler=sampler(optuna, seed))
         study.add_trials([_frozen(optuna, search, t) for t in told])
+        study.add_trials([_running(optuna, search, setting) for setting in waiting])
         return [_walk(search, study.ask()) for _ in range(count)]
 
 
 def _frozen(optuna: Any, search: Search, told: Told) -> Any:
     """A trial as Optuna keeps it: one that was pruned by its value at its last step."""
-    draws = {name: search.space[name] for name in told.setting}
     pruned = not told.is_whole and len(told.values) == 1
     state = optuna.trial.TrialState
     return optuna.trial.create_trial(
-        params={name: _theirs(draw, told.setting[name]) for name, draw in draws.items()},
-        distributions={name: _distribution(optuna, draw) for name, draw in draws.items()},
+        **_place(optuna, search, told.setting),
         values=None if pruned else list(told.values),
         intermediate_values={told.step: told.values[0]} if pruned else {},
         state=state.PRUNED if pruned else state.COMPLETE,
     )
+
+
+def _running(optuna: Any, search: Search, setting: Setting) -> Any:
+    """One that was asked and has not been trained."""
+    state = optuna.trial.TrialState.RUNNING
+    return optuna.trial.create_trial(**_place(optuna, search, setting), state=state)
+
+
+def _place(optuna: Any, search: Search, setting: Setting) -> dict[str, Any]:
+    draws = {name: search.space[name] for name in setting}
+    return {
+        "params": {name: _theirs(draw, setting[name]) for name, draw in draws.items()},
+        "distributions": {name: _distribution(optuna, draw) for name, draw in draws.items()},
+    }
 
 
 def _distribution(optuna: Any, draw: Draw) -> Any:
@@ -157,7 +187,7 @@ def _suggest(trial: Any, name: str, draw: Draw) -> Any:
 # ---------------------------------------------------------------- CMA-ES
 
 
-def _cmaes(search: Search, told: list[Told], count: int) -> list[Setting]:
+def _cmaes(search: Search, told: list[Told], _: Waiting, count: int) -> list[Setting]:
     """Hansen's CMA-ES in the unit cube; a batch is a generation, all of them told again.
 
     It begins at the best of the first batch. Hansen (2016), The CMA evolution strategy: a tutorial.
@@ -179,7 +209,7 @@ def _cmaes(search: Search, told: list[Told], count: int) -> list[Setting]:
     ]
 
 
-SAMPLERS: dict[str, Callable[[Search, list[Told], int], list[Setting]]] = {
+SAMPLERS: dict[str, Callable[[Search, list[Told], Waiting, int], list[Setting]]] = {
     "tpe": _tpe,
     "gp": _gp,
     "cmaes": _cmaes,

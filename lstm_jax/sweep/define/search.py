@@ -8,6 +8,7 @@ SEARCH = {
     "when": {"optimizer.momentum": {"optimizer.name": "sgd"}},    # else the field is left alone
     "objectives": {"valid/loss": "min", "parameters": "min"},     # default: METRIC and DIRECTION
     "seed": 0,                           # of the sampler
+    "wait": 2,                           # batches that a trial waits for others of its program
 }
 """
 
@@ -29,7 +30,7 @@ from lstm_jax.training.check import validate
 
 DIRECTIONS = ("min", "max")
 COSTS = ("parameters", "flops")  # objectives that no training is needed for
-SEED, BATCH = "seed", 32
+SEED, BATCH, WAIT = "seed", 32, 2
 
 
 class Sampler(NamedTuple):
@@ -40,12 +41,15 @@ class Sampler(NamedTuple):
     conditions: bool = True
     objectives: bool = True
     least: int = 1  # asks in a batch
+    waits: bool = True  # knows of trials that were asked before and not told
 
 
 SAMPLERS = {
     "tpe": Sampler(("optuna",)),
     "gp": Sampler(("optuna", "torch"), conditions=False),
-    "cmaes": Sampler(("cmaes",), choices=False, conditions=False, objectives=False, least=4),
+    "cmaes": Sampler(
+        ("cmaes",), choices=False, conditions=False, objectives=False, least=4, waits=False
+    ),
     "random": Sampler(()),
 }
 INSTALL = {"torch": "pip install torch", "optuna": "", "cmaes": ""}
@@ -62,6 +66,16 @@ class Search(NamedTuple):
     space: dict[str, Draw]
     when: dict[str, dict[str, list[Any]]]  # {field: {another field: values at which it is drawn}}
     variants: list[dict[str, Any]]
+    wait: int = 0  # batches that a trial waits for others of its program, at most
+
+    def variant_of(self, trial: Mapping[str, Any]) -> int:
+        """The number of the variant that a trial belongs to."""
+        fixed = {n: v for n, v in trial.items() if n not in (*self.space, SEED)}
+        return self.variants.index(fixed)
+
+    def setting_of(self, trial: Mapping[str, Any]) -> dict[str, Any]:
+        """What was drawn of a trial, as it was drawn."""
+        return {n: hashable(trial[n]) for n in self.space if n in trial}
 
     def is_active(self, name: str, setting: Mapping[str, Any]) -> bool:
         """Whether a field is drawn, beside what has been drawn before it."""
@@ -79,6 +93,9 @@ class Search(NamedTuple):
     def written(self) -> dict[str, Any]:
         """As a manifest has it."""
         return json.loads(json.dumps(self._asdict()))
+
+
+ENTRIES = tuple(name for name in Search._fields if name != "variants")
 
 
 def of_manifest(found: Mapping[str, Any]) -> Search:
@@ -104,12 +121,13 @@ def read_search(
       UsageError: everything in it that cannot be; nothing has run then.
     """
     for name in given:
-        lookup("SEARCH entry", name, dict.fromkeys(Search._fields[:-1]))
+        lookup("SEARCH entry", name, dict.fromkeys(ENTRIES))
     metric, direction = aim
     trials = given.get("trials", 64)
     when = given.get("when", {})
+    sampler = given.get("sampler", "tpe")
     found = Search(
-        sampler=given.get("sampler", "tpe"),
+        sampler=sampler,
         trials=trials,
         batch=given.get("batch", min(BATCH, trials) if isinstance(trials, int) else BATCH),
         seed=given.get("seed", 0),
@@ -117,6 +135,7 @@ def read_search(
         space=given.get("space", {}),
         when=_conditions(when) if isinstance(when, Mapping) else when,
         variants=variants,
+        wait=given.get("wait", WAIT if sampler in SAMPLERS and SAMPLERS[sampler].waits else 0),
     )
     lookup("SEARCH sampler", found.sampler, SAMPLERS)
     for look in (_shape, _space, _ability):
@@ -149,6 +168,8 @@ def _shape(search: Search, config: ConfigDict) -> list[str]:
         "batch no larger than the trials": not whole or search.batch > search.trials,
         f"seed={search.seed!r}: expected a whole number from 0": not isinstance(search.seed, int)
         or search.seed < 0,
+        f"wait={search.wait!r}: expected how many batches a trial may wait for others of its "
+        "program, 0 or more": not isinstance(search.wait, int) or search.wait < 0,
         f"space={search.space!r}: expected at least one field, as in "
         "{'optimizer.learning_rate': log_uniform(1e-4, 1e-1)}": not search.space
         or not isinstance(search.space, Mapping),
@@ -258,6 +279,9 @@ def _ability(search: Search, config: ConfigDict) -> list[str]:
         ),
         f"sampler={name!r} knows no conditional fields ({', '.join(search.when)}): {fix}": (
             search.when and not sampler.conditions
+        ),
+        f"sampler={name!r} is told whole batches: wait=0, or {fix}": (
+            search.wait and not sampler.waits
         ),
         f"sampler={name!r} has one objective, not {', '.join(search.objectives)}: {fix}": (
             len(search.objectives) > 1 and not sampler.objectives

@@ -17,6 +17,7 @@ from lstm_jax.sweep.define.plan import Plan, pack_folder, read_plan
 from lstm_jax.sweep.follow import status
 from lstm_jax.sweep.follow.results import write_results
 from lstm_jax.sweep.follow.seeds import write_means
+from lstm_jax.sweep.workers.stop import Stop
 from lstm_jax.terminal import Bar, clock, say_above, speed, start_live
 from lstm_jax.workdir.console import tensorboard_line
 
@@ -26,26 +27,47 @@ LINE_SECONDS = 30.0
 
 def monitor(plan: Plan, workdir: Path, launcher: Any, wait: bool = True) -> int:
     """Submit what has not ended and, with `wait`, stay until it has; an exit code."""
-    watcher, plan = claims.Watcher(), asks.go_on(plan, workdir)
-    left = [n for n in range(len(plan.packs)) if not claims.ended(pack_folder(workdir, n))]
-    over = set(range(len(plan.packs))) - set(left)
+    plan, watcher = asks.go_on(plan, workdir), claims.Watcher()
+    over = set(range(len(plan.packs))) - set(unended(plan, workdir))
     with signals.asked() as asked, Display(plan, workdir, over) as display:
-        if left:
+        stop = Stop(workdir, asked)
+        if left := unended(plan, workdir):
             launcher.submit(workdir, left)
         if not wait:
             return OK
-        while launcher.poll():
-            plan = newest(plan, workdir)
-            display.update(status.packs(plan, workdir, watcher), plan)
-            if asked:
-                display.say("stopping: workers save after their chunk (Ctrl-C again: at once)")
-                launcher.cancel()
+        while True:
+            plan = look_after(plan, workdir, launcher, display, watcher, asked)
+            # Its workers are gone. Those of a search may have died before they asked.
+            before, plan = plan, plan if stop() else asks.go_on(plan, workdir)
+            if plan is before:
                 break
-            time.sleep(POLL_SECONDS)
-        plan = newest(plan, workdir)
+            launcher.submit(workdir, unended(plan, workdir))
         found = status.packs(plan, workdir, watcher)
         display.update(found, plan)
     return closing(plan, workdir, found)
+
+
+def look_after(
+    plan: Plan, workdir: Path, launcher: Any, display: Display, watcher: Any, asked: list[str]
+) -> Plan:
+    """Until the launcher has no worker left, or Ctrl-C; the plan then."""
+    while launcher.poll():
+        before, plan = plan, newest(plan, workdir)
+        if len(plan.packs) > len(before.packs):
+            display.say(asks.news(plan, workdir))
+        if plan.search and hasattr(launcher, "grow"):
+            launcher.grow(unended(plan, workdir))
+        display.update(status.packs(plan, workdir, watcher), plan)
+        if asked:
+            display.say("stopping: workers save after their chunk (Ctrl-C again: at once)")
+            launcher.cancel()
+            break
+        time.sleep(POLL_SECONDS)
+    return newest(plan, workdir)
+
+
+def unended(plan: Plan, workdir: Path) -> list[int]:
+    return [n for n in range(len(plan.packs)) if not claims.ended(pack_folder(workdir, n))]
 
 
 def newest(plan: Plan, workdir: Path) -> Plan:

@@ -3,7 +3,8 @@
     python -m lstm_jax.sweep.workers.keeper WORKDIR
 
 For tasks that were killed or cancelled before they could put themselves back, in sweeps that nobody
-watches. The jobs it submits have a keeper of their own, until every pack has ended.
+watches. The jobs it submits have a keeper of their own, until every pack has ended. Where a search
+was killed before it asked, it asks.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import os
 import sys
 from pathlib import Path
 
+import jax
+
 from lstm_jax.errors import OK
-from lstm_jax.sweep import claims
+from lstm_jax.sweep import asks, claims
 from lstm_jax.sweep.define.plan import pack_folder, read_plan
 from lstm_jax.sweep.workers import launchers
 from lstm_jax.sweep.workers.launchers import slurm
@@ -28,7 +31,8 @@ def main(argv: list[str]) -> int:
         return OK
     for name in os.environ.keys() - slurm.outside().keys():
         del os.environ[name]  # of this small job; those that it submits have their own
-    packs = range(len(read_plan(workdir).packs))
+    jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
+    packs = range(len(asks.go_on(read_plan(workdir), workdir).packs))
     left = [n for n in packs if not claims.ended(pack_folder(workdir, n))]
     options = read_json(workdir / launchers.LAUNCH)
     again = slurm.Launcher(options).keep(workdir, left) if left else []

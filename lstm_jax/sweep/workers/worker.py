@@ -1,8 +1,9 @@
 """A worker: claims packs one after the other, trains them, and goes when none is left.
 
-    python -m lstm_jax.sweep.workers.worker WORKDIR [PACK ...]
+    python -m lstm_jax.sweep.workers.worker WORKDIR [PACK ...] [--leave]
 
-Any number of workers may share a workdir, on any hosts. SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 save
+Any number of workers may share a workdir, on any hosts. With --leave one goes as soon as others run
+what is left of a search: its launcher starts workers for what is asked next. SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 save
 and let go after the running chunk; so does the file WORKDIR/cancelled.
 """
 
@@ -24,12 +25,17 @@ from lstm_jax.sweep.pack.program import forget
 from lstm_jax.sweep.workers import logs, multihost
 from lstm_jax.sweep.workers.stop import WAIT_SECONDS, Stop, fail, say
 
+LEAVE = "--leave"
 
-def work(workdir: Path, packs: list[int] | None = None, stop: Stop | None = None) -> int:
+
+def work(
+    workdir: Path, packs: list[int] | None = None, stop: Stop | None = None, leave: bool = False
+) -> int:
     """Run packs until all have ended, or until told to stop; an exit code.
 
     A pack that another worker holds is waited for: it may die, and then it is ours. Those of a
-    search are everybody's, and whoever finds them ended asks for the next ones.
+    search are everybody's, and whoever finds them ended asks for the next ones; with `leave` only
+    the packs that were given are waited for.
     """
     plan, stop, watcher = read_plan(workdir), stop or Stop(workdir), claims.Watcher()
     forget()
@@ -41,11 +47,14 @@ def work(workdir: Path, packs: list[int] | None = None, stop: Stop | None = None
         if stop():
             return INTERRUPTED
         if left and not any(run_next(plan, workdir, number, watcher, stop) for number in left):
+            if leave and packs is not None and not set(packs) & set(left):
+                return OK
             time.sleep(WAIT_SECONDS)
         if not left:
             before, plan = plan, asks.go_on(plan, workdir)
             if plan is before:
                 return OK  # a pack has failed: nothing is asked
+            say(asks.news(plan, workdir))
 
 
 def run_next(plan: Plan, workdir: Path, number: int, watcher: Any, stop: Stop) -> bool:
@@ -75,7 +84,7 @@ def run_pack(plan: Plan, workdir: Path, number: int, claim: Any, stop: Stop) -> 
 
 
 def main(argv: list[str]) -> int:
-    workdir, packs = Path(argv[0]), [int(word) for word in argv[1:]]
+    workdir, packs = Path(argv[0]), [int(word) for word in argv[1:] if word != LEAVE]
     with signals.asked() as asked:
         stop = Stop(workdir, asked)
         sharding.configure_cpu_devices()
@@ -83,7 +92,7 @@ def main(argv: list[str]) -> int:
         try:
             if processes.find("auto") is not None:
                 return multihost.work(workdir, packs[0], stop)
-            return work(workdir, packs or None, stop)
+            return work(workdir, packs or None, stop, LEAVE in argv)
         except UsageError as error:
             say(f"lstm-jax: {error}")
             return 2

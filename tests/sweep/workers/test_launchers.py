@@ -133,7 +133,7 @@ def slurm_here(sweep, tmp_path, monkeypatch):
     (workdir / "logs").mkdir()
     launcher, submitted = object.__new__(slurm.Launcher), []
     launcher.options, launcher.workdir, launcher.kept = options(keeper=True), workdir, False
-    launcher.submitted, launcher.failed = {}, set()
+    launcher.submitted, launcher.failed, launcher.with_job = {}, set(), set()
 
     def sbatch(packs):
         steps = {str(n): slurm.reached(workdir, n) for n in packs}

@@ -9,6 +9,8 @@ and, where it can,
 
     describe(workdir, packs) -> str   --dry-run: what `submit` would start
     take_back(workdir)                `sweep cancel`, of a launch of any process: what is queued
+    grow(packs)                       what a search has asked for and has not ended: look after it,
+                                      and start workers for what is `unclaimed`
 
 What became of a pack is never asked of a launcher: the pack's files say it.
 """
@@ -23,6 +25,8 @@ from typing import Any
 from lstm_jax import plugins
 from lstm_jax.errors import UsageError
 from lstm_jax.option import Flag
+from lstm_jax.sweep import claims
+from lstm_jax.sweep.define.plan import pack_folder
 from lstm_jax.workdir.files import read_json, write_json
 
 LAUNCHERS = {
@@ -78,6 +82,11 @@ def remember(workdir: Path, options: dict[str, Any]) -> None:
     """For who takes jobs back or submits them again, in another process."""
     (workdir / LAUNCH).parent.mkdir(parents=True, exist_ok=True)
     write_json(workdir / LAUNCH, options)
+
+
+def unclaimed(workdir: Path, packs: Sequence[int]) -> list[int]:
+    """Those that no worker has ever begun."""
+    return [n for n in packs if not claims.attempts(pack_folder(workdir, n))]
 
 
 def take_back(workdir: Path) -> None:

@@ -20,6 +20,7 @@ from lstm_jax.compute.memory import gpus
 from lstm_jax.ops import cores
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder
+from lstm_jax.sweep.workers import launchers
 from lstm_jax.workdir.files import read_json
 from lstm_jax.workdir.lock import owner
 
@@ -40,6 +41,12 @@ class Launcher:
         (workdir / "logs").mkdir(parents=True, exist_ok=True)
         for slot in range(min(self.count, len(packs))):
             self.start(slot)
+
+    def grow(self, packs: list[int]) -> None:
+        """As many workers as there may be, for as many packs."""
+        for slot in range(min(self.count, len(launchers.unclaimed(self.workdir, packs)))):
+            if slot not in self.workers:
+                self.start(slot)
 
     def describe(self, workdir: Path, packs: list[int]) -> str:
         return "\n".join([shlex.join(command(workdir, packs))] * min(self.count, len(packs)))

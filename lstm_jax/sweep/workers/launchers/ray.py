@@ -1,7 +1,8 @@
 """Ray tasks, one a pack, on the cluster there is or on one started here.
 
 A task whose node is lost is run again by Ray; the pack goes on from its checkpoint once its claim
-counts as dead. The workdir must be on a file system that all nodes share.
+counts as dead. A task of a search asks for the next batch, and goes when others run what is left.
+The workdir must be on a file system that all nodes share.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from lstm_jax.errors import UsageError
 from lstm_jax.option import Flag
+from lstm_jax.sweep.workers import launchers
 
 
 class Launcher:
@@ -29,11 +31,22 @@ class Launcher:
         except ImportError:
             raise UsageError("--launcher=ray needs Ray: pip install 'lstm-jax[ray]'") from None
         self.ray, self.options = ray, options
+        self.tasks: dict[Any, int] = {}
+        self.begun: set[int] = set()
         connect(ray, options["address"] or "auto")
         check_resources(ray.cluster_resources(), options)
 
     def submit(self, workdir: Path, packs: list[int]) -> None:
         """Ray queues what does not fit yet."""
+        self.workdir, self.tasks, self.begun = workdir.resolve(), {}, set()
+        self.start(packs)
+
+    def grow(self, packs: list[int]) -> None:
+        """Tasks for those that nobody has claimed."""
+        unclaimed = launchers.unclaimed(self.workdir, packs)
+        self.start([n for n in unclaimed if n not in self.begun])
+
+    def start(self, packs: list[int]) -> None:
         o, ray = self.options, self.ray
         # A process a pack: its devices and its memory are free again afterwards.
         remote = ray.remote(
@@ -43,7 +56,8 @@ class Launcher:
             retry_exceptions=False,
             max_calls=1,
         )(task)
-        self.tasks = {remote.remote(str(workdir.resolve()), n): n for n in packs}
+        self.tasks |= {remote.remote(str(self.workdir), n): n for n in packs}
+        self.begun |= set(packs)
 
     def poll(self) -> list[str]:
         """Tasks that have not ended; one that failed for good is said once."""
@@ -90,7 +104,7 @@ def task(workdir: str, number: int) -> int:
     if not Path(workdir, "sweep.json").exists():
         node = os.uname().nodename
         raise RuntimeError(f"{workdir} is not on node {node}: is its file system shared?")
-    return worker.main([workdir, str(number)])
+    return worker.main([workdir, str(number), worker.LEAVE])
 
 
 def check_resources(there: Mapping[str, float], options: dict[str, Any]) -> None:

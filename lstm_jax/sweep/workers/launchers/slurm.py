@@ -4,7 +4,9 @@ SLURM starts processes; whether a pack is done, its files say. So nothing here n
 job that was killed is seen by its absence from the queue. A task that is preempted or nears its
 time limit (SIGUSR2 or SIGTERM) saves and requeues itself. Where SLURM cancels instead, or kills,
 a launcher that watches submits again, or with --keeper a job that waits for the others to end. Jobs
-outlive their launcher: a later launch leaves packs alone that still have a job.
+outlive their launcher: a later launch leaves packs alone that still have a job. A task of a search
+asks for the next batch and runs what it can, and goes when others run what is left; what stays
+unclaimed for some seconds gets jobs of its own.
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ class Launcher:
         self.tries: Counter[int] = Counter()
         self.steps: dict[int, int] = {}
         self.submitted: dict[int, float] = {}
+        self.with_job: set[int] = set()  # packs that were submitted from here
         self.failed: set[int] = set()
         self.kept = False  # whether a keeper is in the queue
 
@@ -81,14 +84,21 @@ class Launcher:
     def submit(self, workdir: Path, packs: list[int]) -> None:
         self.workdir, self.packs = workdir.resolve(), packs
         (self.workdir / "logs").mkdir(parents=True, exist_ok=True)
-        alive = self.alive()
-        self.start([n for n in packs if n not in alive.values()])
+        busy = self.busy(self.alive())
+        self.start([n for n in packs if n not in busy])
+
+    def grow(self, packs: list[int]) -> None:
+        """`poll` submits those that no task has taken after some seconds."""
+        self.packs = packs
+        for number in packs:
+            self.submitted.setdefault(number, time.monotonic())
 
     def start(self, packs: list[int]) -> None:
         if not packs:
             return
         for number in packs:
             self.submitted[number] = time.monotonic()
+        self.with_job |= set(packs)
         self.sbatch(packs)
 
     def sbatch(self, packs: list[int]) -> str:
@@ -165,8 +175,8 @@ class Launcher:
     def keep(self, workdir: Path, packs: list[int]) -> list[int]:
         """The keeper's work: submit again what has no job, the next keeper with it; which packs."""
         self.workdir, self.packs = workdir, packs
-        alive = self.alive().values()
-        again = [n for n in packs if n not in alive and self.may_keep(n)]
+        busy = self.busy(self.alive())
+        again = [n for n in packs if n not in busy and self.may_keep(n)]
         self.start(again)
         return again
 
@@ -196,6 +206,12 @@ class Launcher:
                 found[line] = wanted[job][int(task)]
         return found
 
+    def busy(self, alive: dict[str, int]) -> set[int]:
+        """Packs that these jobs were submitted for, and those that they have claimed on the way."""
+        folders = {n: pack_folder(self.workdir, n) for n in self.packs}
+        claimed = {n: read_json(f / f"claim.{claims.attempts(f)}") for n, f in folders.items()}
+        return {*alive.values(), *(n for n, them in claimed.items() if them.get("slurm") in alive)}
+
     def poll(self) -> list[str]:
         """Submits again what left the queue before its pack was done."""
         try:
@@ -209,10 +225,17 @@ class Launcher:
             for n in self.packs
             if not claims.ended(pack_folder(self.workdir, n)) and n not in self.failed
         ]
-        lost = [n for n in open_packs if n not in alive.values() and self.is_settled(n)]
-        lost = [] if self.kept else lost  # those are for the keeper
+        busy = self.busy(alive)
+        lost = [n for n in open_packs if n not in busy and self.is_settled(n)]
+        lost = [n for n in lost if not self.kept or self.is_new(n)]  # others are for the keeper
         self.start([n for n in lost if self.may_try(n)])
         return sorted(alive) or ([f"pack {n}" for n in open_packs if n not in self.failed])
+
+    def is_new(self, number: int) -> bool:
+        """Whether no job was ever to run the pack: a search has just asked for it."""
+        return number not in self.with_job and not claims.attempts(
+            pack_folder(self.workdir, number)
+        )
 
     def is_settled(self, number: int) -> bool:
         return time.monotonic() - self.submitted.get(number, 0.0) > SETTLE_SECONDS
@@ -273,7 +296,7 @@ class BatchTask:
 
         if number < 0:
             return OK
-        code = worker.main([self.workdir, str(number)])
+        code = worker.main([self.workdir, str(number), worker.LEAVE])
         first = os.environ.get("SLURM_PROCID", "0") == "0"  # of a job's tasks, one asks
         cancelled = Path(self.workdir, CANCELLED).exists()
         if code == INTERRUPTED and first and not cancelled:

@@ -60,7 +60,7 @@ def finish(process, workdir, undisturbed):
 
 def claimed(workdir):
     """Pid of a worker that is in the middle of a pack."""
-    end = time.monotonic() + 200
+    end = time.monotonic() + 400
     while time.monotonic() < end:
         for number in range(2):
             folder = pack_folder(workdir, number)

@@ -16,9 +16,18 @@ from lstm_jax.errors import UsageError
 from lstm_jax.protocol.course import COURSE, follow, is_done
 from lstm_jax.report import register
 from lstm_jax.sweep import asks, claims
-from lstm_jax.sweep.define.plan import make_plan, pack_folder, read_plan, trial_folder, write_plan
+from lstm_jax.sweep.define.plan import (
+    filled,
+    make_plan,
+    pack_folder,
+    read_plan,
+    trial_folder,
+    write_plan,
+)
+from lstm_jax.sweep.define.samplers import propose
 from lstm_jax.sweep.define.search import of_manifest
 from lstm_jax.sweep.define.study import load_study
+from lstm_jax.sweep.follow.monitor import monitor
 from lstm_jax.sweep.workers import worker
 from lstm_jax.sweep.workers.worker import work
 from lstm_jax.workdir.files import read_json
@@ -116,6 +125,42 @@ def test_packs_of_a_search_have_one_program_each(tmp_path):
     assert sorted(n for pack in grown.packs for n in pack) == list(range(16))
 
 
+def test_packs_fill_up_by_program_and_for_a_while():
+    """Compiled sizes first, then halves of a batch; a leftover goes after `bound` batches."""
+    sizes = [8, 4, 2]
+    assert filled("aaaabbbb", [0] * 8, {}, sizes, 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert filled("abbbcaaa", [0] * 8, {}, sizes, 2) == [[0, 5, 6, 7], [1, 2]]
+    assert filled("aaaaaaab", [0] * 8, {"a": {6}}, sizes, 2) == [[0, 1, 2, 3, 4, 5]]
+    assert filled("aaaaaaab", [0] * 8, {"a": {1}}, sizes, 2) == [[0, 1, 2, 3], [4, 5]]
+    assert filled("caab", [2, 1, 0, 0], {}, sizes, 2) == [[0], [1, 2]]
+    assert filled("abc", [1, 0, 0], {}, sizes, 2) == [[0]]
+
+
+def test_asks_of_a_program_wait_for_each_other(tmp_path):
+    """Every ask is trained once, with its own seed; the same from the files as from memory."""
+    text = more(trials=24, batch=8).replace(
+        '"optimizer.momentum": uniform(0.1, 0.9)', '"cell.hidden": choice((4, 5, 6, 7, 8))'
+    )
+    plan, workdir = registered(tmp_path, more=text)
+    while True:
+        end(plan, workdir)
+        plan, before = asks.go_on(read_plan(workdir), workdir), plan
+        if plan == before:
+            break
+        assert all(waited < 2 for waited, _ in plan.waiting)
+        assert f"trials in packs of {len(plan.grown[-1].packs[0])}" in asks.news(plan, workdir)
+    assert not plan.waiting and not asks.is_open(plan)
+    assert sorted(trial["seed"] for trial in plan.trials) == list(range(24))
+    drawn = {trial["seed"]: trial[RATE] for trial in plan.trials}
+    settings = propose(of_manifest(plan.search), [], 24)
+    assert drawn == {i: setting[RATE] for i, setting in enumerate(settings)}
+    for pack in plan.packs:
+        assert len({plan.config(n).signature for n in pack}) == 1
+    middle = [pack for more in plan.grown[:-1] for pack in more.packs]
+    assert any(more.waiting for more in plan.grown) and max(map(len, middle)) > 1
+    assert sorted(n for pack in plan.packs for n in pack) == list(range(24))
+
+
 def test_what_a_trial_costs_is_an_objective(tmp_path):
     text = more(trials=8).replace(
         '"space"',
@@ -133,6 +178,58 @@ def test_a_search_on_many_nodes_is_refused(tmp_path):
     plan, _ = registered(tmp_path, more=more())
     with pytest.raises(UsageError, match="not with --nodes"):
         trial_config(plan, 0)
+
+
+# ---------------------------------------------------------------- who runs what is asked
+
+
+class Jobs:
+    """A launcher whose one worker ends its packs, and dies instead of asking."""
+
+    def __init__(self, plan, workdir):
+        self.plan, self.workdir, self.alive = plan, workdir, False
+        self.submitted, self.grown = [], []
+
+    def submit(self, workdir, packs):
+        self.submitted.append(packs)
+        self.alive = True
+
+    def grow(self, packs):
+        self.grown.append(packs)
+
+    def poll(self):
+        end(read_plan(self.workdir), self.workdir)
+        self.alive, was = False, self.alive
+        return ["job"] if was else []
+
+    def cancel(self):
+        pass
+
+
+def test_a_launch_asks_where_its_workers_died(tmp_path, capsys):
+    plan, workdir = registered(tmp_path, more=more())
+    jobs = Jobs(plan, workdir)
+    assert monitor(plan, workdir, jobs) == 0
+    assert jobs.submitted == [[0], [1], [2]]
+    assert not asks.is_open(read_plan(workdir))
+    assert "12 trials: 12 completed" in capsys.readouterr().out
+
+
+def test_a_cancelled_launch_asks_for_nothing(tmp_path):
+    plan, workdir = registered(tmp_path, more=more())
+    (workdir / "cancelled").touch()
+    assert monitor(plan, workdir, Jobs(plan, workdir)) == 4
+    assert len(read_plan(workdir).packs) == 1
+
+
+def test_a_worker_leaves_what_others_run_to_them(tmp_path):
+    """One that was given a pack which has ended, while another's is still going on."""
+    plan, workdir = registered(tmp_path, VARIANTS, more=more())
+    end(plan, workdir)
+    (pack_folder(workdir, 1) / "ended.json").unlink()
+    with claims.Watcher().claim(pack_folder(workdir, 1)):
+        assert work(workdir, [0], leave=True) == 0
+    assert len(read_plan(workdir).packs) == 2
 
 
 # ---------------------------------------------------------------- really run

@@ -181,7 +181,7 @@ def _size(count: int, known: Collection[int], sizes: Sequence[int]) -> int:
     """Of the next pack from `count` trials; 0: all of them wait."""
     compiled = max((n for n in known if n <= count), default=0)
     fits = next((n for n in sizes if n <= count), 0)
-    return compiled if fits and 2 * compiled >= fits else fits
+    return compiled if fits and 2 * compiled > fits else fits
 
 
 def signatures(plan: Plan, trials: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -7,7 +7,8 @@ experiments/NAME/study.py
   DIRECTION  "min" | "max"
   LAUNCH     optional: {"launcher": "slurm", "partition": "gpu"}: launch flags of this study
   HALVING    optional: {"rungs": (200, 400), "keep": 0.5}: steps at which a pack drops its worst;
-             "across": True measures a search's trials against earlier batches too
+             "across": True measures a search's trials against earlier batches too, "brackets":
+             True spares some of them the first rungs (Hyperband)
   PBT        optional: {"every": 100, "fields": {"optimizer.learning_rate": (1e-5, 1.0)}}: the worst
              of a pack take over the best one's state, and its numbers perturbed
   SEARCH     optional: {"sampler": "tpe", "trials": 64, "space": ...}: a sampler asks for the
@@ -55,7 +56,7 @@ REPORT_ENTRIES = (
     "published", "margin", "scale", "block", "confirm", "budget",
 )  # fmt: skip
 JUDGING = ("MARGIN", "SCALE", "BLOCK", "CONFIRM", "BUDGET")
-HALVING = ("rungs", "keep", "across")
+HALVING = ("rungs", "keep", "across", "brackets")
 PBT = ("every", "fields", "share", "factors", "seed")
 PUBLISHED = ("source", "verdicts", "importance")
 SELECTIONS = ("setting", "tenth", "all")

@@ -193,12 +193,34 @@ class Pack:
         return state
 
     def survivors(self, state: Any, active: list[int]) -> list[int]:
-        """The best of the active trials by their best validation value so far, in order."""
+        """The best of the active trials by their best validation value so far, in order.
+
+        Those of one bracket compete, where there are several.
+        """
         best, halving = self.compiled.fetch(state.best.value), self.plan.halving
-        values = [rungs.sign_of(self.options.best_metric) * float(best[i]) for i in active]
+        sign, keep = rungs.sign_of(self.options.best_metric), halving.get("keep", 0.5)
         seen = rungs.earlier if halving.get("across") else lambda *_: []
         others = seen(self.plan, self.number, self.folder_of, self.step)
-        return [active[i] for i in rungs.kept(values, others, halving.get("keep", 0.5))]
+        found = []
+        for group in self.competing(active):
+            values = [sign * float(best[i]) for i in group]
+            found += [group[i] for i in rungs.kept(values, others, keep)]
+        spared = set(active).difference(*self.competing(active))
+        return sorted([*found, *spared])
+
+    def competing(self, active: list[int]) -> list[list[int]]:
+        """Groups of active trials that compete at this step: all, or those of each bracket."""
+        halving, pack = self.plan.halving, self.plan.packs[self.number]
+        if not halving.get("brackets"):
+            return [active]
+        found = rungs.brackets(len(pack), self.rungs, halving.get("keep", 0.5))
+        place = {trial: i for i, trial in enumerate(pack)}
+        groups = [
+            [i for i in active if place[self.trials[i].number] in part]
+            for part, own in found
+            if self.step in own
+        ]
+        return [group for group in groups if group]
 
     def evolve(self, state: Any) -> Any:
         """PBT: the worst go on from the state of one of the best, with its numbers perturbed."""

@@ -1,6 +1,8 @@
 """What happens to the trials of a pack on its way: the worst stop, or go on as the best do.
 
-HALVING: at a rung the best `keep` of the trials go on (Jamieson & Talwalkar 2016). With `across`
+HALVING: at a rung the best `keep` of the trials go on (Jamieson & Talwalkar 2016). With `brackets`
+the pack's trials compete in groups, of which each spares its trials one rung more than the one
+before: what starts slowly has a chance (Hyperband, Li et al. 2018). With `across`
 they are measured against the earlier batches of a search too, as ASHA does (Li et al. 2020): a
 batch may lose more than its share, or less. Only batches that have ended count, so that what is
 kept does not depend on who runs when.
@@ -13,6 +15,7 @@ trial has found stay its own until others are better.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -48,6 +51,19 @@ def kept(values: Sequence[float], others: Sequence[float], keep: float) -> list[
     # A pack of another size is another program: halves of halves, so that batches share a few.
     sizes = [-(-len(values) // 2**n) for n in range(len(values).bit_length() + 1)]
     return sorted(order[: min(size for size in sizes if size >= good)])
+
+
+def brackets(count: int, rungs: Sequence[int], keep: float) -> list[tuple[range, tuple[int, ...]]]:
+    """Hyperband's brackets of `count` trials: (which of them, the rungs at which they compete).
+
+    Bracket s of R + 1 leaves out the first s of R rungs, and has in proportion keep^s / (R + 1 - s)
+    trials, so that all brackets train about as many steps where rungs are 1 / keep apart.
+    """
+    shares = [keep**s / (len(rungs) + 1 - s) for s in range(len(rungs) + 1)]
+    ends = [round(count * sum(shares[: s + 1]) / sum(shares)) for s in range(len(shares))]
+    parts = enumerate(itertools.pairwise([0, *ends]))
+    found = [(range(*part), tuple(rungs[s:])) for s, part in parts]
+    return [bracket for bracket in found if bracket[0]]
 
 
 def earlier(plan: Plan, pack: int, folder: Callable[[int], Path], step: int) -> list[float]:

@@ -7,7 +7,7 @@ from sweeps import After, digests, lines, planned, study, summary
 
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep.define.study import load_study
-from lstm_jax.sweep.pack.rungs import at_rung, evolved, kept, numbers_at, remember
+from lstm_jax.sweep.pack.rungs import at_rung, brackets, evolved, kept, numbers_at, remember
 from lstm_jax.sweep.workers.worker import work
 
 PBT = {"share": 0.25, "factors": (0.5, 2.0), "fields": {"rate": (0.1, 1.0)}}
@@ -21,6 +21,16 @@ def test_the_best_share_goes_on_and_at_least_one():
 
 def test_a_good_batch_keeps_more_than_its_share():
     assert kept([3.0, 1.0, 2.0, 4.0], [9.0] * 12, 0.25) == [0, 1, 2, 3]
+
+
+def test_brackets_are_those_of_hyperband():
+    """Li et al. (2018), algorithm 1 with R=81, eta=3: 81, 34, 15, 8 and 5 trials."""
+    found = brackets(143, (1, 3, 9, 27), 1 / 3)
+    assert [(len(part), rungs) for part, rungs in found] == [
+        (81, (1, 3, 9, 27)), (34, (3, 9, 27)), (15, (9, 27)), (8, (27,)), (5, ())
+    ]  # fmt: skip
+    assert [n for part, _ in found for n in part] == list(range(143))
+    assert brackets(1, (10,), 0.5) == [(range(1), ())]
 
 
 def test_the_value_at_a_rung_is_the_best_up_to_it(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from lstm_jax.errors import UsageError
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder
 from lstm_jax.sweep.workers import keeper, launchers, logs
-from lstm_jax.sweep.workers.launchers import slurm
+from lstm_jax.sweep.workers.launchers import local, slurm
 from lstm_jax.workdir.files import read_json, replace_json
 
 OWN = Path(__file__).parent / "mylauncher.py"
@@ -170,6 +171,55 @@ def test_the_keeper_goes_on_while_a_pack_gets_on_and_stops_when_cancelled(slurm_
     (workdir / "cancelled").touch()
     keeper.main([str(workdir)])
     assert len(submitted) == 8
+
+
+SEARCH = """
+from lstm_jax.sweep import log_uniform
+SEARCH = {"sampler": "random", "trials": 8, "batch": 4,
+          "space": {"optimizer.learning_rate": log_uniform(1e-4, 1e-1)}}
+"""
+
+
+def test_the_keeper_asks_where_a_search_was_killed_before_it_did(slurm_here, tmp_path):
+    workdir, submitted = slurm_here
+    (workdir / "sweep.json").unlink()
+    planned(tmp_path / "s", workdir, trials="    yield {}", more=SEARCH)
+    pack_folder(workdir, 0).mkdir(parents=True)
+    replace_json(pack_folder(workdir, 0) / claims.ENDED, {"status": "completed"})
+    assert keeper.main([str(workdir)]) == 0
+    assert submitted == [[1]]
+
+
+def test_packs_that_a_search_asked_for_get_jobs_unless_a_task_has_them(slurm_here, monkeypatch):
+    """The task 5_0 was to run pack 0, and has gone on to pack 1; nobody has taken 2."""
+    workdir, submitted = slurm_here
+    replace_json(workdir / "logs" / "slurm-5.json", {"job": "5", "packs": [0], "keeper": "6"})
+    monkeypatch.setattr(slurm, "squeue", lambda jobs: ["5_0", "6"])
+    monkeypatch.setattr(slurm, "SETTLE_SECONDS", -1.0)
+    launcher = slurm.Launcher({})
+    launcher.packs, launcher.tries, launcher.steps = [0], Counter(), {}
+    pack_folder(workdir, 1).mkdir(parents=True)
+    replace_json(pack_folder(workdir, 1) / "claim.1", {"slurm": "5_0"})
+    launcher.grow([1, 2])
+    assert launcher.poll() == ["5_0"]
+    assert submitted == [[2]]
+    monkeypatch.setattr(slurm, "squeue", lambda jobs: ["6"])
+    launcher.poll()
+    assert submitted == [[2]]  # what was begun is the keeper's
+    monkeypatch.setattr(slurm, "squeue", lambda jobs: [])
+    launcher.poll()
+    assert submitted == [[2], [1, 2]]
+
+
+def test_local_workers_are_as_many_as_a_batch_has_packs(sweep, tmp_path, monkeypatch):
+    launcher, started = local.Launcher(options(workers=3)), []
+    monkeypatch.setattr(local.Launcher, "start", lambda self, slot: started.append(slot))
+    launcher.submit(tmp_path, [0])
+    launcher.workers = dict.fromkeys(started)
+    pack_folder(tmp_path, 1).mkdir(parents=True)
+    (pack_folder(tmp_path, 1) / "claim.1").touch()
+    launcher.grow([1, 2, 3])
+    assert started == [0, 1]
 
 
 def test_logs_by_variant(sweep, tmp_path):

@@ -28,6 +28,7 @@ from lstm_jax.sweep.define.samplers import propose
 from lstm_jax.sweep.define.search import of_manifest
 from lstm_jax.sweep.define.study import load_study
 from lstm_jax.sweep.follow.monitor import monitor
+from lstm_jax.sweep.pack import cost
 from lstm_jax.sweep.workers import worker
 from lstm_jax.sweep.workers.worker import work
 from lstm_jax.workdir.files import read_json
@@ -136,8 +137,9 @@ def test_packs_fill_up_by_program_and_for_a_while():
     assert filled("abc", [1, 0, 0], {}, sizes, 2) == [[0]]
 
 
-def test_asks_of_a_program_wait_for_each_other(tmp_path):
-    """Every ask is trained once, with its own seed; the same from the files as from memory."""
+def test_asks_of_a_program_wait_for_each_other(tmp_path, monkeypatch):
+    """Every ask is trained once, with its own seed."""
+    monkeypatch.setattr(cost, "fitted", lambda plan: plan)  # builds five models
     text = more(trials=24, batch=8).replace(
         '"optimizer.momentum": uniform(0.1, 0.9)', '"cell.hidden": choice((4, 5, 6, 7, 8))'
     )

@@ -3,8 +3,8 @@
     python -m lstm_jax.sweep.workers.worker WORKDIR [PACK ...] [--leave]
 
 Any number of workers may share a workdir, on any hosts. With --leave one goes as soon as others run
-what is left of a search: its launcher starts workers for what is asked next. SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 save
-and let go after the running chunk; so does the file WORKDIR/cancelled.
+what is left of a search: its launcher starts workers for what is asked next. SIGINT, SIGTERM,
+SIGUSR1 and SIGUSR2 save and let go after the running chunk; so does the file WORKDIR/cancelled.
 """
 
 from __future__ import annotations

@@ -1,12 +1,16 @@
 """Who goes on at a rung, and who takes over whose state."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from sweeps import After, digests, lines, planned, study, summary
 
 from lstm_jax.errors import UsageError
 from lstm_jax.sweep.define.study import load_study
+from lstm_jax.sweep.pack.loop import Pack
 from lstm_jax.sweep.pack.rungs import at_rung, brackets, evolved, kept, numbers_at, remember
 from lstm_jax.sweep.workers.worker import work
 
@@ -31,6 +35,22 @@ def test_brackets_are_those_of_hyperband():
     ]  # fmt: skip
     assert [n for part, _ in found for n in part] == list(range(143))
     assert brackets(1, (10,), 0.5) == [(range(1), ())]
+
+
+def test_trials_of_a_bracket_compete_among_themselves():
+    """Sixteen in brackets of 6, 5, 5, the smaller the number the better; trial 12 has diverged."""
+    pack: Any = object.__new__(Pack)
+    pack.plan = SimpleNamespace(halving={"brackets": True}, packs=[list(range(10, 26))])
+    pack.number, pack.rungs, pack.folder_of = 0, (60, 140), None
+    pack.options = SimpleNamespace(best_metric="loss")
+    pack.compiled = SimpleNamespace(fetch=lambda tree: tree)
+    pack.trials = [SimpleNamespace(number=n) for n in range(10, 26)]
+    state = SimpleNamespace(best=SimpleNamespace(value=np.arange(16.0)))
+    active = [n for n in range(16) if n != 2]
+    pack.step = 60
+    assert pack.survivors(state, active) == [0, 1, 3, *range(6, 16)]
+    pack.step = 140
+    assert pack.survivors(state, active) == [0, 1, 3, 6, 7, 8, *range(11, 16)]
 
 
 def test_the_value_at_a_rung_is_the_best_up_to_it(tmp_path):

@@ -105,6 +105,8 @@ SPACE = '"space": {"optimizer.learning_rate": log_uniform(1e-4, 1e-1)}'
             '"when": {"model.dropout": {"cell.gates": "cifg"}}}',
             "knows no conditional fields .model.dropout.: use sampler='tpe'",
         ),
+        ('{"sampler": "random", "wait": -1, SPACE}', "how many batches a trial may wait"),
+        ('{"sampler": "cmaes", "wait": 1, SPACE}', "is told whole batches: wait=0"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused_with_the_fix(tmp_path, text, match):
@@ -171,6 +173,20 @@ def test_conditional_fields_are_drawn_where_they_count(name):
     for setting in (t.setting for t in told):
         assert ("cell.peepholes" in setting) == (setting["cell.gates"] == "lstm")
         assert setting["cell.hidden"] in range(4, 9)
+
+
+def test_trials_that_wait_are_known_to_the_sampler():
+    """They count as asked, their seeds are taken, and they are taken for bad ones."""
+    pytest.importorskip("optuna")
+    found = search("tpe", size=4, trials=16)
+    told = played(found._replace(trials=8), bowl)
+    waiting = [t.setting for t in told[-2:]]
+    trials = batch(found, [told[:-2]], 0, [waiting])
+    assert [t["seed"] for t in trials] == [8, 9, 10, 11]
+    bad, good = ([t._replace(values=(v,)) for t in told[-2:]] for v in (9.0, -9.0))
+    assert trials == batch(found, [[*told[:-2], *bad]], 0)
+    assert trials != batch(found, [[*told[:-2], *good]], 0)
+    assert batch(found._replace(trials=8), [told[:-2]], 0, [waiting]) == []
 
 
 def test_trials_without_a_value_count_as_the_worst():

@@ -147,7 +147,7 @@ def test_a_search_whose_worker_and_launcher_are_killed(cluster, search, searched
 
 
 def test_a_search_that_nobody_watches(cluster, search, searched):
-    """Its only worker is killed when all packs have ended: the keeper asks."""
+    """Its workers are killed in the second batch: the keeper submits what they left."""
     out, _ = resume(cluster, search, "--keeper", "--nowait").communicate(timeout=100)
     slurm.until(lambda: in_batch(search, 1), 300)
     kill(search)

@@ -229,7 +229,9 @@ def test_a_worker_leaves_what_others_run_to_them(tmp_path):
     plan, workdir = registered(tmp_path, VARIANTS, more=more())
     end(plan, workdir)
     (pack_folder(workdir, 1) / "ended.json").unlink()
-    with claims.Watcher().claim(pack_folder(workdir, 1)):
+    claim = claims.Watcher().claim(pack_folder(workdir, 1))
+    assert claim
+    with claim:
         assert work(workdir, [0], leave=True) == 0
     assert len(read_plan(workdir).packs) == 2
 

@@ -4,6 +4,7 @@ import os
 import shlex
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sweeps import planned, study
@@ -212,7 +213,8 @@ def test_packs_that_a_search_asked_for_get_jobs_unless_a_task_has_them(slurm_her
 
 
 def test_local_workers_are_as_many_as_a_batch_has_packs(sweep, tmp_path, monkeypatch):
-    launcher, started = local.Launcher(options(workers=3)), []
+    launcher: Any = local.Launcher(options(workers=3))
+    started = []
     monkeypatch.setattr(local.Launcher, "start", lambda self, slot: started.append(slot))
     launcher.submit(tmp_path, [0])
     launcher.workers = dict.fromkeys(started)

@@ -20,6 +20,7 @@ from jax.interpreters.ad import JVPTracer
 from lstm_jax.core import Cell
 from lstm_jax.engines import associative, chunked, cudnn, deferred, native, pallas, scan
 from lstm_jax.engines.masking import known
+from lstm_jax.engines.residuals import KEPT
 from lstm_jax.errors import UsageError, lookup
 
 ENGINES: dict[str, Callable] = {
@@ -33,6 +34,7 @@ ENGINES: dict[str, Callable] = {
 }
 
 
+NARROWING = ("deferred", "pallas")  # keep gates in fewer bits where they are told to
 # Their gradients are a custom VJP, which some of what JAX does cannot pass: there it is `scan`.
 CUSTOM = ("auto", "deferred", "chunked", "native", "pallas")
 
@@ -55,24 +57,40 @@ def _without_native(cell: Cell) -> tuple[str, str]:
 
 
 def pick(engine: str, cell: Cell, given: Any = (), carry: Any = (), length: Any = 1) -> Callable:
-    """The `run` of an engine by name; `chunked:SIZE` sets the chunk.
+    """The `run` of an engine by name and option, as `parsed` reads them.
 
     `scan` stands in for an engine whose gradients cannot pass: under `jax.disable_jit`, in forward
     mode of what is `given`, and with whole numbers in the `carry`.
 
-    Raises: UsageError for an unknown engine or a SIZE that is no whole number.
+    Raises: UsageError for an unknown engine or option.
     """
-    name = engine
-    if engine == "auto" and cell.info.linear is not None and known(length):
+    name, options = parsed(engine)
+    if name == "auto" and cell.info.linear is not None and known(length):
         name = "associative"
-    name, _, size = name.partition(":")
-    run = lookup("engine", name, {"auto": native.prefer, **ENGINES})
-    if size and (name != "chunked" or not size.isdigit()):
-        raise UsageError(f"engine {engine!r}: only 'chunked' takes a size, as in 'chunked:64'")
+    run = native.prefer if name == "auto" else ENGINES[name]
     settings: Any = jax.config
     if name in CUSTOM and (settings.jax_disable_jit or _forward(given) or not _real(carry)):
         return scan.run
-    return partial(run, chunk_size=int(size)) if size else run
+    return partial(run, **options) if options else run
+
+
+def parsed(engine: str) -> tuple[str, dict[str, Any]]:
+    """(name, what its `run` takes besides) of NAME, `chunked:SIZE` or `deferred:TYPE`.
+
+    Raises: UsageError for an unknown name, or an option that the engine does not have.
+    """
+    name, _, option = engine.partition(":")
+    lookup("engine", name, dict.fromkeys(["auto", *ENGINES]))
+    if not option:
+        return name, {}
+    if name == "chunked" and option.isdigit():
+        return name, {"chunk_size": int(option)}
+    if name in NARROWING and option in KEPT:
+        return name, {"kept": option}
+    raise UsageError(
+        f"engine {engine!r}: only 'chunked' takes a size, as in 'chunked:64', and only "
+        f"{' and '.join(NARROWING)} a type to keep gates in: {', '.join(KEPT)}"
+    )
 
 
 def _forward(tree: Any) -> bool:

@@ -25,6 +25,7 @@ from lstm_jax.core import Array, Cell, Params, noted
 from lstm_jax.engines.layouts import in_order
 from lstm_jax.engines.masking import even_size, join_steps, known, split_steps
 from lstm_jax.engines.meshes import zeros
+from lstm_jax.engines.residuals import Kept, keep, opened, packed, settled, shifted
 from lstm_jax.ops import Turned, by_platform, cores, handed_down, platform, traced_for
 
 WHOLE = 4  # a sequence of so many blocks is run as one
@@ -40,13 +41,15 @@ def run(
     steps: Any,
     reverse: bool = False,
     scan: Callable[..., Any] = lax.scan,
+    kept: str = "",
 ) -> Any:
     """(carry, ys) with `scan`'s values, and gradients by a reverse scan of the step's own VJP.
 
     Second derivatives work reverse over reverse; forward mode does not pass a custom VJP, `pick`
     takes `scan` for it. `scan`: what runs both time loops, with the contract of `lax.scan`.
+    `kept`: the type of `residuals.KEPT` that gates wait for the backward pass in.
     """
-    way = partial(_run, cell, reverse=reverse, scan=scan)
+    way = partial(_run, cell, reverse=reverse, scan=scan, kept=kept)
     return by_platform(way, way, params, carry, steps)
 
 
@@ -57,13 +60,14 @@ def _run(
     steps: Any,
     reverse: bool,
     scan: Callable[..., Any],
+    kept: str,
 ) -> Any:
     """`run` on the platform that is handed down."""
     length = steps.x.shape[0]
     size = block_size(length, _width(cell, params, steps))
     # A transform's `project` may close over traced rates, which a custom VJP must not.
     inside = not cell.info.transforms
-    loop = _loop(cell, reverse, inside, scan)
+    loop = _loop(cell, reverse, inside, scan, kept)
 
     def block(carry, part):
         z, notes = noted(cell.project(params, part))
@@ -119,13 +123,14 @@ class Parts(NamedTuple):
     opens: tuple[tuple[str, ...], ...]
     plain: bool
     scan: Callable[..., Any]
+    kept: str
 
     def z(self, params: Params, source: Any) -> Any:
         """The projected source."""
         return noted(self.project(params, source))[0] if self.project else source
 
 
-def _parts(cell: Cell, inside: bool, scan: Callable[..., Any]) -> Parts:
+def _parts(cell: Cell, inside: bool, scan: Callable[..., Any], kept: str) -> Parts:
     info, merge, update = cell.info, cell.merge, cell.update
 
     def update_of(params, carry, notes, blocks):
@@ -139,15 +144,18 @@ def _parts(cell: Cell, inside: bool, scan: Callable[..., Any]) -> Parts:
         opening(info),
         inside and info.plain,
         scan,
+        kept,
     )
 
 
-def _loop(cell: Cell, reverse: bool, inside: bool, scan: Callable[..., Any]) -> Any:
+def _loop(
+    cell: Cell, reverse: bool, inside: bool, scan: Callable[..., Any], kept: str
+) -> Any:
     """`scan` of the cell's step over a source and the notes on it, with the deferred VJP.
 
     The source is the inputs where they are projected `inside`, else the projected sequence.
     """
-    parts = _parts(cell, inside, scan)
+    parts = _parts(cell, inside, scan, kept)
     # JAX traces each of the three when it needs it: each is for the platform of now.
     here = partial(traced_for, handed_down())
 
@@ -156,18 +164,19 @@ def _loop(cell: Cell, reverse: bool, inside: bool, scan: Callable[..., Any]) -> 
     def loop(params, carry, source, notes):
         if parts.plain and not jax.tree.leaves(notes) and _last(*carry.h.shape):
             return _batch_last(parts, params, carry, source, reverse)
-        return _forward(parts, params, carry, source, notes, reverse, keep=False)[0]
+        return _forward(parts, params, carry, source, notes, reverse, keeps=False)[0]
 
     @here
     def remembering(*given):
         params, carry, source, notes = custom_vjp_primal_tree_values(given)
         wanted = jax.tree.map(lambda leaf: leaf.perturbed, given[3])
-        out, saved = _forward(parts, params, carry, source, notes, reverse, keep=True)
-        return out, (params, source if inside else (), *_parted(notes, wanted), saved)
+        out, saved = _forward(parts, params, carry, source, notes, reverse, keeps=True)
+        given = source if inside else (), *_parted(notes, wanted)
+        return out, (params, carry, *given, saved)
 
     @here
-    def backward(residuals, cotangents):
-        return _backward(parts, residuals, cotangents, reverse)
+    def backward(given, cotangents):
+        return _backward(parts, given, cotangents, reverse)
 
     loop.defvjp(remembering, backward, symbolic_zeros=True)
     return loop
@@ -196,10 +205,10 @@ def _batch_last(
 
 
 def _forward(
-    parts: Parts, params: Params, carry: Any, source: Any, notes: Any, reverse: bool, keep: bool
+    parts: Parts, params: Params, carry: Any, source: Any, notes: Any, reverse: bool, keeps: bool
 ) -> tuple[Any, Any]:
-    """((last, ys), saved): the loop, and with `keep` what its backward pass needs."""
-    entering = parts.project is not None and _entering(source.x.shape[-1], keep)
+    """((last, ys), saved): the loop, and if it `keeps` what its backward pass needs."""
+    entering = parts.project is not None and _entering(source.x.shape[-1], keeps)
     late = any(group.count("identity") > 1 for group in parts.opens)
     turned = {k: Turned(lax.optimization_barrier(w.T)) for k, w in _large(params, carry)}
 
@@ -215,21 +224,32 @@ def _forward(
         u, pull = jax.vjp(merge, own, z, r)
         blocks = open_blocks(parts.opens, u)
         new, y = parts.update(params, carry, note, blocks)
-        return new, (y, (carry, blocks, pull) if keep else ())
+        if not keeps:
+            return new, (Kept(y), ())
+        return new, (packed(keep(parts.kept, carry, new, y, blocks)), pull)
 
     if not entering:
         z = parts.z(params, source)
         source = z if for_cpu() else in_order(z)
     times = jnp.arange(jax.tree.leaves(source)[0].shape[0])
     last, out = parts.scan(step, carry, (times, source, notes), reverse=reverse)
-    ys, saved = out if for_cpu() else in_order(out)
-    return (last, ys), saved
+    kept, pulls = out if for_cpu() else in_order(out)
+    ys, kept = settled(kept, parts.kept)
+    return (last, ys), (kept, pulls)
 
 
-def _backward(parts: Parts, residuals: tuple, cotangents: Any, reverse: bool) -> tuple[Any, ...]:
+def _backward(parts: Parts, given: tuple, cotangents: Any, reverse: bool) -> tuple[Any, ...]:
     """Cotangents of (params, carry, source, notes): a loop that carries the carry's alone."""
-    params, source, asked, fixed, (carries, blocks, pulls) = residuals
+    params, first, source, asked, fixed, (saved, pulls) = given
     dlast, dys = jax.tree.map(_dense, cotangents)
+    before = shifted(opened(saved), first, reverse)
+    kind = jax.tree.leaves(dlast)[0].dtype
+
+    def read(saved, before):
+        kept = opened(saved)
+        return _joined(kept.entered, before), tuple(b.astype(kind) for b in kept.blocks)
+
+    carries, blocks = read(saved, before)
     # Matrices transposed once, not at every step; the product with a turned one needs none.
     flat = {k: lax.optimization_barrier(w.T) for k, w in params.items() if _matrix(w)}
     few = _large(params, dlast)
@@ -237,7 +257,8 @@ def _backward(parts: Parts, residuals: tuple, cotangents: Any, reverse: bool) ->
     kept = _updating(parts, params, (carries, _joined(asked, fixed), blocks))
 
     def step(dcarry, now):
-        carry, note, rest, blocks, pull, dy = now
+        saved, before, note, rest, pull, dy = now
+        carry, blocks = read(saved, before)
         update = lambda c, n, b: parts.update(params, c, _joined(n, rest), b)  # noqa: E731
         direct, dnote, dblocks = jax.vjp(update, carry, note, blocks)[1]((dcarry, dy))
         du = shut_blocks(parts.opens, blocks, dblocks)
@@ -246,8 +267,8 @@ def _backward(parts: Parts, residuals: tuple, cotangents: Any, reverse: bool) ->
         (through,) = jax.vjp(partial(parts.recur, upright), carry)[1](pull(du)[2])
         return jax.tree.map(jnp.add, direct, through), (du, dnote, dcarry if kept else ())
 
-    given = (carries, asked, fixed, blocks, pulls, dys)
-    dfirst, out = parts.scan(step, dlast, given, reverse=not reverse)
+    sequences = (saved, before, asked, fixed, pulls, dys)
+    dfirst, out = parts.scan(step, dlast, sequences, reverse=not reverse)
     dus, dnotes, dcarries = out if for_cpu() else in_order(out)
     down, dzs, drs = jax.vmap(lambda pull, du: pull(du))(pulls, dus)
     now = (carries, _joined(asked, fixed), blocks)

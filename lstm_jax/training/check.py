@@ -13,7 +13,7 @@ from lstm_jax.compute.sharding import MODES
 from lstm_jax.config.fields import Resolved, resolve, with_field
 from lstm_jax.config.options import default_config, options
 from lstm_jax.config.overrides import apply_overrides, read_config, unknown_field
-from lstm_jax.engines import ENGINES
+from lstm_jax.engines import parsed
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.model.cell import build_cell
 from lstm_jax.model.layers import MERGES, encoder_of
@@ -83,7 +83,7 @@ def _check_names(config: ConfigDict) -> None:
     lookup("train.compile", config.train.compile, COMPILE)
     lookup("train.on_nan", config.train.on_nan, dict.fromkeys(POLICIES))
     lookup("parallel.mode", config.parallel.mode, MODES)
-    lookup("engine", config.model.engine, dict.fromkeys(["auto", *ENGINES]))
+    parsed(config.model.engine)
     build_cell(config.cell)
     build_optimizer(config.optimizer, config.train.num_steps)
     encoder_of(config.model.encoder)

@@ -23,7 +23,9 @@ def refusal() -> str:
     return "" if here == "tpu" else f"it needs a TPU and this is {here}"
 
 
-def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False) -> Any:
+def run(
+    cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = False, kept: str = ""
+) -> Any:
     """(carry, ys) by `deferred`, each of its loops one kernel.
 
     Sizes that are symbols, and a batch laid out over an explicit mesh, are left to `deferred`; so
@@ -39,6 +41,6 @@ def run(cell: Cell, params: Params, carry: Any, steps: Any, reverse: bool = Fals
             f"engine 'pallas' cannot serve: {why}; use 'auto', 'deferred', 'native' or 'scan'"
         )
     if beyond(steps):
-        return deferred.run(cell, params, carry, steps, reverse)
+        return deferred.run(cell, params, carry, steps, reverse, kept=kept)
     with tracing_for("tpu"):
-        return deferred.run(cell, params, carry, steps, reverse, scan=kernel.scan)
+        return deferred.run(cell, params, carry, steps, reverse, scan=kernel.scan, kept=kept)

@@ -40,6 +40,8 @@ SHAPES = (Shape(128, 64, 128, 128), Shape(128, 64, 128, 256), Shape(128, 64, 128
 ROWS: dict[str, Callable[[Shape], Layer]] = {
     "lstm_jax deferred": partial(peers.engine, "deferred"),
     "lstm_jax pallas": partial(peers.engine, "pallas"),
+    "lstm_jax deferred:bfloat16": partial(peers.engine, "deferred:bfloat16"),
+    "lstm_jax pallas:bfloat16": partial(peers.engine, "pallas:bfloat16"),
     "lstm_jax scan": partial(peers.engine, "scan"),
     "flax linen": peers.linen,
     "flax nnx": peers.nnx,

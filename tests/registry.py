@@ -205,13 +205,18 @@ CHUNKED = [*PLAIN, *OPTIONS[:4], *STACKED[:2]]
 KERNELS = [*PLAIN, *OPTIONS[1:2], *OPTIONS[5:6], Case("gru", {"reset": "before"}), *STACKED[:1]]
 
 
+# What steps keep for the backward pass: every cell, and what is kept otherwise.
+KEPT = [*KERNELS, *OPTIONS[12:13], *STACKED[1:2], *TRANSFORMED[-5:]]
+
+
 LINEAR = ("minlstm", "mingru", "indrnn")  # without a product of h
 
 
 def engines(case: Case) -> list[str]:
     """The engines that are held to `scan` on this case."""
     some = {"chunked": CHUNKED, "scan": [], "pallas": CASES[:1]}
-    return [engine for engine in ENGINES if case in some.get(engine, CASES)]
+    rounded = ["deferred:bfloat16"] if case in PLAIN else []
+    return [engine for engine in ENGINES if case in some.get(engine, CASES)] + rounded
 
 
 def beyond_native(case: Case) -> bool:

@@ -7,12 +7,14 @@ case serves most of them: what differs between them is data.
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import pytest
 import registry
 
-from lstm_jax.engines import deferred, native
+from lstm_jax.engines import deferred, native, residuals
 from lstm_jax.engines.native import build
 from lstm_jax.engines.pallas import kernel
+from lstm_jax.ops import tracing_for
 from lstm_jax.testing import QUICK, close, laws, poisoned
 
 pytestmark = pytest.mark.usefixtures("strict_types")
@@ -35,6 +37,9 @@ def test_laws(case, subtests, monkeypatch):
     if case in registry.KERNELS:
         with subtests.test("law 7: a kernel agrees with scan"):
             law_kernels(lab, monkeypatch)
+    if case in registry.KEPT:
+        with subtests.test("law 7: what a GPU keeps"):
+            law_kept(lab, monkeypatch)
 
 
 def law_kernels(lab, monkeypatch):
@@ -43,6 +48,21 @@ def law_kernels(lab, monkeypatch):
     monkeypatch.setattr(kernel.room, "LARGEST", 2)
     found = lab.graded("pallas")(*poisoned(lab.data))
     close(found, lab.found, 1e-9, "((carry, ys), gradients)")
+
+
+def law_kept(lab, monkeypatch):
+    """Engine `deferred` as on a GPU, every carry and gate of a step in one array."""
+    monkeypatch.setitem(residuals.KEPT, "bfloat16", jnp.float64)
+    with tracing_for("gpu"):
+        found = lab.graded("deferred:bfloat16")(*poisoned(lab.data))
+    close(found, lab.found, 1e-9, "((carry, ys), gradients)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in registry.CASES if c not in registry.KEPT], ids=str)
+def test_what_every_variant_keeps(case, monkeypatch):
+    monkeypatch.setitem(QUICK, "xla_cpu_use_fusion_emitters", False)
+    law_kept(registry.lab_of(case), monkeypatch)
 
 
 @pytest.mark.slow

@@ -125,6 +125,15 @@ class Parts(NamedTuple):
     scan: Callable[..., Any]
     kept: str
 
+    @property
+    def once(self) -> bool:
+        """Whether an h that stands in ys is not kept again: there it takes a copy to shift it.
+
+        A CPU does so where it is to save memory; beside kernels the TPU's compiler takes more
+        memory for the shift than it saves.
+        """
+        return self.scan is lax.scan and (bool(self.kept) or not for_cpu())
+
     def z(self, params: Params, source: Any) -> Any:
         """The projected source."""
         return noted(self.project(params, source))[0] if self.project else source
@@ -148,9 +157,7 @@ def _parts(cell: Cell, inside: bool, scan: Callable[..., Any], kept: str) -> Par
     )
 
 
-def _loop(
-    cell: Cell, reverse: bool, inside: bool, scan: Callable[..., Any], kept: str
-) -> Any:
+def _loop(cell: Cell, reverse: bool, inside: bool, scan: Callable[..., Any], kept: str) -> Any:
     """`scan` of the cell's step over a source and the notes on it, with the deferred VJP.
 
     The source is the inputs where they are projected `inside`, else the projected sequence.
@@ -226,7 +233,7 @@ def _forward(
         new, y = parts.update(params, carry, note, blocks)
         if not keeps:
             return new, (Kept(y), ())
-        return new, (packed(keep(parts.kept, carry, new, y, blocks)), pull)
+        return new, (packed(keep(parts.kept, parts.once, carry, new, y, blocks)), pull)
 
     if not entering:
         z = parts.z(params, source)
@@ -234,7 +241,7 @@ def _forward(
     times = jnp.arange(jax.tree.leaves(source)[0].shape[0])
     last, out = parts.scan(step, carry, (times, source, notes), reverse=reverse)
     kept, pulls = out if for_cpu() else in_order(out)
-    ys, kept = settled(kept, parts.kept)
+    ys, kept = settled(kept, parts.once)
     return (last, ys), (kept, pulls)
 
 

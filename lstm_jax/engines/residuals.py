@@ -31,29 +31,24 @@ class Kept(NamedTuple):
     blocks: tuple[Array, ...] = ()
 
 
-def keep(kind: str, carry: Any, new: Any, y: Any, blocks: tuple[Array, ...]) -> Kept:
-    """What a step from `carry` to `new` keeps, gates in the type of that name if there is one."""
+def keep(kind: str, once: bool, carry: Any, new: Any, y: Any, blocks: tuple[Array, ...]) -> Kept:
+    """What a step from `carry` to `new` keeps.
+
+    `kind`: the type for gates, by name. `once`: an h that stands in ys is not kept again.
+    """
     if kind:
         blocks = tuple(block.astype(KEPT[kind]) for block in blocks)
-    once, gpu = _once(kind), platform() == "gpu"
+    gpu = platform() == "gpu"
     said = jax.tree.map(lambda leaf: once and leaf is y, new)
     entered = jax.tree.map(lambda leaf, found: None if found or gpu else leaf, carry, said)
     left = jax.tree.map(lambda leaf, found: None if found or not gpu else leaf, new, said)
     return Kept(y, entered, left, blocks)
 
 
-def _once(kind: str) -> bool:
-    """Whether an h that stands in ys is not kept again.
-
-    A CPU has to be asked, by what saves memory: it pays for the copy that shifts ys by a step.
-    """
-    return bool(kind) or platform() != "cpu"
-
-
-def settled(kept: Any, kind: str) -> tuple[Any, Any]:
+def settled(kept: Any, once: bool) -> tuple[Any, Any]:
     """(ys, what the backward pass needs) of what all steps kept."""
     ys = opened(kept).y
-    return ys, kept if isinstance(kept, Packed) or _once(kind) else kept._replace(y=())
+    return ys, kept if isinstance(kept, Packed) or once else kept._replace(y=())
 
 
 def shifted(kept: Kept, first: Any, reverse: bool) -> Any:

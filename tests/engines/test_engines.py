@@ -217,6 +217,8 @@ def test_second_derivatives_reverse_over_reverse():
         ("scam", lstm(H), "did you mean 'scan'"),
         ("scan:3", lstm(H), "only 'chunked' takes a size"),
         ("chunked:many", lstm(H), "only 'chunked' takes a size"),
+        ("deferred:int8", lstm(H), "a type to keep gates in: bfloat16, float16"),
+        ("scan:bfloat16", lstm(H), "only deferred and pallas a type"),
         ("chunked:99", lstm(H), "chunk_size=99 with T=12"),
     ],
 )

@@ -90,7 +90,7 @@ test-aot: .venv-aot/.aot
 	.venv-aot/bin/python -m pytest -q -n $(JOBS) -m aot tests/aot
 
 test-aot-cuda: .venv-aot-cuda/.aot
-	.venv-aot-cuda/bin/python -m pytest -q -n $(JOBS) -m aot tests/aot/test_training.py
+	.venv-aot-cuda/bin/python -m pytest -q -n $(JOBS) -m aot tests/aot/test_training.py tests/aot/test_kernels.py
 
 test-native: $(VENV)/.dev
 	$(BIN)/python tests/native/check.py

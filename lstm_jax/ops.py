@@ -73,7 +73,9 @@ def by_platform(cpu: Callable, other: Callable, *arguments: Any) -> Any:
     known = handed_down()
     if known:
         return (cpu if known == "cpu" else other)(*arguments)
-    ways = {"cpu": traced_for("cpu", cpu), "default": traced_for("other", other)}
+    host = jax.default_backend()
+    elsewhere = "other" if host == "cpu" else host  # most likely what it will run on
+    ways = {"cpu": traced_for("cpu", cpu), "default": traced_for(elsewhere, other)}
     return jax.lax.platform_dependent(*arguments, **ways)
 
 

@@ -25,7 +25,7 @@ from lstm_jax.core import Array, Cell, Params, noted
 from lstm_jax.engines.layouts import in_order
 from lstm_jax.engines.masking import even_size, join_steps, known, split_steps
 from lstm_jax.engines.meshes import zeros
-from lstm_jax.engines.residuals import Kept, keep, opened, packed, settled, shifted
+from lstm_jax.engines.residuals import Kept, keep, opened, packed, settled, shifted, without_y
 from lstm_jax.ops import Turned, by_platform, cores, handed_down, platform, traced_for
 
 WHOLE = 4  # a sequence of so many blocks is run as one
@@ -249,7 +249,7 @@ def _backward(parts: Parts, given: tuple, cotangents: Any, reverse: bool) -> tup
     """Cotangents of (params, carry, source, notes): a loop that carries the carry's alone."""
     params, first, source, asked, fixed, (saved, pulls) = given
     dlast, dys = jax.tree.map(_dense, cotangents)
-    before = shifted(opened(saved), first, reverse)
+    before, saved = shifted(opened(saved), first, reverse), without_y(saved)
     kind = jax.tree.leaves(dlast)[0].dtype
 
     def read(saved, before):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from lstm_jax.core import Array
 from lstm_jax.engines.layouts import in_order
@@ -48,7 +49,14 @@ def keep(kind: str, once: bool, carry: Any, new: Any, y: Any, blocks: tuple[Arra
 def settled(kept: Any, once: bool) -> tuple[Any, Any]:
     """(ys, what the backward pass needs) of what all steps kept."""
     ys = opened(kept).y
-    return ys, kept if isinstance(kept, Packed) or once else kept._replace(y=())
+    if isinstance(kept, Packed):  # XLA for GPUs fails to fuse a slice with some products of it
+        ys = lax.optimization_barrier(ys)
+    return ys, kept if once else without_y(kept)
+
+
+def without_y(kept: Any) -> Any:
+    """What the steps of the backward pass read; of one array it is a part."""
+    return kept if isinstance(kept, Packed) else kept._replace(y=())
 
 
 def shifted(kept: Kept, first: Any, reverse: bool) -> Any:

@@ -81,3 +81,15 @@ def aliased(text: str) -> set[int]:
     head = text.split("\n", 1)[0]
     found = re.search(r"input_output_alias=\{(.*?)\}, entry", head)
     return {int(n) for n in re.findall(r": \((\d+), ", found.group(1))} if found else set()
+
+
+NO_KERNEL = ("parameter", "get-tuple-element", "bitcast", "tuple", "constant", "after-all")
+
+
+def kernels(text: str) -> list[int]:
+    """How many kernels a GPU launches a turn of every innermost loop, in the program's order."""
+    _, computations = parsed(text)
+    bodies = re.findall(r" while\(.*?body=%?([\w.\-]+)", text)
+    inside = [[OPERATION.search(line) for line in computations[body]] for body in bodies]
+    names = [[found.group(1) for found in lines if found] for lines in inside]
+    return [sum(n not in NO_KERNEL for n in found) for found in names if "while" not in found]

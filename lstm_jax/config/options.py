@@ -119,7 +119,8 @@ OPTIONS = {
         Option("head_activation", "identity", "of the dense layer of head_hidden"),
         Option("head_dropout", 0.0, "rate before the last dense layer", RATE, numeric=True),
         Option("engine", "auto",
-               "how the recurrence is run and differentiated; an entry of engines"),
+               "how the recurrence is run and differentiated; an entry of engines, "
+               "chunked:SIZE or deferred:bfloat16"),
     ),
     # The gradient's way to the parameters.
     "optimizer": (

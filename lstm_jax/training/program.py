@@ -16,7 +16,7 @@ from lstm_jax.compute import sharding as parallel
 from lstm_jax.config.fields import Resolved, replaced, resolve, with_field
 from lstm_jax.config.options import OPTIONS
 from lstm_jax.core import Array
-from lstm_jax.engines import choose
+from lstm_jax.engines import choose, parsed
 from lstm_jax.errors import UsageError, lookup
 from lstm_jax.model.cell import build_cell
 from lstm_jax.model.model import build_model
@@ -80,7 +80,7 @@ def build_program(config: Any, devices: list | None = None) -> Program:
     lookup("parallel mode", config.parallel.mode, parallel.MODES)
     task, train = build_task(config), config.train
     model = build_model(config, task.spec)
-    if config.model.engine == "pallas" and config.parallel.mode == "jit":
+    if parsed(config.model.engine)[0] == "pallas" and config.parallel.mode == "jit":
         # The compiler cannot cut a kernel into shares.
         config = replaced(config, {"parallel.mode": "shard_map"})
     whole, mode = in_one_call(config), config.parallel.mode

@@ -10,10 +10,12 @@ import pytest
 import lstm_jax
 from lstm_jax.cells import from_step, gru, lstm, mgu, minlstm, slstm
 from lstm_jax.cells.transforms import projection, recurrent_dropout, zoneout
+from lstm_jax.config.options import default_config
 from lstm_jax.core import Carry
-from lstm_jax.engines import ENGINES, choose, deferred, pick
+from lstm_jax.engines import ENGINES, choose, deferred, parsed, pick
 from lstm_jax.engines.masking import even_size
 from lstm_jax.errors import UsageError
+from lstm_jax.training.check import validate
 
 pytestmark = pytest.mark.usefixtures("strict_types")
 
@@ -226,6 +228,25 @@ def test_refusals(engine, cell, message):
     params, xs = problem(cell)
     with pytest.raises(UsageError, match=message):
         lstm_jax.unroll(cell, params, xs, engine=engine)
+
+
+def test_a_config_may_name_an_option():
+    for engine, option in (
+        ("chunked:4", {"chunk_size": 4}),
+        ("deferred:float16", {"kept": "float16"}),
+    ):
+        config = default_config("adding")
+        config.model.engine = engine
+        assert validate(config).model.engine == engine
+        assert parsed(engine)[1] == option
+
+
+def test_gates_in_fewer_bits_change_gradients_alone():
+    exact, rounded = (value_and_gradients(lstm(H), e) for e in ("deferred", "deferred:bfloat16"))
+    assert exact[0] == rounded[0]
+    pairs = zip(*map(jax.tree.leaves, (exact[1], rounded[1])), strict=True)
+    off = [float(jnp.abs(a - b).max()) for a, b in pairs]
+    assert 1e-4 < max(off) < 0.1
 
 
 def test_every_engine_is_picked_by_name():

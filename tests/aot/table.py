@@ -1,4 +1,4 @@
-"""The table of docs/performance.md: cd tests && python -m aot.table, in each environment."""
+"""The table of docs/accelerators.md: cd tests && python -m aot.table, in each environment."""
 
 from __future__ import annotations
 

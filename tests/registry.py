@@ -206,7 +206,7 @@ KERNELS = [*PLAIN, *OPTIONS[1:2], *OPTIONS[5:6], Case("gru", {"reset": "before"}
 
 
 # What steps keep for the backward pass: every cell, and what is kept otherwise.
-KEPT = [*KERNELS, *OPTIONS[12:13], *STACKED[1:2], *TRANSFORMED[-5:]]
+KEPT = [*KERNELS, *OPTIONS[12:13], *STACKED[1:2], *TRANSFORMED[-5:-2]]
 
 
 LINEAR = ("minlstm", "mingru", "indrnn")  # without a product of h

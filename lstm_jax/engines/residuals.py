@@ -83,10 +83,10 @@ class Packed:
 
 
 def packed(tree: Any) -> Any:
-    """The arrays of the tree, all [B, F], packed on a GPU; elsewhere as they are."""
-    if platform() != "gpu":
-        return tree
+    """The arrays of the tree packed on a GPU, where all are [B, F]; elsewhere as they are."""
     leaves, shape = jax.tree.flatten(tree)
+    if platform() != "gpu" or any(leaf.shape[:-1] != leaves[0].shape[:1] for leaf in leaves):
+        return tree
     kinds = list(dict.fromkeys(leaf.dtype for leaf in leaves))
     ends, places = [0] * len(kinds), []
     for leaf in leaves:

@@ -369,7 +369,7 @@ PATHS = [(verb, f.name) for verb in cli.VERBS for f in command(verb).FLAGS if f.
 
 def test_a_tilde_is_the_home_folder_in_every_flag_that_names_a_place(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    places = {"workdir", "study", "out", "csv", "data_dir", "reproduce", "init_from"}
+    places = {"workdir", "study", "out", "csv", "data_dir", "reproduce", "init_from", "future"}
     assert places | {"from", "model", "apptainer"} == {n for _, n in PATHS}
     for verb, name in PATHS:
         found = parse(verb, command(verb).FLAGS, [f"--{name}=~/x"]).flags

@@ -16,7 +16,7 @@ from lstm_jax.engines.masking import Step
 from lstm_jax.engines.native.lanes import OVER_UNITS, Graph, Key, Lanes, Unsupported
 from lstm_jax.ops import Known, tracing_for
 
-MANY = 16  # arrays of a kind at most; sequence.h has room for more
+MANY = 20  # arrays of a kind at most; sequence.h has room for more
 WIDEST = 6  # pre-activations of one product
 
 

@@ -128,6 +128,15 @@ def kill(workdir):
     return pids
 
 
+def kill_tasks(workdir):
+    """SIGKILL for every task, between two packs as well."""
+    wanted = ["pgrep", "-f", f"submitit.core._submit {workdir}/"]
+    pids = subprocess.run(wanted, capture_output=True, text=True).stdout.split()
+    for pid in pids:
+        os.kill(int(pid), signal.SIGKILL)
+    return pids
+
+
 def in_batch(workdir, number):
     """Whether trials of the batch `number` are training."""
     return (workdir / f"sweep.{number:03d}.json").exists() and stepping(workdir)
@@ -150,7 +159,7 @@ def test_a_search_that_nobody_watches(cluster, search, searched):
     """Its workers are killed in the second batch: the keeper submits what they left."""
     out, _ = resume(cluster, search, "--keeper", "--nowait").communicate(timeout=100)
     slurm.until(lambda: in_batch(search, 1), 300)
-    kill(search)
+    assert kill_tasks(search)
     slurm.until(lambda: (search / "trials/0009/summary.json").exists(), 400)
     slurm.until(lambda: not cluster.jobs(), 100)
     same_search(search, searched)

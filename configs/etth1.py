@@ -4,11 +4,11 @@
 its training part, so that `loss` is the mean squared error that papers print.
 
 Command:  lstm-jax train --config=configs/etth1.py
-Cost:     300 steps; 12 minutes of one busy core, 4 of them for the 19,500 test windows.
+Cost:     300 steps; 2 minutes of 2 idle cores, a third of them for the 19,500 test windows.
 Expected: mean squared error of z-scores (seed 0, test): nlinear and dlinear 0.370 (published 0.374
           and 0.375), linear autoregression 0.428, seasonal naive 0.512, LSTM 0.590, persistence
           1.294. The plain LSTM loses to everything but persistence. 192 hours: nlinear 0.403,
-          dlinear 0.404 (published 0.408, 0.405).
+          dlinear 0.404 (published 0.408, 0.405), LSTM 0.637.
 Presets:  `far`: 192 hours ahead. `joint`: one network says all 7 columns at once. `two_days`: oil
           temperature alone, 48 hours ahead from 96, of 60 test origins; what studies ask about.
           `smoke`: a few steps.

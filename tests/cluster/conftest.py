@@ -13,20 +13,29 @@ CONFIG = "config.train.num_steps = 600\nconfig.train.log_every = config.train.ev
 CONFIG += "config.train.checkpoint_every = 20"
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    root = tmp_path_factory.mktemp("undisturbed")
-    planned(root / "study", root / "w", trials=TRIALS, config=CONFIG)
+def ended(root, **study):
+    """The workdir of a sweep that was run to its end here."""
+    planned(root / "study", root / "w", config=CONFIG, **study)
     assert work(root / "w") == 0
     return root / "w"
 
 
+def planned_alone(other, root):
+    """Another workdir of the same sweep, of which nothing has been run."""
+    folder = root / "w"
+    folder.mkdir()
+    shutil.copy(other / "sweep.json", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return ended(tmp_path_factory.mktemp("undisturbed"), trials=TRIALS)
+
+
 @pytest.fixture
 def workdir(undisturbed, tmp_path):
-    folder = tmp_path / "w"
-    folder.mkdir()
-    shutil.copy(undisturbed / "sweep.json", folder)
-    return folder
+    return planned_alone(undisturbed, tmp_path)
 
 
 SEARCH = """
@@ -42,19 +51,12 @@ SEARCH = {"sampler": "tpe", "trials": 10, "batch": 4, "space": {
 def searched(tmp_path_factory):
     """A search over two programs in three batches or more."""
     pytest.importorskip("optuna")
-    root = tmp_path_factory.mktemp("searched")
-    planned(root / "study", root / "w", trials="    yield {}", config=CONFIG, more=SEARCH)
-    assert work(root / "w") == 0
-    return root / "w"
+    return ended(tmp_path_factory.mktemp("searched"), trials="    yield {}", more=SEARCH)
 
 
 @pytest.fixture
 def search(searched, tmp_path):
-    """Another one, that has been planned alone."""
-    folder = tmp_path / "w"
-    folder.mkdir()
-    shutil.copy(searched / "sweep.json", folder)
-    return folder
+    return planned_alone(searched, tmp_path)
 
 
 def same_search(workdir, other):

@@ -98,6 +98,8 @@ class _Reading:
         if self.hidden < 2:
             raise Unsupported("has fewer than two units")
         self.params = jax.tree.map(_one, params)
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(self.params)]
+        self.leaf_names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
         self.carry = jax.tree.map(_of_example, carry)
         z, notes = jax.eval_shape(lambda p, s: noted(cell.project(p, s)), params, steps)
         step = lambda leaf: _of_example(jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype))  # noqa: E731
@@ -152,10 +154,8 @@ class _Reading:
 
     def matrix_leaf(self, leaf: Any, n: int) -> int:
         """n where the leaf is named as a kernel: small ones may look like rows of numbers."""
-        path = jax.tree_util.tree_leaves_with_path(self.params)[n][0]
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
         wide = len(leaf.shape) == 2 and leaf.shape[0] != 1
-        return n if wide and name in ("kernel", "recurrent_kernel") else -1
+        return n if wide and self.leaf_names[n] in ("kernel", "recurrent_kernel") else -1
 
     def read(self, lanes: Lanes, function: Callable, given: Sequence, like: Sequence) -> list:
         """The nodes of `function`'s outputs, flat."""
@@ -173,11 +173,11 @@ class _Reading:
     def enter(self) -> None:
         """Finds W and b where z is x W + b, and what else becomes of x W, to be done by `merge`."""
         self.kernel, self.bias, self.rest = -1, -1, False
-        leaves = jax.tree_util.tree_leaves_with_path(self.params)
-        named = {jax.tree_util.keystr(p, simple=True, separator="/"): n
-                 for n, (p, _) in enumerate(leaves)}  # fmt: skip
-        at = named.get("kernel", -1)
-        if at < 0 or leaves[at][1].shape != (self.steps.x.shape[-1], self.columns()):
+        leaves = jax.tree.leaves(self.params)
+        if "kernel" not in self.leaf_names:
+            return
+        at = self.leaf_names.index("kernel")
+        if leaves[at].shape != (self.steps.x.shape[-1], self.columns()):
             return
         try:
             found, product = self.entered()

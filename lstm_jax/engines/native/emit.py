@@ -171,21 +171,22 @@ class _Passes:
             self.aims[self.level[n]].append(n)
             where = place.at("p{}")
             writes[self.level[n]].append((place.stream, f"store({where}, load({where}) + n{n});"))
-        for n in self.summed():
+        for n in self.summed:
             (of,) = self.graph.operands(n)
             self.aims[self.level[n] - 1].append(of)
             writes[self.level[n] - 1].append((-1, f"t{n} = t{n} + (V)((M)n{of} & there);"))
         lines = [line for k in range(self.count) for line in self.a_pass(k, writes[k])]
         return ["for (long r = 0; r < rows; r++) {", *_inner(lines), "}"]
 
+    @cached_property
     def summed(self) -> list[int]:
         return [n for n in self.nodes if self.graph.nodes[n][0] == OVER_UNITS]
 
     def a_pass(self, k: int, writes: list[tuple[int, str]]) -> Iterator[str]:
         """One pass over the groups, and the sums that it brings."""
-        totals = [n for n in self.summed() if self.level[n] == k + 1]
+        totals = [n for n in self.summed if self.level[n] == k + 1]
         for n in self.nodes:
-            if n in self.whole and self.level[n] == k and n not in self.summed():
+            if n in self.whole and self.level[n] == k and n not in self.summed:
                 yield self.line(n, "s[{0}].at + r * s[{0}].step")
         yield from (f"V t{n} = all(0);" for n in totals)
         own = [n for n in self.spilled if self.level[n] == k]

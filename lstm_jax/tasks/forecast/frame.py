@@ -142,8 +142,8 @@ def ask(forward: Callable, data: dict, rows: np.ndarray, task: Any) -> tuple[np.
     """(what the network says [n, H, P], the windows without inputs) from each of n origins."""
     count = len(data["each"])
     if count > 1:
-        base, place = np.unique(rows % (len(data["y"]) // count), return_inverse=True)
-        which = rows // (len(data["y"]) // count)
+        which, row = np.divmod(rows, len(data["y"]) // count)
+        base, place = np.unique(row, return_inverse=True)
         said, batch = ask_once(forward, data, base, task)
         alone = {name: of_target(array, which, place, count) for name, array in batch.items()}
         return of_target(said, which, place, count), alone

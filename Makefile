@@ -12,10 +12,10 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint const
 
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
-	@echo "make test          the test suite"
-	@echo "make test-newest   the laws and one run of the rest on the newest Python that is installed"
+	@echo "make test          the laws and the tests of each part"
+	@echo "make test-newest   a third of the laws' cases and one run of the rest on the newest Python here"
 	@echo "make test-lowest   the laws on the lowest versions that pyproject.toml allows (own environment)"
-	@echo "make test-slow     the tests that train for minutes"
+	@echo "make test-slow     the rest: runs, sweeps, terminals and searches from end to end"
 	@echo "make test-faults   kills, damaged files, full disks: FAULTS=5 percent of the cases, or full"
 	@echo "make test-oracles  parity with torch, keras, haiku and equinox (own environment, large download)"
 	@echo "make test-parallel simulated devices and two real processes, for minutes"
@@ -35,9 +35,10 @@ help:
 airline: $(VENV)/.run
 	$(BIN)/lstm-jax train --config=configs/airline.py
 
-# Here programs are compiled more than run: half the time, at the price of slower ones. The other
-# targets compile as users do.
-QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+# Here programs are compiled more than run: a third of the time, at the price of slower ones. The
+# other targets compile as users do.
+QUICK := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false \
+  --xla_cpu_parallel_codegen_split_count=1
 # A flag that this version of JAX does not know would end every process: such flags are left out.
 known = $(foreach flag,$(1),$(shell JAX_PLATFORMS=cpu XLA_FLAGS=$(flag) $(BIN)/python -c \
   'import jax; jax.devices()' > /dev/null 2>&1 && echo $(flag)))
@@ -46,23 +47,24 @@ quick_pytest = XLA_FLAGS="$(call known,$(QUICK)) $$XLA_FLAGS" $(BIN)/python -m p
 test: $(VENV)/.dev
 	$(quick_pytest) --ignore=tests/oracles $(TESTS)
 
-# Another Python brings another JAX: the laws, and one run of everything else.
+# Another Python brings another JAX: the laws on every third case, and one run of everything else.
 NEWEST ?= $(shell $(PYTHON) .ci/newest.py)
 ONCE := tests/test_laws.py tests/engines/test_native.py tests/model/test_catalogue.py tests/compute/test_flops.py tests/test_cli.py \
-  tests/sweep/workers/test_local.py::test_launch_from_nothing_to_results \
-  tests/report/test_report.py::test_the_files_of_a_report \
-  tests/diagnostics/test_diagnostics.py::test_a_run_and_the_verb_leave_a_diagnosis \
   tests/compute/test_sharding.py::test_another_placement_is_the_same_run
+WHOLE := tests/sweep/workers/test_local.py::test_launch_from_nothing_to_results \
+  tests/report/test_report.py::test_the_files_of_a_report \
+  tests/diagnostics/test_diagnostics.py::test_a_run_and_the_verb_leave_a_diagnosis
 test-newest:
 	@newest="$(NEWEST)"; if test -z "$$newest"; then \
 	  echo "skipped: no Python newer than $$($(PYTHON) --version) is installed; NEWEST=/path names one"; \
-	else $(MAKE) test PYTHON="$$newest" VENV=.venv-newest TESTS="$(ONCE)"; fi
+	else LAWS=3 $(MAKE) test PYTHON="$$newest" VENV=.venv-newest TESTS="$(ONCE)" && \
+	  $(MAKE) test-slow PYTHON="$$newest" VENV=.venv-newest TESTS="$(WHOLE)"; fi
 
 test-lowest: .venv-lowest/.lowest
 	.venv-lowest/bin/python -m pytest -q -n $(JOBS) tests/test_laws.py
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n $(JOBS) -m slow --ignore=tests/oracles
+	$(quick_pytest) -m slow --ignore=tests/oracles $(TESTS)
 
 test-faults: $(VENV)/.dev
 	FAULTS=$(FAULTS) $(BIN)/python -m pytest -q -n $(JOBS) -m faults tests/faults

@@ -1,13 +1,13 @@
 """Trial-steps that a search needs to reach what random search finds in all of its own.
 
     python -m benchmarks.search [--repeats=10] [--rows=tpe/8,tpe/16,asha/16] [--trials=128]
-                                [--hidden=64] [--keep=FILE]
+                                [--study=airline_search] [--hidden=64] [--keep=FILE]
 
-The task is `experiments/airline_search`: four numbers, 300 steps a trial; asha is its preset
-`halving`. Each repeat has seeds of its own, for the sampler, the weights and the noise; random
-search's trials are those of the same seed. A search has reached the value at the end of the batch
-that holds it; one that never does counts as all of random search's trial-steps. `--keep=FILE`
-appends every trial to a file of JSON lines, and takes from it what random search has found.
+The task is a study of `experiments`, asha its preset `halving`. Each repeat has seeds of its own,
+for the sampler, the weights and the noise; random search's trials are those of the same seed. A
+search has reached the value at the end of the batch that holds it; one that never does counts as
+all of random search's trial-steps. `--keep=FILE` appends every trial to a file of JSON lines, and
+takes from it what random search has found.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from lstm_jax.sweep.define.study import load_study
 from lstm_jax.sweep.pack import rungs
 from lstm_jax.sweep.pack.program import compiled, pack_program
 
-STUDY = "experiments/airline_search"
 Train = Callable[[list[dict[str, Any]]], list[tuple[float, int]]]
 
 
@@ -78,8 +77,9 @@ def played(search: Search, train: Train, whole: int, seed: int, enough: float = 
 def measure(flags: dict[str, str]) -> None:
     """Each row: trial-steps as a share of random search's, by repeat, and their median."""
     trials, words = int(flags.get("trials", 128)), flags.get("rows", "tpe/8,tpe/16,asha/16")
-    given = {"cell.hidden": int(flags.get("hidden", 64))}
-    study, halved = (load_study(f"{STUDY}{p}", given) for p in ("", ":halving"))
+    given = {"cell.hidden": int(flags["hidden"])} if "hidden" in flags else {}
+    name = f"experiments/{flags.get('study', 'airline_search')}"
+    study, halved = (load_study(f"{name}{p}", given) for p in ("", ":halving"))
     search, whole = of_manifest(study.search)._replace(trials=trials), study.config.train.num_steps
     train, shares = trainer(study.config, {}), defaultdict(list)
     for repeat in range(int(flags.get("repeats", 10))):

@@ -1,5 +1,6 @@
 """The environment of every test and of the processes it starts, set before JAX starts."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -7,7 +8,8 @@ import tempfile
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")  # simulated: meshes without accelerators
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # nobody reads those programs
 
 # One folder of compiled programs for all tests of a session, workers and subprocesses included:
 # most of what a training test costs is compiling a program that another test compiled before.
@@ -25,6 +27,8 @@ import pytest
 import typed  # noqa: F401
 
 from lstm_jax import plugins
+
+gc.set_threshold(50_000)  # a tenth of the time of a suite that traces went into looking for garbage
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import jax
 import numpy as np
 
 RANDOM = np.random.default_rng(0)
@@ -45,3 +46,9 @@ def write_ts(
 def write_text(place: Path, times: int = 40) -> str:
     place.write_text("the cat sat on the mat\nthe dog sat on the cat\n" * times)
     return str(place)
+
+
+def compiled(task):
+    """The task, each of its functions one program."""
+    splits = {k: split._replace(batch=jax.jit(split.batch)) for k, split in task.splits.items()}
+    return task._replace(batch=jax.jit(task.batch), loss=jax.jit(task.loss), splits=splits)

@@ -46,6 +46,10 @@ class Case(NamedTuple):
             cell = reference.TRANSFORMS[name](cell, **arguments)
         return cell
 
+    def parts(self) -> set[str]:
+        """The cell, every option with its value, and every transform."""
+        return set(str(self).split("-"))
+
     def names(self) -> set[str]:
         return {name for name, _ in self.transforms}
 
@@ -207,6 +211,16 @@ KERNELS = [*PLAIN, *OPTIONS[1:2], *OPTIONS[5:6], Case("gru", {"reset": "before"}
 
 # What steps keep for the backward pass: every cell, and what is kept otherwise.
 KEPT = [*KERNELS, *OPTIONS[12:13], *STACKED[1:2], *TRANSFORMED[-5:-2]]
+
+
+def covering(but: list[Case]) -> list[Case]:
+    """Cases that have, with those of `but`, every part of every case."""
+    found, seen = [], {part for case in but for part in case.parts()}
+    for case in sorted(CASES, key=lambda case: -len(case.parts())):
+        if not case.parts() <= seen:
+            found.append(case)
+            seen |= case.parts()
+    return found
 
 
 LINEAR = ("minlstm", "mingru", "indrnn")  # without a product of h

@@ -140,3 +140,16 @@ def own_parts_were_found(workdir, program):
         done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     assert "mine.py:lazy" in (Path(workdir) / "report" / "report.md").read_text()
+
+
+def workers(workdir):
+    """Pids of the workers of this sweep, by their command lines."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"lstm_jax.sweep.workers.worker" in words and str(workdir).encode() in words:
+            found.append(int(path.parent.name))
+    return found

@@ -43,6 +43,7 @@ def test_a_row_that_cannot_run_says_why():
     assert "needs an NVIDIA GPU" in answer["refused"]
 
 
+@pytest.mark.slow
 def test_a_variant_by_kind_and_name():
     switch = "lstm candidate_activation=relu"
     for name in ("gates/cifg", "transform/projection", "transform/zoneout +key", switch):

@@ -69,6 +69,7 @@ def test_what_breaks_a_law_is_found_at_its_smallest(fault):
         assert words in str(broken.value)
 
 
+@pytest.mark.slow
 def test_a_reference_that_differs_is_law_one(capsys):
     def reference(params, carry, x):
         h = jnp.tanh(x @ params["kernel"])  # forgets to look at h
@@ -78,6 +79,7 @@ def test_a_reference_that_differs_is_law_one(capsys):
         check_cell(rnn, reference)
 
 
+@pytest.mark.slow
 def test_a_check_on_the_command_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for kind in ("cell", "task", "study"):
@@ -123,6 +125,7 @@ def test_wrong_words(argv, words, capsys, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- tasks
 
 
+@pytest.mark.slow
 def test_the_promises_of_a_task():
     config = default_config("adding")
     config.task.length, config.task.eval_size, config.train.batch_size = 4, 8, 4

@@ -131,6 +131,7 @@ def test_predict_writes_forecasts(airline, tmp_path, capsys):
     drawn.picture(out / "forecast.png")
 
 
+@pytest.mark.slow
 def test_predict_after_a_refit_on_every_row(airline, adding, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(airline, run)
@@ -378,6 +379,7 @@ def test_a_tilde_is_the_home_folder_in_every_flag_that_names_a_place(tmp_path, m
     assert config_arguments(["--config=~/a.py:smoke"])[0] == f"{tmp_path}/a.py:smoke"
 
 
+@pytest.mark.slow
 def test_a_run_in_the_home_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -387,6 +389,7 @@ def test_a_run_in_the_home_folder(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "~").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override", ["--config.cell.gate_activation=relu", "--config.cell.output_activation=identity"]
 )

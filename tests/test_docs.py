@@ -47,7 +47,7 @@ def test_the_site_shows_every_page_of_docs():
 def test_results_are_pages_figures_and_tables():
     """`lstm-jax report` makes the HTML again; a repository does not keep it."""
     kept = [p for p in (ROOT / "experiments").glob("*/results/**/*") if p.is_file()]
-    assert {p.suffix for p in kept} - {".html"} <= {".md", ".csv", ".svg", ".png"}
+    assert {p.suffix for p in kept} - {".html"} <= {".md", ".csv", ".json", ".svg", ".png"}
     for report in {p.parent for p in kept if p.name == "report.md"}:
         assert (report / "trials.csv").exists()
         assert "](figures/" in (report / "report.md").read_text()

@@ -1,10 +1,12 @@
 """The seven laws of a cell, over every row of the registry, and on cells that break them.
 
 The laws stand in `lstm_jax.testing`, where anybody's cell is held to them. One compiled function a
-case serves most of them: what differs between them is data.
+case serves most of them: what differs between them is data. LAWS=3 runs every third case.
 """
 
 from __future__ import annotations
+
+import os
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from lstm_jax.engines import deferred, native, residuals
 from lstm_jax.engines.native import build
 from lstm_jax.engines.pallas import kernel
 from lstm_jax.ops import tracing_for
-from lstm_jax.testing import QUICK, close, laws, poisoned
+from lstm_jax.testing import close, laws, poisoned
 
 pytestmark = pytest.mark.usefixtures("strict_types")
 
@@ -28,7 +30,17 @@ def float64():
         yield
 
 
-@pytest.mark.parametrize("case", registry.CASES, ids=str)
+@pytest.fixture(autouse=True, scope="module")
+def unkept():
+    """No program here is compiled twice: to keep it would take longer than it saves."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    usual = getattr(jax.config, name)
+    jax.config.update(name, 60.0)
+    yield
+    jax.config.update(name, usual)
+
+
+@pytest.mark.parametrize("case", registry.CASES[:: int(os.environ.get("LAWS", 1))], ids=str)
 def test_laws(case, subtests, monkeypatch):
     lab = registry.lab_of(case)
     for name, law in laws(lab, registry.engines(case)):
@@ -63,14 +75,12 @@ def law_kept(lab, monkeypatch):
     "case", [c for c in registry.CASES[::4] if c not in registry.KEPT], ids=str
 )
 def test_what_other_variants_keep(case, monkeypatch):
-    monkeypatch.setitem(QUICK, "xla_cpu_use_fusion_emitters", False)
     law_kept(registry.lab_of(case), monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [c for c in registry.CASES if c not in registry.KERNELS], ids=str)
+@pytest.mark.parametrize("case", registry.covering(but=registry.KERNELS), ids=str)
 def test_kernels_of_every_variant(case, monkeypatch):
-    monkeypatch.setitem(QUICK, "xla_cpu_use_fusion_emitters", False)  # half the time, here too
     law_kernels(registry.lab_of(case), monkeypatch)
 
 

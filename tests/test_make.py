@@ -19,6 +19,7 @@ def make(*words, **environment):
     )
 
 
+@pytest.mark.slow
 def test_flags_that_this_jax_does_not_know_are_left_out():
     """An unknown one would end every process of the test run."""
     known, unknown = "--xla_backend_optimization_level=0", "--xla_cpu_no_such_flag=1"

@@ -90,6 +90,7 @@ def program(options: tuple) -> tuple:
     return run, ids
 
 
+@pytest.mark.slow
 @settings(
     max_examples=10,
     deadline=None,
@@ -177,6 +178,7 @@ def test_what_has_no_weight_reaches_no_loss(name, mark):
         same(graded(filled(outputs, fill), {"targets": spoiled}), wanted)
 
 
+@pytest.mark.slow
 def test_what_was_not_observed_reaches_no_forecast_loss():
     config = default_config("forecast")
     config.train.batch_size = B

@@ -59,6 +59,7 @@ def evaluated(workdir, capsys):
     return json.loads(out), err
 
 
+@pytest.mark.slow
 def test_the_run_keeps_what_it_used(run):
     home, workdir = run
     kept = json.loads((workdir / "parts" / "parts.json").read_text())
@@ -72,6 +73,7 @@ def test_the_run_keeps_what_it_used(run):
     assert set(kept["mine.py"]["sha256"]) == {"mine.py", "curves.py"}
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_said_and_the_copy_is_used(run, capsys, tmp_path):
     home, workdir = run
     before, said = evaluated(workdir, capsys)
@@ -92,6 +94,7 @@ def test_a_changed_file_is_said_and_the_copy_is_used(run, capsys, tmp_path):
         moved.rename(home)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_parts_that_it_began_with(run, capsys, tmp_path):
     home = own_folder(tmp_path / "own")
     workdir = shutil.copytree(run[1], tmp_path / "run")
@@ -123,6 +126,7 @@ def test_diagnose_and_checkpoint_know_the_parts(run, capsys):
     assert (workdir / "figures").is_dir()
 
 
+@pytest.mark.slow
 def test_a_sweep_and_its_trials_know_the_parts(run, capsys, tmp_path, monkeypatch):
     home, _ = run
     monkeypatch.chdir(tmp_path)

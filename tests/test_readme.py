@@ -32,6 +32,7 @@ def commands() -> list[list[str]]:
     return [w for w in words if w and w[0] in ("lstm-jax", *ELSEWHERE)]
 
 
+@pytest.mark.slow
 def test_python_snippets(monkeypatch):
     page = types.ModuleType("readme")
     monkeypatch.setitem(sys.modules, "readme", page)
@@ -49,6 +50,7 @@ def shrunk(word: str) -> str:
     return re.sub(r"^(--config=configs/\w+\.py)$", r"\1:smoke", word)
 
 
+@pytest.mark.slow
 def test_commands(tmp_path, monkeypatch):
     """In the order of the page, in one folder: later lines go on with what earlier ones left."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")

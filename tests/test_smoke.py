@@ -58,11 +58,13 @@ def user(*argv, **environment):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_quick_compiles_in_less_time_to_the_same_numbers():
     done = user("-c", COMPARE)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["airline", "counting", "jsb"])
 def test_a_smoke_run_compiles_few_programs(name, tmp_path):
     """Figures, too: drawn with JAX's NumPy they compiled up to 126 programs, an operation each."""

@@ -6,7 +6,7 @@ Every law here is one number: values and gradients equal those of plain `scan`, 
 import os
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,9 @@ CPU_ENGINES = [name for name in ENGINES if name not in ("cudnn", "pallas")]
 everywhere = pytest.mark.parametrize(("name", "engine"), RUNS)
 
 
+quick = partial(jax.jit, compiler_options=registry.QUICK)
+
+
 def problem(cell, batch=B):
     drawn = registry.random_like(registry.shapes_of(cell, D), np.random.default_rng(0))
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), drawn)
@@ -73,8 +76,7 @@ def loss(cell, params, xs, engine="scan", **options):
 
 
 def gradients(cell, params, xs, **options):
-    run = jax.value_and_grad(partial(loss, cell, **options), (0, 1))
-    return jax.jit(run, compiler_options=registry.QUICK)(params, xs)
+    return quick(jax.value_and_grad(partial(loss, cell, **options), (0, 1)))(params, xs)
 
 
 def assert_same(ours, theirs, tolerance=2e-5):
@@ -97,16 +99,23 @@ MARKS = {
 }
 
 
+@cache
+def plainly(name, marks="plain"):
+    """What every law compares with: `gradients` of plain `scan`."""
+    return gradients(CELLS[name], *problem(CELLS[name]), **MARKS[marks])
+
+
 # Every cell with lengths; what else there is with one, whose step is no different.
 MARKED = [(*run, "lengths") for run in RUNS]
 MARKED += [("lstm", e, marks) for e in ("scan", "deferred", "chunked:4") for marks in MARKS]
 marked = pytest.mark.parametrize(("name", "engine", "marks"), dict.fromkeys(MARKED))
 
 
+@pytest.mark.slow
 @marked
 def test_shard_map(name, engine, marks):
     """The batch over two devices, `check_vma` on, parameters whole on both."""
-    cell, marks = CELLS[name], dict(MARKS[marks])
+    cell, wanted, marks = CELLS[name], plainly(name, marks), dict(MARKS[marks])
     params, xs = problem(cell)
     reverse = marks.pop("reverse", False)
     specs = {"lengths": P("data"), "resets": P(None, "data")}
@@ -117,10 +126,11 @@ def test_shard_map(name, engine, marks):
 
     given = P(), P(None, "data"), {k: specs[k] for k in marks}
     mapped = jax.shard_map(share, mesh=mesh_of(AxisType.Auto), in_specs=given, out_specs=P())
-    run = jax.jit(jax.value_and_grad(mapped, (0, 1)), compiler_options=registry.QUICK)
-    assert_same(run(params, xs, marks), gradients(cell, params, xs, reverse=reverse, **marks))
+    run = quick(jax.value_and_grad(mapped, (0, 1)))
+    assert_same(run(params, xs, marks), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["scan", "deferred", "chunked:4"])
 def test_shard_map_with_gradients_inside_and_randomness(engine):
     """The gradient taken by each device, and keys and a carry handed in."""
@@ -138,16 +148,16 @@ def test_shard_map_with_gradients_inside_and_randomness(engine):
     rows = P(None, "data"), P("data"), P("data")
     mesh = mesh_of(AxisType.Auto)
     mapped = jax.shard_map(share, mesh=mesh, in_specs=(P(), *rows), out_specs=P())
-    quick = partial(jax.jit, compiler_options=registry.QUICK)
     assert_same(quick(mapped)(params, xs, start, keys), quick(run)(params, xs, start, keys))
 
 
+@pytest.mark.slow
 @marked
 def test_a_sharded_batch(name, engine, marks):
     """Nothing is sharded but the batch, and the lengths with it; the mesh set or not."""
-    cell, mesh, marks = CELLS[name], mesh_of(), dict(MARKS[marks])
+    cell, mesh, plain = CELLS[name], mesh_of(), plainly(name, marks)
     params, xs = problem(cell)
-    plain = gradients(cell, params, xs, **marks)
+    marks = dict(MARKS[marks])
     xs = jax.device_put(xs, NamedSharding(mesh, P(None, "data")))
     if "lengths" in marks:
         marks["lengths"] = jax.device_put(marks["lengths"], NamedSharding(mesh, P("data")))
@@ -162,12 +172,13 @@ def test_a_batch_sharded_by_the_compiler(engine):
     """Axes that JAX fills in by itself."""
     cell, mesh = CELLS["stack"], mesh_of(AxisType.Auto)
     params, xs = problem(cell)
-    plain = gradients(cell, params, xs)
+    plain = plainly("stack")
     with jax.set_mesh(mesh):
         xs = jax.device_put(xs, NamedSharding(mesh, P(None, "data")))
         assert_same(gradients(cell, params, xs, engine=engine), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize("engine", ["scan", "deferred", "chunked:4"])
 def test_shard_map_op_by_op(engine, check):
@@ -212,6 +223,7 @@ def test_traces_on_meshes(where):
 # Programs ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @everywhere
 def test_export_with_symbolic_batch_and_time(name, engine):
     """One exported program serves every T and B: the loss and its gradient."""
@@ -245,25 +257,27 @@ def test_an_engine_that_cannot_serve_a_symbolic_time_says_so():
         export.export(jax.jit(partial(unroll, cell, params, engine="associative")))(xs)
 
 
+@pytest.mark.slow
 @everywhere
 def test_disable_jit(name, engine):
     cell = CELLS[name]
     params, xs = problem(cell)
-    wanted = gradients(cell, params, xs, lengths=MARKS["lengths"]["lengths"])
+    wanted = plainly(name, "lengths")
     with jax.disable_jit():
-        run = partial(loss, cell, engine=engine, lengths=MARKS["lengths"]["lengths"])
+        run = partial(loss, cell, engine=engine, **MARKS["lengths"])
         assert_same(jax.value_and_grad(run, (0, 1))(params, xs), wanted)
 
 
+@pytest.mark.slow
 @everywhere
 def test_forward_mode(name, engine):
     """jvp, jacfwd and forward over reverse: engines whose gradients are their own step aside."""
     cell = CELLS[name]
     params, xs = problem(cell)
     along = jax.tree.map(jnp.ones_like, params)
-    by_scan = jax.jvp(lambda p: loss(cell, p, xs), (params,), (along,))
+    by_scan = quick(lambda *p: jax.jvp(lambda p: loss(cell, p, xs), *p))((params,), (along,))
     assert_same(jax.jvp(lambda p: loss(cell, p, xs, engine), (params,), (along,)), by_scan)
-    assert_same(jax.jacfwd(partial(loss, cell, params, engine=engine))(xs), by_reverse(cell, xs))
+    assert_same(jax.jacfwd(partial(loss, cell, params, engine=engine))(xs), plainly(name)[1][1])
 
     @jax.jit
     def bent(engine_of):
@@ -271,10 +285,6 @@ def test_forward_mode(name, engine):
         return jax.jvp(slope, (params,), (along,))[1]
 
     assert_same(bent(Static(engine)), bent(Static("scan")), 1e-4)
-
-
-def by_reverse(cell, xs):
-    return jax.grad(partial(loss, cell, problem(cell)[0]))(xs)
 
 
 @jax.tree_util.register_static
@@ -300,6 +310,7 @@ def test_forward_mode_of_a_compiled_program_takes_scan():
 # Keys -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["auto", "chunked", "chunked:100"])
 def test_a_key_with_time_padded_to_whole_blocks_in_eager_mode(engine):
     cell = cells.lstm(64)
@@ -308,15 +319,15 @@ def test_a_key_with_time_padded_to_whole_blocks_in_eager_mode(engine):
     assert_same(ours, unroll(cell, params, xs, key=key, engine="scan"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
 def test_what_holds_with_fast_keys(kind):
     """The same call draws the same, each engine alike without blocks; rows are another matter."""
     cell = CELLS["stack"]
     params, xs = problem(cell)
     key = jax.random.key(5, impl=kind)
-    first, again, other = (
-        unroll(cell, params, xs, key=k)[1] for k in (key, key, jax.random.key(5))
-    )
+    run = quick(lambda key: unroll(cell, params, xs, key=key)[1])
+    first, again, other = (run(k) for k in (key, key, jax.random.key(5)))
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
     assert_same(first, unroll(cell, params, xs, key=key, engine="scan")[1])
@@ -324,28 +335,31 @@ def test_what_holds_with_fast_keys(kind):
     assert "rbg" in doc and "rows" in doc
 
 
+@pytest.mark.slow
 def test_the_usual_keys_give_every_row_its_own():
     """What fast keys do not promise: a batch equals its rows."""
     cell = CELLS["stack"]
     params, xs = problem(cell)
     keys = jax.random.split(jax.random.key(5), B)
-    whole = unroll(cell, params, xs, key=keys)[1]
-    rows = [unroll(cell, params, xs[:, [b]], key=keys[b : b + 1])[1] for b in range(B)]
+    run = quick(lambda xs, keys: unroll(cell, params, xs, key=keys)[1])
+    whole = run(xs, keys)
+    rows = [run(xs[:, [b]], keys[b : b + 1]) for b in range(B)]
     assert_same(whole, jnp.concatenate(rows, 1))
 
 
 # Parameters -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @everywhere
 def test_leaves_that_are_whole_numbers(name, engine):
     """A step counter among the parameters; its gradient is JAX's float0."""
     cell = CELLS[name]
     params, xs = problem(cell)
     counted = params | {"count": jnp.int32(3)}
-    ours = jax.grad(partial(loss, cell, engine=engine), allow_int=True)(counted, xs)
+    ours = quick(jax.grad(partial(loss, cell, engine=engine), allow_int=True))(counted, xs)
     assert ours.pop("count").dtype == jax.dtypes.float0
-    assert_same(ours, gradients(cell, params, xs)[1][0])
+    assert_same(ours, plainly(name)[1][0])
 
 
 def partitioned(params):
@@ -357,7 +371,8 @@ def partitioned(params):
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)
 def test_parameters_parted_as_equinox_does(engine):
-    cell = CELLS["minlstm" if engine == "associative" else "lstm"]
+    name = "minlstm" if engine == "associative" else "lstm"
+    cell = CELLS[name]
     params, xs = problem(cell)
     some, rest = partitioned(params | {"count": jnp.int32(3)})
 
@@ -371,16 +386,16 @@ def test_parameters_parted_as_equinox_does(engine):
 
     ours = slope(some)
     assert ours.pop("count") is None
-    assert_same(ours, gradients(cell, params, xs)[1][0])
+    assert_same(ours, plainly(name)[1][0])
 
 
 @everywhere
 def test_frozen_dicts(name, engine):
     cell = CELLS[name]
     params, xs = problem(cell)
-    ours = jax.grad(partial(loss, cell, engine=engine))(FrozenDict(params), xs)
+    ours = quick(jax.grad(partial(loss, cell, engine=engine)))(FrozenDict(params), xs)
     assert isinstance(ours, FrozenDict)
-    assert_same(dict(ours), gradients(cell, params, xs)[1][0])
+    assert_same(dict(ours), plainly(name)[1][0])
 
 
 @pytest.mark.parametrize("engine", ["auto", "scan", "deferred", "chunked:4"])
@@ -427,6 +442,7 @@ class Counting(NamedTuple):
     count: Any
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["auto", "scan", "deferred", "chunked:4"])
 def test_a_carry_that_counts(engine):
     """Whole numbers in the carry have no gradient; the rest of it has."""
@@ -447,10 +463,12 @@ def test_a_carry_that_counts(engine):
         return jnp.sum(ys**2) + jnp.sum(carry.count)
 
     run = jax.value_and_grad(total)
-    assert_same(run(xs, engine), run(xs, "scan"))
-    assert run(xs, engine)[0] > T * B
+    ours = run(xs, engine)
+    assert_same(ours, quick(partial(run, engine="scan"))(xs))
+    assert ours[0] > T * B
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["auto", "scan", "deferred", "chunked:4"])
 def test_a_stranger_s_cell_without_a_bias(engine):
     cell = bare_cell()
@@ -527,6 +545,7 @@ def wide_program(*words):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_training_in_64_bits(tmp_path):
     """The program as a user calls it, training and evaluating."""
     run = tmp_path / "run"
@@ -568,7 +587,7 @@ def test_all_of_a_model_learns_in_64_bits(changes, ids):
 def test_cells_in_64_bits(name, engine):
     cell = CELLS[name]
     params, xs = problem(cell)
-    narrow = gradients(cell, params, xs)
+    narrow = plainly(name)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (params, xs))
         ours = gradients(cell, *wide, engine=engine)

@@ -42,6 +42,7 @@ def flat(screen):
     return re.sub(r"\s*\n", "  ", screen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 40])
 def test_training_shows_a_bar_with_rate_time_left_and_losses(columns, tmp_path):
     with Terminal(train(tmp_path), columns) as terminal:
@@ -59,6 +60,7 @@ def test_training_shows_a_bar_with_rate_time_left_and_losses(columns, tmp_path):
     assert re.search(r"tensorboard --logdir", screen)
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_resized_while_a_run_trains(tmp_path):
     with Terminal(train(tmp_path, "--config.train.num_steps=4000"), 80) as terminal:
         terminal.until(lambda screen: re.search(r"[1-9]\d*/4,000", screen))
@@ -75,6 +77,7 @@ def test_a_terminal_that_is_resized_while_a_run_trains(tmp_path):
     assert code == 4 and "interrupted at step" in screen
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_plain_lines_whose_losses_are_those_of_their_step(tmp_path):
     done = subprocess.run(train(tmp_path), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "\x1b" not in done.stdout, done.stderr
@@ -96,6 +99,7 @@ PACK = re.compile(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 40])
 def test_a_sweep_shows_its_packs_to_who_launches_and_to_who_watches(columns, tmp_path):
     planned(tmp_path / "study", tmp_path / "w", config=CONFIG)
@@ -148,6 +152,7 @@ sys.exit(cli.main(["data", "fetch", "some"]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 40])
 def test_a_download_shows_how_far_it_is(columns, tmp_path):
     content = bytes(range(256)) * 8000
@@ -178,6 +183,7 @@ def test_a_download_shows_how_far_it_is(columns, tmp_path):
     assert sum(bool(re.search(words, flat(seen))) for seen in terminal.seen) >= 2, screen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 @pytest.mark.parametrize("seconds", [0.4, 2.0])
 def test_a_signal_soon_after_the_start_is_an_interruption(number, seconds, tmp_path):

@@ -21,6 +21,7 @@ def made():
     return cell, cell.init(jax.random.key(0), 4)
 
 
+@pytest.mark.slow
 def test_public_functions_give_back_what_they_say():
     cell, params = made()
     carry, ys = lstm_jax.unroll(cell, params, XS, lengths=np.array([3, 1]))

@@ -6,7 +6,7 @@ The first example of each verb; EXAMPLES=all runs every one.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -31,7 +31,7 @@ ALONE = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 # What needs a download, a file of another library, or a sweep that has ended.
 ELSEWHERE = (
     "runs/chars", "data fetch", "inspect FILE", "lstm.pt", "runs/theirs", "lstm-jax sweep",
-    "sweeps/",
+    "sweeps/", *(() if importlib.util.find_spec("mlflow") else ("lstm-jax track",)),
 )  # fmt: skip
 TOUR = ("lstm-jax export", "lstm-jax import", "--model=")  # what the README's tour does too
 

@@ -3,9 +3,10 @@
   lstm-jax diagnose --workdir=runs/airline
   lstm-jax diagnose --workdir=sweeps/airline_lr   its variants' chosen trials, for the report
 
-Of a sweep: every seed that judges, at initialisation and with its best parameters. Writes
-diagnostics/step_N.npz and figures/diagnostics_layer_0.png beside the run, and the same to
-TensorBoard; prints the scalars. While training: --config.train.diagnose_every=STEPS.
+Of a sweep: every seed that judges, at initialisation and with its best parameters; after an
+interruption the same command goes on. Writes diagnostics/step_N.npz and
+figures/diagnostics_layer_0.png beside the run, and the same to TensorBoard; prints the scalars.
+While training: --config.train.diagnose_every=STEPS.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from lstm_jax.commands.arguments import Arguments, Flag, no_words
 from lstm_jax.diagnostics import observe
 from lstm_jax.errors import OK, UsageError
 from lstm_jax.report.analysis import analyse
-from lstm_jax.report.collect import read_sweep
+from lstm_jax.report.collect import SUMMARY, read_sweep
 from lstm_jax.sweep.define.plan import MANIFEST, read_plan, trial_folder
 from lstm_jax.training import saved as runs
 from lstm_jax.training.state import init_state
+from lstm_jax.workdir.files import read_json
 from lstm_jax.workdir.metrics import Writer, read_metrics
 
 FLAGS = (
@@ -40,7 +42,9 @@ def run(arguments: Arguments) -> int:
     if (workdir / MANIFEST).exists():
         looks: Looks = {}
         for variant, folder in chosen(workdir, flags.trials):
-            print(f"{variant}: {diagnose(folder, looks, True)[0]}", flush=True)
+            there = seen(folder)
+            path = there or diagnose(folder, looks, True)[0]
+            print(f"{variant}: {path}{' (already there)' if there else ''}", flush=True)
         return OK
     path, scalars = diagnose(workdir)
     width = max(map(len, scalars))
@@ -67,6 +71,15 @@ def diagnose(
     last = max((line["step"] for line in read_metrics(workdir)), default=loaded.step)
     with Writer(workdir, last, True) as writer:  # after all lines that are there
         return observe.write(arrays, writer, loaded.step), observe.summarise(arrays)
+
+
+def seen(trial: Path) -> Path | None:
+    """Both looks at an ended trial, which changes no more: the later of them, if they are there."""
+    best = read_json(trial / SUMMARY).get("best_step")
+    if not best:
+        return None
+    first, path = observe.place(trial, 0), observe.place(trial, best)
+    return path if first.exists() and path.exists() else None
 
 
 def chosen(workdir: Path, most: int) -> list[tuple[str, Path]]:

@@ -2,10 +2,13 @@
 
   lstm-jax report --workdir=sweeps/airline_lr
   lstm-jax report sweeps/jsb sweeps/adding sweeps/counting --out=reports/cells
+  lstm-jax report sweeps/airline_lr/report --out=reports/airline_lr     from its tables alone
 
-Writes WORKDIR/report: report.html (one file, works offline), report.md, table.csv, trials.csv and
-figures as SVG and PNG. Several sweeps are judged as one family of comparisons, in normalised
-scores, and their report goes to --out. docs/reports.md says how to read it.
+Writes WORKDIR/report: report.html (one file, works offline), report.md, table.csv, trials.csv,
+plan.json and figures as SVG and PNG. The folder of a report stands for its sweep: plan.json and
+trials.csv are enough to judge again, without curves and diagnoses. Several sweeps are judged as
+one family of comparisons, in normalised scores, and their report goes to --out. docs/reports.md
+says how to read it.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ def run(arguments: Arguments) -> int:
     strange = next((word for word in words if not Path(word).is_dir()), "")
     if strange:
         hint = f"; did you mean --{strange}?" if "=" in strange else ""
-        raise UsageError(f"report: {strange!r} is no folder; expected workdirs of sweeps{hint}")
+        raise UsageError(f"report: {strange!r} is no folder; expected sweeps or reports{hint}")
     workdirs = [*filter(None, [flags.workdir]), *words]
     if not workdirs:
         found = sorted(str(path.parent) for path in Path("sweeps").glob("*/sweep.json"))

@@ -318,9 +318,14 @@ def _mean(values: Array, counts: Array, axes: tuple[int, ...] = (1, 2)) -> Array
 # ---------------------------------------------------------------- on the host
 
 
+def place(workdir: Path, step: int) -> Path:
+    """WORKDIR/diagnostics/step_00000100.npz."""
+    return workdir / "diagnostics" / f"step_{step:08d}.npz"
+
+
 def save(arrays: dict[str, np.ndarray], workdir: Path, step: int) -> Path:
-    """WORKDIR/diagnostics/step_00000100.npz, replaced atomically."""
-    path = workdir / "diagnostics" / f"step_{step:08d}.npz"
+    """Replaced atomically."""
+    path = place(workdir, step)
     path.parent.mkdir(exist_ok=True)
     tmp = path.with_suffix(f".{os.getpid()}.tmp")
     with tmp.open("wb") as file:

@@ -1,20 +1,19 @@
-"""A report of a sweep on disk: report.html, report.md, table.csv, trials.csv, figures."""
+"""A report of a sweep on disk: report.html, report.md, tables, plan.json, figures."""
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from pathlib import Path
-from typing import Any
 
 from lstm_jax.report import figures, page, search, text
 from lstm_jax.report.analysis import Row, Section, analyse
-from lstm_jax.report.collect import Sweep, facts, read_sweep
+from lstm_jax.report.archive import keep, open_sweep
+from lstm_jax.report.collect import Sweep
 from lstm_jax.report.questions import extras
 from lstm_jax.report.register import standing
-from lstm_jax.sweep.define.plan import Plan, read_plan
-from lstm_jax.workdir.files import write_text
+from lstm_jax.sweep.define.plan import Plan
+from lstm_jax.workdir.files import csv_text, write_text
 
 COORDINATES = re.compile(r'(?<= )(?:d|x|y)="[^"]*"')  # a hundredth of a point is enough
 
@@ -22,22 +21,22 @@ COORDINATES = re.compile(r'(?<= )(?:d|x|y)="[^"]*"')  # a hundredth of a point i
 def build_report(workdir: str | Path, out: str | Path = "") -> Path:
     """Read the sweep in `workdir`, in whatever state it is; the path of report.html.
 
-    `out` is where the files go, WORKDIR/report by default.
+    `workdir` may be the folder of a report too. `out` is where the files go, WORKDIR/report by
+    default.
 
     Raises:
       UsageError: no sweep in `workdir`, or `out` cannot be written.
     """
     workdir = Path(workdir)
-    plan = read_plan(workdir)
-    sweep = read_sweep(plan, workdir)
+    sweep, origin = open_sweep(workdir)
     out = Path(out or workdir / "report")
     (out / "figures").mkdir(parents=True, exist_ok=True)
     sections = analyse(sweep)
     drawn = [save_plots(plots(sweep, section), section, out) for section in sections]
     more = [*search.extras(sweep, sections), *extras(sweep, sections)]
-    origin = facts(plan, workdir) | registered(plan)
+    keep(sweep, origin, out)
+    origin |= registered(sweep.plan)
     write_text(out / "table.csv", table(sections))
-    write_text(out / "trials.csv", trials_table(sweep))
     write_text(out / "report.md", text.markdown(sweep, sections, drawn, origin, more))
     path = out / "report.html"
     write_text(path, page.html(sweep, sections, drawn, origin, more))
@@ -60,37 +59,8 @@ def registered(plan: Plan) -> dict[str, str]:
 
 def table(sections: list[Section]) -> str:
     """A row a variant, all numbers in full."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["section", *Row._fields])
-    for section in sections:
-        writer.writerows([section.title, *map(_cell, row)] for row in section.rows)
-    return stream.getvalue()
-
-
-def trials_table(sweep: Sweep) -> str:
-    """A row a trial: what was varied, its scores as they are judged, why it does not count."""
-    varied, reading = list(sweep.plan.varied), sweep.reading
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    heads = ["trial", "status", *varied, reading.choose, reading.metric, "trivial", "fresh"]
-    writer.writerow([*heads, "parameters", "seconds", "not counted"])
-    for trial in sweep.trials:
-        flat = sweep.plan.base | sweep.plan.trials[trial.number]
-        row = [trial.number, trial.status, *(flat.get(name) for name in varied)]
-        row += [trial.valid, trial.test, trial.trivial, int(trial.is_fresh), trial.parameters]
-        writer.writerow(map(_cell, [*row, trial.seconds, trial.lacks]))
-    return stream.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    return (
-        ""
-        if value is None or value != value
-        else "; ".join(value)
-        if isinstance(value, tuple)
-        else value
-    )
+    rows = [[section.title, *row] for section in sections for row in section.rows]
+    return csv_text([["section", *Row._fields], *rows])
 
 
 def save_plots(plots: list[figures.Plot], section: Section, out: Path) -> list[text.Saved]:

@@ -91,11 +91,8 @@ class Sweep(NamedTuple):
 
 def read_sweep(plan: Plan, workdir: Path) -> Sweep:
     """Every trial of the plan, begun or not."""
-    reading = how(plan)
-    fields = names.variant_fields(plan)
-    flat = plan.base | plan.baseline
-    baseline = tuple(_hashable(flat.get(name)) for name in fields)
-    packs, first = plan.pack_of(), {}
+    sweep = unread(plan)
+    reading, packs, first = sweep.reading, plan.pack_of(), {}
     trials, metrics, scores = [], {}, {}
     for number in range(len(plan.trials)):
         folder = trial_folder(workdir, number)
@@ -107,11 +104,27 @@ def read_sweep(plan: Plan, workdir: Path) -> Sweep:
         status = trial_status(folder, claims.ended(pack_folder(workdir, pack)))
         twin = first.setdefault(plan.hashes[number], number)
         size = len(plan.packs[pack])
-        trial = _trial(plan, reading, fields, number, folder, summary, status, size)
+        trial = _trial(sweep, number, folder, summary, status, size)
         if twin != number and not trial.lacks:
             trial = trial._replace(lacks=f"the same config as trial {twin}")
         trials.append(trial)
-    return Sweep(plan, reading, fields, baseline, trials, tuple(metrics), scores)
+    return sweep._replace(trials=trials, metrics=tuple(metrics), scores=scores)
+
+
+def unread(plan: Plan) -> Sweep:
+    """The sweep without its trials."""
+    fields, flat = names.variant_fields(plan), plan.base | plan.baseline
+    baseline = tuple(_hashable(flat.get(name)) for name in fields)
+    return Sweep(plan, how(plan), fields, baseline, [], (), {})
+
+
+def identity(sweep: Sweep, number: int) -> dict[str, Any]:
+    """What the plan alone says of a trial."""
+    flat = sweep.plan.base | sweep.plan.trials[number]
+    reading, seed = sweep.reading, _hashable(flat.get(SEED))
+    named = {"section": reading.by, "variant": sweep.fields, "setting": reading.tuned}
+    values = {k: tuple(_hashable(flat.get(n)) for n in fields) for k, fields in named.items()}
+    return values | {"number": number, "seed": seed, "is_fresh": seed in reading.fresh}
 
 
 def added(plan: Plan) -> str:
@@ -159,9 +172,8 @@ def early(plan: Plan) -> tuple:
     return named or tuple(next(iter(added), ()))
 
 
-def _trial(plan, reading, fields, number, folder, summary, found, size) -> Trial:
-    flat = plan.base | plan.trials[number]
-    seed, seconds = _hashable(flat.get(SEED)), summary.get("wall_seconds")
+def _trial(sweep, number, folder, summary, found, size) -> Trial:
+    reading, seconds = sweep.reading, summary.get("wall_seconds")
     trivial = strongest(summary, reading.metric, reading.direction)
     trivial_valid = strongest(summary, reading.choose, reading.choose_direction)
     valid, test = _score(summary, reading.choose), _score(summary, reading.metric)
@@ -173,13 +185,8 @@ def _trial(plan, reading, fields, number, folder, summary, found, size) -> Trial
         valid = worse(valid, trivial_valid, reading.choose_direction)
         test = worse(test, trivial, reading.direction)
     return Trial(
-        number=number,
+        **identity(sweep, number),
         status=status,
-        section=tuple(_hashable(flat.get(name)) for name in reading.by),
-        variant=tuple(_hashable(flat.get(name)) for name in fields),
-        setting=tuple(_hashable(flat.get(name)) for name in reading.tuned),
-        seed=seed,
-        is_fresh=seed in reading.fresh,
         valid=valid,
         test=test,
         trivial=trivial,

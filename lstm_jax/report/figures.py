@@ -14,7 +14,8 @@ from lstm_jax.report.causes import MEASURES, Measure
 from lstm_jax.report.collect import Sweep, Trial
 from lstm_jax.report.importance import importance
 from lstm_jax.report.names import number, short
-from lstm_jax.report.samples import aim, seed_differences, units
+from lstm_jax.report.samples import aim, seed_differences, sign, units
+from lstm_jax.report.statistics import NOTHING
 
 # Sentinels: the page replaces them by its own colours, light or dark.
 INK, FAINT, BASE = "#14202e", "#8793a1", "#7a8794"
@@ -104,7 +105,12 @@ def forest(sweep: Sweep, section: Section) -> Plot | None:
     figure, (axes,) = canvas(4.8, 1.1 + 0.36 * len(rows))
     if section.gap.margin > 0:
         axes.axvspan(-section.gap.margin, section.gap.margin, color=FAINT, alpha=0.18, lw=0)
+    way = sign(aim(sweep.reading))
+    far = 1.25 * section.gap.size if section.gap.size > 0 else NOTHING
+    beyond = [y for y, row in enumerate(rows) if way * row.difference > far]
     for y, row in enumerate(rows):
+        if y in beyond:
+            continue
         colour = VERDICTS.get(row.verdict, FAINT)
         ours, theirs = section.chosen[row.variant], section.chosen[base]
         seeds = seed_differences(sweep, row.variant, ours, theirs)
@@ -118,18 +124,27 @@ def forest(sweep: Sweep, section: Section) -> Plot | None:
     axes.set_yticks(range(len(rows)), [text(row.variant, 26) for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.locator_params(axis="x", nbins=5)
-    good = "left" if aim(sweep.reading) == "min" else "right"
-    axes.set_xlabel(f"difference, {text(units(sweep.reading), 60)}\n{good} of 0 is better")
+    end = way * max(way * np.array(axes.get_xlim()))
+    for y in beyond:
+        colour = VERDICTS.get(rows[y].verdict, FAINT)
+        axes.plot([end], [y], ">" if way > 0 else "<", color=colour, ms=6, clip_on=False)
+    if beyond:
+        axes.set_xlim(**{"right" if way > 0 else "left": end})
+    good = "left" if way > 0 else "right"
+    label = f"difference, {text(units(sweep.reading), 60)}\n{good} of 0 is better"
+    axes.set_xlabel(label, loc="right")
     caption = (
         "Circles: difference to the baseline with the interval that the word is read off. Small "
         "dots: the seeds, less the baseline's typical one, or their partner where they are paired. "
-        "Grey band: the margin. Red: worse, "
-        "green: better, blue: equivalent, grey: undecided."
+        "Grey band: the margin. Red: worse, green: better, blue: equivalent, grey: undecided. "
+        "Arrows: further than 1.25 gaps."
     )
     return Plot("effects", figure, "Effects", caption)
 
 
 # ---------------------------------------------------------------- small multiples
+
+ENDS = "Dotted: the strongest trivial score; far beyond it nothing is drawn."
 
 
 def panels(section: Section, draw: Any, height: float = 1.5) -> Any:
@@ -153,6 +168,28 @@ def panels(section: Section, draw: Any, height: float = 1.5) -> Any:
     return (figure, axes) if drawn else None
 
 
+def end_at_trivial(axes: list[Any], sweep: Sweep, section: Section, values: list[float]) -> None:
+    """The scores' axis ends a quarter of the gap beyond the trivial score, if any lie there.
+
+    One variant that diverges would flatten the curves of all others.
+    """
+    trials = itertools.chain.from_iterable(section.trials.values())
+    trivial = next((t.trivial_valid for t in trials if math.isfinite(t.trivial_valid)), NOTHING)
+    way = sign(sweep.reading.choose_direction)
+    found = unpadded(values)
+    best = way * float((way * found).min())
+    log_if_wide(axes[0], found[~(way * found > way * trivial)])
+    if not way * trivial > way * best:
+        return
+    for axis in axes:
+        axis.axhline(trivial, color=FAINT, lw=1, ls=":")
+    scale = axes[0].yaxis.get_transform()
+    near, far = scale.transform(np.array([best, trivial]))
+    first, last = scale.inverted().transform([near - (far - near) / 20, far + (far - near) / 4])
+    if (way * found > way * last).any():
+        axes[0].set_ylim(*sorted((first, last)))
+
+
 def learning_curves(sweep: Sweep, section: Section) -> Plot | None:
     """Validation curves at the chosen setting; those of all trials where none is chosen yet."""
     values: list[float] = []
@@ -171,12 +208,12 @@ def learning_curves(sweep: Sweep, section: Section) -> Plot | None:
     if not found:
         return None
     figure, axes = found
-    log_if_wide(axes[0], values)
+    end_at_trivial(axes, sweep, section, values)
     figure.supxlabel("step", fontsize=9)
     figure.supylabel(text(sweep.reading.choose), fontsize=9)
     caption = (
         "Mean over the seeds of the chosen setting; band: lowest to highest seed. Grey, dashed: "
-        "the baseline."
+        f"the baseline. {ENDS}"
     )
     return Plot("learning_curves", figure, "Learning curves", caption)
 
@@ -190,6 +227,9 @@ def bands(trials: list[Trial]) -> tuple[np.ndarray, np.ndarray]:
     steps = np.array(sorted(points))
     rows = [(min(points[s]), float(np.mean(points[s])), max(points[s])) for s in steps]
     return steps, np.array(rows).T if rows else np.zeros((3, 0))
+
+
+DRAWN = 20  # so many values of a field are draws, not a grid
 
 
 def sensitivity(sweep: Sweep, section: Section) -> Plot | None:
@@ -209,7 +249,7 @@ def sensitivity(sweep: Sweep, section: Section) -> Plot | None:
         values.extend(v for x in xs for v in points[x])
         flat = [(x, v) for x in xs for v in points[x]]
         axis.plot(*zip(*flat, strict=True), ".", color=colour, ms=3, alpha=0.6)
-        if len(flat) > len(xs):
+        if 2 * sum(len(found) > 1 for found in points.values()) > len(xs):
             axis.plot(xs, [np.mean(points[x]) for x in xs], color=colour, lw=1.6, ls=style)
         return True
 
@@ -217,16 +257,17 @@ def sensitivity(sweep: Sweep, section: Section) -> Plot | None:
     if not found:
         return None
     figure, axes = found
-    log_if_wide(axes[0], values)
+    end_at_trivial(axes, sweep, section, values)
     tried = {t.setting[0] for trials in section.trials.values() for t in trials}
     if all(isinstance(v, int | float) and v > 0 for v in tried):
         axes[0].set_xscale("log")
-        mark_values(axes[0], sorted(tried))
+        if len(tried) < DRAWN:
+            mark_values(axes[0], sorted(tried))
     figure.supxlabel(text(short(name)), fontsize=9)
     figure.supylabel(text(sweep.reading.choose), fontsize=9)
     caption = (
         f"Best validation score of each trial against {short(name)}; line: mean over seeds. Grey, "
-        "dashed: the baseline."
+        f"dashed: the baseline. {ENDS}"
     )
     return Plot("sensitivity", figure, f"Sensitivity to {short(name)}", caption)
 
@@ -235,7 +276,7 @@ def mark_values(axes: Any, values: list[float]) -> None:
     """Ticks at the values that were tried, at most four of them named."""
     step = max(-(-len(values) // 4), 1)
     axes.set_xticks(values[::-1][::step], [number(v) for v in values[::-1][::step]], fontsize=8)
-    axes.set_xticks(values if len(values) < 20 else [], minor=True, labels=None)
+    axes.set_xticks(values, minor=True, labels=None)
     axes.xaxis.set_minor_formatter("")
 
 
@@ -256,14 +297,17 @@ def budget(sweep: Sweep, section: Section) -> Plot | None:
     if not found:
         return None
     figure, axes = found
+    counts = [step * 10**power for power in range(6) for step in (1, 2, 5)]
+    most = max(len(line.get_xdata()) for axis in axes for line in axis.lines)
     axes[0].set_xscale("log")
-    log_if_wide(axes[0], values)
+    mark_values(axes[0], [n for n in counts if n <= most])
+    end_at_trivial(axes, sweep, section, values)
     figure.supxlabel("trials drawn from those of the sweep", fontsize=9)
     figure.supylabel(f"expected best {text(sweep.reading.choose)}", fontsize=9)
     caption = (
         "Expected best validation score of n trials drawn with replacement; estimator: Dodge et "
         "al. (2019), eq. 5, which is biased towards the worse (Tang et al. 2020). Grey, dashed: "
-        "the baseline."
+        f"the baseline. {ENDS}"
     )
     return Plot("budget", figure, "Expected validation performance", caption)
 
@@ -281,8 +325,12 @@ def importances(sweep: Sweep, section: Section) -> Plot | None:
     shares, errors = np.array([found[name] for name in reversed(found)]).T
     axes.barh(names, shares, xerr=errors, color=BLUE, ecolor=INK, height=0.6)
     for y, (share, error) in enumerate(zip(shares, errors, strict=True)):
-        axes.text(max(share + error, 0), y, f"  {share:.0%} ± {error:.0%}", va="center")
+        words = f"{share:.0%} ± {error:.0%}"
+        place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(words, (max(share + error, 0), y), **place)
     axes.set_xlim(0, max(1.35 * (shares + errors).max(), 0.15))
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter("{x:.0%}")
     axes.axvline(0, color=INK, lw=0.8)
     axes.set_xlabel("share of the variance of ranks")
     caption = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from html import escape
@@ -15,8 +13,9 @@ import numpy as np
 from lstm_jax.errors import UsageError
 from lstm_jax.report import figures, page, text
 from lstm_jax.report.analysis import Row
+from lstm_jax.report.archive import open_sweep
 from lstm_jax.report.build import save_plots
-from lstm_jax.report.collect import read_sweep
+from lstm_jax.report.collect import Sweep
 from lstm_jax.report.figures import BLUE, FAINT, INK, LINES, Plot, canvas
 from lstm_jax.report.names import percent, plain
 from lstm_jax.report.register import departures, standing
@@ -31,12 +30,13 @@ from lstm_jax.report.together import (
     said,
     shown,
 )
-from lstm_jax.sweep.define.plan import read_plan
-from lstm_jax.workdir.files import write_text
+from lstm_jax.workdir.files import csv_text, write_text
 
 
 def build_joint(workdirs: Sequence[str | Path], out: str | Path) -> Path:
     """Read the sweeps and write their common report to `out`; the path of report.html.
+
+    Each by its workdir, or by the folder of its report.
 
     Raises:
       UsageError: sweeps that cannot be put together, each reason; no sweep in a workdir.
@@ -45,7 +45,7 @@ def build_joint(workdirs: Sequence[str | Path], out: str | Path) -> Path:
     again = next((p for p in places if places.count(p) > 1), "")
     if again:
         raise UsageError(f"{again} is named twice: its trials would count twice")
-    sweeps = [read_sweep(read_plan(Path(p)), Path(p)) for p in places]
+    sweeps = [open_sweep(Path(place))[0] for place in places]
     joint, out = join(sweeps, places), Path(out)
     (out / "figures").mkdir(parents=True, exist_ok=True)
     drawn = save_plots([forest(joint)], joint.strata[0].section._replace(title=""), out)
@@ -66,23 +66,21 @@ def names(joint: Joint) -> list[str]:
 
 def table(joint: Joint) -> str:
     """A row a task and variant, all numbers in full."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     over = ("iqm_tasks", "iqm_low", "iqm_high", "better", "better_low", "better_high")
-    writer.writerow(["task", *Row._fields, *over])
-    for row in joint.overall:
-        for task, found in row.rows.items():
-            flat = ["; ".join(v) if isinstance(v, tuple) else v for v in found]
-            writer.writerow([task, *map(_cell, (*flat, *row.iqm, *row.improvement))])
-    return stream.getvalue()
+    rows = [
+        [task, *found, *row.iqm, *row.improvement]
+        for row in joint.overall
+        for task, found in row.rows.items()
+    ]
+    return csv_text([["task", *Row._fields, *over], *rows])
 
 
 def trials(joint: Joint) -> str:
     """Every trial of every sweep; `normalised` where it has a score, `judges` where that counts."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     heads = ["task", "sweep", "trial", "status", "variant", *("setting", "seed", "fresh")]
-    writer.writerow([*heads, "choosing score", "score", "trivial", "normalised", "judges", "lacks"])
+    rows: list[list[Any]] = [
+        [*heads, "choosing score", "score", "trivial", "normalised", "judges", "lacks"]
+    ]
     for stratum in joint.strata:
         for variant, found in stratum.section.trials.items():
             judges = {t.number for t in stratum.section.chosen[variant]}
@@ -91,12 +89,8 @@ def trials(joint: Joint) -> str:
                 score = "" if t.lacks else float(of_gap(stratum.sweep, stratum.section, [t])[0])
                 row = [stratum.name, stratum.sweep.plan.study, t.number, t.status, variant, setting]
                 row += [t.seed, int(t.is_fresh), t.valid, t.test, t.trivial, score]
-                writer.writerow(map(_cell, [*row, int(t.number in judges), t.lacks]))
-    return stream.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None or value != value else value
+                rows.append([*row, int(t.number in judges), t.lacks])
+    return csv_text(rows)
 
 
 def in_task(row: Row | None) -> str:
@@ -131,13 +125,24 @@ def markdown(joint: Joint, drawn: list[text.Saved]) -> str:
 
 
 def notes(joint: Joint) -> list[str]:
-    """What each sweep's own report would say first."""
-    plans = {s.sweep.plan.study: s.sweep for s in joint.strata}
+    """How variants are named, and what each sweep's own report would say first."""
     return [
-        f"{study}: {note}"
-        for study, sweep in plans.items()
-        for note in dict.fromkeys([*text.remarks(sweep), *departures(sweep.plan)])
+        *(
+            f"{name} follows from the rest of a variant and its task, and is no part of its name"
+            for name in joint.unnamed
+        ),
+        *(
+            f"{name}: {note}"
+            for name, sweep in each(joint)
+            for note in dict.fromkeys([*text.remarks(sweep), *departures(sweep.plan)])
+        ),
     ]
+
+
+def each(joint: Joint) -> list[tuple[str, Sweep]]:
+    """Every sweep once, under the name of its first task."""
+    first = {id(s.sweep): s for s in reversed(joint.strata)}
+    return [(s.name, s.sweep) for s in joint.strata if first[id(s.sweep)] is s]
 
 
 def titled(stratum: Stratum) -> Any:
@@ -192,7 +197,7 @@ def task_cell(row: Row | None) -> str:
 
 def source(joint: Joint) -> str:
     """Method, and what was registered of each sweep."""
-    rows = {s.sweep.plan.study: standing(s.sweep.plan) for s in joint.strata}
+    rows = {name: standing(sweep.plan) for name, sweep in each(joint)}
     terms = "".join(
         f"<dt>{escape(k)}, registered</dt><dd>{escape(v)}</dd>" for k, v in rows.items() if v
     )
@@ -235,6 +240,8 @@ def _forest(joint: Joint) -> Plot:
     axes.axvline(0, color=FAINT, lw=1, ls=":")
     low, high = limits([x for s in joint.strata for found in s.scores.values() for x in found])
     axes.set_xlim(low, high)
+    beyond = [y for y, row in enumerate(rows) if row.iqm[0] < low]
+    axes.plot(np.full(len(beyond), low), beyond, "<", color=BLUE, ms=6, clip_on=False)
     axes.set_yticks(range(len(rows)), [figures.text(row.variant, 26) for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.2)
     axes.set_xlabel("normalised score: 0 trivial, 1 the baseline")
@@ -242,7 +249,7 @@ def _forest(joint: Joint) -> Plot:
     caption = (
         "Circles: interquartile mean over all tasks, with its 95 % interval. Small dots: the "
         "seeds, a colour a task. Solid line: the baseline; dotted: the strongest trivial score. "
-        "What lies beyond -1 and 3 is not drawn."
+        "What lies beyond -1 and 3 is not drawn; arrows point to circles there."
     )
     return Plot("over_all", figure, "Over all tasks", caption)
 

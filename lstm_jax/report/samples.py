@@ -137,6 +137,11 @@ def aim(reading: Reading) -> str:
     return "max" if reading.scale == "solved" else reading.direction
 
 
+def sign(direction: str) -> float:
+    """1 where less is better, -1 where more is."""
+    return -1.0 if direction == "max" else 1.0
+
+
 def centre(reading: Reading, trials: list[Trial]) -> statistics.Mean:
     """The typical score on the scale."""
     found = values(reading, trials)

@@ -17,6 +17,7 @@ from lstm_jax.report.collect import ENDED, Sweep, Trial
 from lstm_jax.report.figures import BLUE, FAINT, LINES, Plot, canvas, log_if_wide, text
 from lstm_jax.report.names import number, plain, short
 from lstm_jax.report.questions import Extra
+from lstm_jax.report.samples import sign
 from lstm_jax.sweep.define.names import SEED
 from lstm_jax.sweep.define.plan import Plan
 
@@ -29,8 +30,8 @@ def drawn(sweep: Sweep) -> list[str]:
     return [name for name in sweep.plan.drawn if name in sweep.reading.tuned]
 
 
-def sign(sweep: Sweep) -> float:
-    return -1.0 if sweep.reading.choose_direction == "max" else 1.0
+def way(sweep: Sweep) -> float:
+    return sign(sweep.reading.choose_direction)
 
 
 def scored(section: Section, variant: str) -> list[Trial]:
@@ -58,7 +59,7 @@ def extras(sweep: Sweep, sections: list[Section]) -> list[Extra]:
 def top(sweep: Sweep, section: Section, variant: str) -> Extra:
     """The best ten by validation, with all that was drawn for them."""
     trials = [t for t in scored(section, variant) if t.status in ENDED]
-    best = sorted(trials, key=lambda t: (sign(sweep) * t.valid, t.number))[:TOP]
+    best = sorted(trials, key=lambda t: (way(sweep) * t.valid, t.number))[:TOP]
     names, reading = drawn(sweep), sweep.reading
     heads = ["trial", reading.choose, reading.metric, *map(short, names), *COSTS]
     rows = [
@@ -80,7 +81,7 @@ def answer(sweep: Sweep, section: Section) -> str:
     trials = [t for t in scored(section, row.variant) if t.status in ENDED]
     if others or not trials or not drawn(sweep):
         return ""
-    best = min(trials, key=lambda t: (sign(sweep) * t.valid, t.number))
+    best = min(trials, key=lambda t: (way(sweep) * t.valid, t.number))
     names = drawn(sweep)
     values = zip(names, settings(sweep, best, names), strict=True)
     found = ", ".join(f"{short(name)} {value}" for name, value in values if value)
@@ -114,7 +115,7 @@ def said(sweep: Sweep, trials: list[Trial], best: list[Trial]) -> list[str]:
     cut = f"; {pruned} more were pruned at a rung" if pruned else ""
     number, place = best[0].number, trials.index(best[0]) + 1
     words = {
-        f"{len(trials)} draws by {sampler}{cut}; the best was number {place}.": True,
+        f"{len(trials)} draws by {sampler}{cut}; the best is trial {number}, draw {place}.": True,
         "It won a selection: its score favours it. Fresh seeds judge it: CONFIRM in the study.": (
             not sweep.reading.fresh
         ),
@@ -150,7 +151,7 @@ def front(sweep: Sweep, section: Section, variant: str) -> Extra | None:
     if not {"parameters"} & set(aims) or len(aims) < 2:
         return None
     known = [t for t in scored(section, variant) if t.status in ENDED and t.parameters]
-    points = np.array([[sign(sweep) * t.valid, t.parameters] for t in known], float)
+    points = np.array([[way(sweep) * t.valid, t.parameters] for t in known], float)
     kept = [t for t, point in zip(known, points, strict=True) if not beaten(point, points)]
     names = drawn(sweep)
     rows = [
@@ -212,8 +213,8 @@ def best_so_far(sweep: Sweep, section: Section) -> Plot | None:
 
 
 def running(sweep: Sweep, trials: list[Trial]) -> np.ndarray:
-    best = np.minimum.accumulate([sign(sweep) * t.valid for t in trials])
-    return sign(sweep) * best
+    best = np.minimum.accumulate([way(sweep) * t.valid for t in trials])
+    return way(sweep) * best
 
 
 def over_seconds(sweep: Sweep, axis: Any, trials: list[Trial], colour: str) -> None:
@@ -230,7 +231,7 @@ def coordinates(sweep: Sweep, section: Section) -> Plot | None:
     names = [n for n in drawn(sweep) if n != SEED]
     if len(trials) < 5 or len(names) < 2:
         return None
-    order = sorted(trials, key=lambda t: -sign(sweep) * t.valid)
+    order = sorted(trials, key=lambda t: -way(sweep) * t.valid)
     best = {t.number for t in order[-max(len(order) // 10, 1) :]}
     figure, (axes,) = canvas(4.8, 3.2)
     heights = [scale(axes, i, sweep, name, order) for i, name in enumerate(names)]

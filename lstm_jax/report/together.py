@@ -22,9 +22,9 @@ from lstm_jax.report import statistics
 from lstm_jax.report.analysis import Row, Section, analyse_all
 from lstm_jax.report.choices import choices_of_all
 from lstm_jax.report.collect import Sweep, Trial
-from lstm_jax.report.names import number, percent, plain, short
+from lstm_jax.report.names import label_variants, number, plain, short
 from lstm_jax.report.questions import Extra
-from lstm_jax.report.samples import aim, values
+from lstm_jax.report.samples import aim, sign, values
 from lstm_jax.report.statistics import BETTER, EQUIVALENT, NOTHING, WORSE
 
 Span = tuple[float, float, float]  # estimate, low, high
@@ -59,6 +59,7 @@ class Joint(NamedTuple):
     strata: list[Stratum]
     overall: list[Overall]
     hanging: Extra | None
+    unnamed: list[str]  # fields of variants that are in no name, since they follow from the rest
 
 
 def join(sweeps: Sequence[Sweep], places: Sequence[str]) -> Joint:
@@ -67,6 +68,7 @@ def join(sweeps: Sequence[Sweep], places: Sequence[str]) -> Joint:
     Raises:
       UsageError: why they cannot be, all reasons.
     """
+    full, sweeps = sweeps, alike(sweeps)
     judged = analyse_all(sweeps)
     at = {id(sweep): place for sweep, place in zip(sweeps, places, strict=True)}
     found = [(at[id(sweep)], sweep, section) for sweep, section in judged]
@@ -79,7 +81,42 @@ def join(sweeps: Sequence[Sweep], places: Sequence[str]) -> Joint:
         Stratum(name, sweep, section, normalised(sweep, section))
         for name, (sweep, section) in zip(names, judged, strict=True)
     ]
-    return Joint(strata, overall(strata), hanging(sweeps, strata))
+    unnamed = [name for name in full[0].fields if name not in sweeps[0].fields]
+    return Joint(strata, overall(strata), hanging(sweeps, strata), unnamed)
+
+
+# ---------------------------------------------------------------- one name on all tasks
+
+
+def alike(sweeps: Sequence[Sweep]) -> Sequence[Sweep]:
+    """Without the fields of variants that follow from the rest and keep the same ones apart.
+
+    At matched counts of parameters the hidden size follows from the cell and the task.
+    """
+    if len(set(map(task_fields, sweeps))) < len(sweeps):
+        return sweeps  # on one task it makes two variants
+    for field in sweeps[0].fields:
+        if all(field in sweep.fields for sweep in sweeps):
+            fewer = [without(sweep, field) for sweep in sweeps]
+            lost = any(variants(a) != variants(b) for a, b in zip(sweeps, fewer, strict=True))
+            sweeps = fewer if not lost and len(labels(fewer)) < len(labels(sweeps)) else sweeps
+    return sweeps
+
+
+def without(sweep: Sweep, field: str) -> Sweep:
+    """The sweep with variants that this field does not name."""
+    at = sweep.fields.index(field)
+    fields, baseline = (v[:at] + v[at + 1 :] for v in (sweep.fields, sweep.baseline))
+    trials = [t._replace(variant=t.variant[:at] + t.variant[at + 1 :]) for t in sweep.trials]
+    return sweep._replace(fields=fields, baseline=baseline, trials=trials)
+
+
+def variants(sweep: Sweep) -> int:
+    return len({trial.variant for trial in sweep.trials})
+
+
+def labels(sweeps: Sequence[Sweep]) -> set[str]:
+    return {label for sweep in sweeps for label in label_variants(sweep).values()}
 
 
 # ---------------------------------------------------------------- what cannot be put together
@@ -124,8 +161,12 @@ def baselines_apart(ours: Sweep, theirs: Sweep) -> list[str]:
 
 def task_of(sweep: Sweep, section: Section) -> tuple:
     """What makes two sweeps' tasks the same: every task field, and the section."""
+    return (*task_fields(sweep), section.title)
+
+
+def task_fields(sweep: Sweep) -> tuple:
     found = {n: str(v) for n, v in sweep.plan.base.items() if n.startswith("task.")}
-    return (*sorted(found.items()), section.title)
+    return tuple(sorted(found.items()))
 
 
 def same_task(theirs: tuple[Sweep, Section], ours: tuple[Sweep, Section]) -> list[str]:
@@ -191,8 +232,11 @@ def normalised(sweep: Sweep, section: Section) -> dict[str, np.ndarray]:
 
 
 def of_gap(sweep: Sweep, section: Section, trials: list[Trial]) -> np.ndarray:
-    sign = 1.0 if aim(sweep.reading) == "max" else -1.0
-    return sign * (values(sweep.reading, trials) - section.gap.trivial) / section.gap.size
+    return (
+        -sign(aim(sweep.reading))
+        * (values(sweep.reading, trials) - section.gap.trivial)
+        / section.gap.size
+    )
 
 
 def overall(strata: list[Stratum]) -> list[Overall]:
@@ -244,15 +288,21 @@ def hanging(sweeps: Sequence[Sweep], strata: list[Stratum]) -> Extra | None:
 # ---------------------------------------------------------------- in words
 
 
+def firm(row: Overall) -> dict[str, list[str]]:
+    """The tasks of each word that says something."""
+    words = (WORSE, BETTER, EQUIVALENT)
+    found = {w: [name for name, r in row.rows.items() if r.verdict == w] for w in words}
+    return {word: tasks for word, tasks in found.items() if tasks}
+
+
 def said(row: Overall) -> str:
     """The word that holds over all tasks, or that there is none."""
-    words = {found.verdict for found in row.rows.values()}
+    words, held = {found.verdict for found in row.rows.values()}, firm(row)
     if len(words) == 1:
         return words.pop()
-    if BETTER in words and WORSE in words:
+    if BETTER in held and WORSE in held:
         return "depends on the task"
-    firm = [w for w in (WORSE, BETTER, EQUIVALENT) if w in words]
-    return f"{firm[0]} on some" if firm else "undecided"
+    return f"{next(iter(held))} on some" if held else "undecided"
 
 
 def answer(joint: Joint) -> str:
@@ -269,11 +319,13 @@ def answer(joint: Joint) -> str:
 
 
 def _where(row: Overall) -> str:
-    """On which tasks, and by how much of the gap, where it is not the same on all."""
-    firm = [
-        f"{name} {percent(r.share)}" for name, r in row.rows.items() if r.verdict in (BETTER, WORSE)
-    ]
-    return f" ({', '.join(firm)} of the gap)" if firm else ""
+    """On which tasks, where it is not the same on all."""
+    held = {word: ", ".join(tasks) for word, tasks in firm(row).items()}
+    if not held or len({found.verdict for found in row.rows.values()}) == 1:
+        return ""
+    if len(held) == 1:
+        return f" ({', '.join(held.values())})"
+    return f" ({'; '.join(f'{word} on {tasks}' for word, tasks in held.items())})"
 
 
 def shown(span: Span, digits: int = 2) -> str:

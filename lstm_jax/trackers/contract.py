@@ -24,7 +24,9 @@ class Run(NamedTuple):
     group: str  # the name of its sweep, "" of a run alone
     home: Path  # where a local store lies: beside the run or its sweep
     config: dict[str, Any]  # flat: {"cell.hidden": 64}
-    notes: dict[str, str]  # workdir, config_hash, variant
+    notes: dict[str, str]  # workdir, config_hash, commit, trial, variant
+    began: float = 0.0  # seconds since 1970, of its first attempt; 0: unknown
+    ended: float = 0.0  # 0 while it goes on
 
 
 class Point(NamedTuple):
@@ -54,7 +56,7 @@ class Tracker(NamedTuple):
     scalars: Callable[[Any, Sequence[Point]], None]
     figure: Callable[[Any, int, str, Path], None] = nothing  # step, name, PNG
     text: Callable[[Any, int, str, str], None] = nothing  # step, name, Markdown
-    summary: Callable[[Any, int, dict[str, Any]], None] = nothing  # {"test/rmse": 0.1}
+    summary: Callable[[Any, int, dict[str, Any]], None] = nothing  # {"best/test/rmse": 0.1}
     close: Callable[[Any, str], None] = nothing  # completed | diverged | pruned | interrupted | ...
     # {tag: steps} that it holds of these tags. None: it cannot be asked, and a kill between a
     # point that was sent and the note of it may send that point twice.

@@ -8,9 +8,11 @@ run is opened, so that a kill between the two neither repeats nor loses a point.
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import hashlib
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from lstm_jax.config.fields import flatten
 from lstm_jax.errors import UsageError
 from lstm_jax.trackers import Named
 from lstm_jax.trackers.contract import Point, Run, Tracker, home_of
-from lstm_jax.workdir.files import read_json, write_json
+from lstm_jax.workdir.files import CREATED, read_json, write_json
 from lstm_jax.workdir.lock import LOCK, is_dead, owner
 from lstm_jax.workdir.metrics import PLACE, read_metrics
 
@@ -100,11 +102,29 @@ def run_of(folder: Path, ours: str) -> Run:
     manifest, place = read_json(folder / "manifest.json"), read_json(folder / PLACE)
     notes = {"workdir": str(folder.resolve()), "config_hash": str(manifest.get("config_hash"))}
     name, group = folder.resolve().name, ""
+    if commit := manifest.get("git", {}).get("commit"):
+        notes["commit"] = commit
     if place:  # a trial
         name, group = Path(place["events"]).name, folder.resolve().parents[1].name
-        notes["variant"] = place["group"]
+        notes |= {"trial": folder.resolve().name, "variant": place["group"]}
     config = flatten(read_json(folder / "config.json"))
-    return Run(ours, name, group, home_of(folder), config, notes)
+    return Run(ours, name, group, home_of(folder), config, notes, *times(folder, manifest))
+
+
+def times(folder: Path, manifest: Mapping[str, Any]) -> tuple[float, float]:
+    """When the first attempt began and the last one ended, in seconds since 1970; 0: unknown."""
+    last, found = seconds(manifest), read_json(folder / "summary.json")
+    first = seconds([*manifest.get("earlier", []), manifest][0])
+    over = last and found.get("status") in OVER
+    return first, last + (found.get("wall_seconds") or 0.0) if over else 0.0
+
+
+def seconds(attempt: Mapping[str, Any]) -> float:
+    """When an attempt began."""
+    try:
+        return float(calendar.timegm(time.strptime(attempt.get("created", ""), CREATED)))
+    except ValueError:
+        return 0.0
 
 
 def identity(folder: Path) -> str:
@@ -155,13 +175,13 @@ def is_running(folder: Path) -> bool:
 
 
 def summary(folder: Path, state: str) -> dict[str, Any]:
-    """What tables compare: the metrics of the best weights, sizes and times."""
+    """What tables compare: the metrics of the best weights `best/`, sizes and times `run/`."""
     found = read_json(folder / "summary.json")
     names = ("best_step", "parameters", "wall_seconds", "steps_per_second", "reason", "rollbacks")
-    values: dict[str, Any] = {"status": state} | {k: found[k] for k in names if found.get(k)}
+    values = {"run/status": state} | {f"run/{k}": found[k] for k in names if found.get(k)}
     tested = {s: m for s, m in found.get("metrics", {}).items() if s != "train"}
     return values | {
-        f"{s}/{k}": v for s, m in tested.items() for k, v in m.items() if v is not None
+        f"best/{s}/{k}": v for s, m in tested.items() for k, v in m.items() if v is not None
     }
 
 

@@ -46,7 +46,7 @@ def text(run: Run, step: int, name: str, words: str) -> None:
 
 
 def summary(run: Run, step: int, values: dict[str, Any]) -> None:
-    numbers = {f"best/{k}": float(v) for k, v in values.items() if isinstance(v, int | float)}
+    numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
     _write(run, [(step, "summary", numbers)])
 
 

@@ -21,6 +21,7 @@ from lstm_jax.errors import UsageError
 from lstm_jax.trackers.contract import PROJECT, Point, Run, Tracker, installed, writable
 
 SERVER = "https://api.wandb.ai"
+MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline"}
 SECONDS = 5.0
 
 
@@ -44,7 +45,13 @@ def is_logged_in() -> bool:
 
 
 def mode() -> str:
-    return os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
+    given = os.environ.get("WANDB_MODE") or ("online" if is_logged_in() else "offline")
+    if given not in MODES:
+        raise UsageError(
+            f"--tracker=wandb: WANDB_MODE={given!r}: expected online or offline; set one of them, "
+            "unset it to be online where you are logged in, or leave --tracker=wandb out"
+        )
+    return MODES[given]
 
 
 def place(home: Path) -> str:
@@ -139,7 +146,7 @@ def _escaped(words: str) -> str:
 
 
 def summary(handle: Handle, step: int, values: dict[str, Any]) -> None:
-    handle.run.summary.update({f"best/{name}": value for name, value in values.items()})
+    handle.run.summary.update(values)
 
 
 def close(handle: Handle, status: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +32,16 @@ COMPILE = {"full": {}, "quick": {"xla_backend_optimization_level": 0}}
 STREAMS = {"parameters": 0, "data": 1, "noise": 2}
 
 
+def jitted(function: Callable, platform: str, how: str, **options: Any) -> Any:
+    """`jax.jit` for a platform, as `train.compile` says."""
+    given = COMPILE[how] if platform == "cpu" else {}
+    traced = traced_for(platform, function)
+    return jax.jit(traced, compiler_options=given or None, **options)
+
+
+jitted_once = lru_cache(maxsize=4)(jitted)  # of what every trial and every evaluation asks for
+
+
 class Program(NamedTuple):
     """Nothing in here differs between the trials of a pack: numbers come as `hyper`."""
 
@@ -44,10 +54,11 @@ class Program(NamedTuple):
 
     def jit(self, function: Callable, **options: Any) -> Any:
         """`jax.jit` as `train.compile` says."""
-        platform = parallel.platform(self.mesh)
-        given = COMPILE[self.config.train.compile] if platform == "cpu" else {}
-        traced = traced_for(platform, function)
-        return jax.jit(traced, compiler_options=given or None, **options)
+        return jitted(function, *self.compiler(), **options)
+
+    def compiler(self) -> tuple[str, str]:
+        """(the platform compiled for, `train.compile`)."""
+        return parallel.platform(self.mesh), self.config.train.compile
 
     def shared(self, sums: Callable) -> Callable:
         """`sums(params, hyper, batch, carry, key) -> (sums, carry)`, by all devices together."""
@@ -63,7 +74,8 @@ class Program(NamedTuple):
 
     def forward(self, params: Any, hyper: dict) -> Callable:
         """`forward(batch, carry=None, key=None)` of this process alone, for figures and samples."""
-        return partial(self.jit(self.model.apply), *parallel.local((params, hyper)))
+        apply = jitted_once(self.model.apply, *self.compiler())
+        return partial(apply, *parallel.local((params, hyper)))
 
     @property
     def whole(self) -> NamedSharding | None:

@@ -1,19 +1,23 @@
-"""Files written whole: text, JSON, appended lines, JSON that only one may create."""
+"""Files written whole: text, CSV, JSON, appended lines, JSON that only one may create."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import math
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lstm_jax.errors import UsageError
+
+CREATED = "%Y-%m-%dT%H:%M:%SZ"  # when something was, in UTC, as our files have it
 
 
 def to_json(value: Any) -> Any:
@@ -63,6 +67,19 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """`write_bytes` of UTF-8."""
     write_bytes(path, text.encode())
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV: None and NaN are empty cells, the parts of a tuple joined by semicolons."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(map(_cell, row) for row in rows)
+    return stream.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return "; ".join(value)
+    return "" if value is None or value != value else value
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -22,7 +22,7 @@ from lstm_jax import plugins
 from lstm_jax.config.fields import resolve
 from lstm_jax.config.fields import to_json as config_to_json
 from lstm_jax.engines.native.build import told
-from lstm_jax.workdir.files import write_json, write_text
+from lstm_jax.workdir.files import CREATED, write_json, write_text
 
 PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore",
@@ -68,7 +68,7 @@ def describe(config: ConfigDict, argv: Sequence[str] | None = None) -> dict[str,
     """The manifest as a dict: what a second run needs to be the same, or to say why it is not."""
     command = list(sys.argv if argv is None else argv)
     return {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created": time.strftime(CREATED, time.gmtime()),
         "command": [os.path.basename(command[0]), *command[1:]] if command else [],
         "config_hash": resolve(config).hash,
         "seed": int(config.seed),

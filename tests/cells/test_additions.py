@@ -122,6 +122,7 @@ def test_every_cell_has_a_reference():
     assert set(CELLS) == set(reference.CELLS)
 
 
+@pytest.mark.slow
 def test_the_transform_of_the_guide():
     function, use = snippets("transform.md")
     made = module("noise", function + use)

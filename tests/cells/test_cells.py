@@ -191,6 +191,7 @@ def test_no_overflow(cell, scale):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((value, grads)))
 
 
+@pytest.mark.slow
 def test_slstm_where_its_gates_are_equal():
     """Input gate and what is left of the forget gate are the same number, and both have a slope."""
     cell = slstm(H, gate_activation="exp")

@@ -165,6 +165,7 @@ def shares(mask, rate):
     assert abs((mask == 0).mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / mask.size)
 
 
+@pytest.mark.slow
 def test_gal_masks_are_one_a_sequence_and_differ_between_examples():
     params, _ = drawn(transforms.variational_dropout(lstm(WIDE), 0.25, 0.5), batch=64)
     assert params["dropout_x"].shape == (64, D) and params["dropout_h"].shape == (64, WIDE)
@@ -226,6 +227,7 @@ def test_rates_may_be_traced_and_differ_between_trials(name):
 PAIRS = {"variational_dropout", "zoneout"}
 
 
+@pytest.mark.slow
 def test_keys_of_examples_are_their_own():
     """An example draws the same wherever it stands in the batch, and from [B] keys what it says."""
     cell = transforms.zoneout(transforms.variational_dropout(lstm(H), 0.3, 0.3), 0.3, 0.3)
@@ -280,6 +282,7 @@ def test_projection_computes_in_the_type_of_the_cell():
     assert 1e-5 < jnp.abs(gap).max() < 0.05
 
 
+@pytest.mark.slow
 def test_learned_carry_is_learned_and_comes_back_at_resets():
     cell = transforms.learned_carry(gru(H))
     data = registry.data_of(cell)
@@ -294,6 +297,7 @@ def test_learned_carry_is_learned_and_comes_back_at_resets():
     assert isinstance(cell.initial_carry(params, (2,)), Hidden) and (slope != 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peepholes", ["none", "diagonal"])
 def test_activity_weighting_of_what_is_projected(peepholes):
     """h is narrower than the gates; all engines agree."""
@@ -474,6 +478,7 @@ PATIENT: Any = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=20, **PATIENT)
 @given(combinations())
 def test_twenty_random_combinations(case):

@@ -75,12 +75,14 @@ def alone():
     return gradient_of(small("counting", cell__zoneout_h=0.2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(map(str, way.values())))
 def test_a_batch_gives_the_same_gradient_however_it_is_shared(alone, way):
     """Tokens are weighed over the whole batch; noise is that of the example."""
     close(alone, gradient_of(small("counting", cell__zoneout_h=0.2, **way)))
 
 
+@pytest.mark.slow
 def test_an_evaluation_batch_that_is_uneven_is_shared_all_the_same(alone):
     """Filled up with weight 0: the metrics of one device, and each of three does its share."""
 
@@ -118,11 +120,13 @@ def test_a_loss_without_weights_leaves_the_batch_whole_and_says_so(capsys):
         assert ("sizes that can be shared: 4, 6" in said) != weighs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [-1, 5])
 def test_remat_changes_memory_alone(every):
     close(gradient_of(small()), gradient_of(small(parallel__remat=every)))
 
 
+@pytest.mark.slow
 def test_remat_keeps_less():
     """Of 4096 steps, what the backward pass needs."""
 
@@ -140,6 +144,7 @@ def all_reduces(text: str) -> list[int]:
     return [line.split("op_name=")[-1].count("while/body") for line in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["jit", "shard_map"])
 def test_sums_over_devices_are_taken_once_a_step(mode):
     """Long enough for the loop over time to stay a loop, with turns inside of each share."""

@@ -283,6 +283,7 @@ def test_no_activation_is_the_identity(fields):
     assert not all(map(np.array_equal, none, plain))
 
 
+@pytest.mark.slow
 def test_no_activation_of_the_head_is_the_identity():
     from lstm_jax.training.program import build_program
 

@@ -69,6 +69,7 @@ MODELS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_whole_model_in_onnx(name, tmp_path):
     """What onnxruntime computes, and step by step; the export itself refuses a difference."""
@@ -100,6 +101,7 @@ def symbolic():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lengths, both directions", "embedding, tied, skip, a Scan"])
 def test_a_whole_model_in_stablehlo(name, tmp_path, symbolic):
     done = stablehlo.write(MODELS[name](), tmp_path / "m.stablehlo")
@@ -107,6 +109,7 @@ def test_a_whole_model_in_stablehlo(name, tmp_path, symbolic):
     assert "largest difference 0" in done.checked[0]
 
 
+@pytest.mark.slow
 def test_packed_rows_with_holes_and_resets_in_onnx(tmp_path):
     data = {f"task__{k}_file": datafiles.write_ts(tmp_path / f"{k}.ts") for k in ("train", "test")}
     loaded = untrained("vowels", **data, task__packing="on")
@@ -114,6 +117,7 @@ def test_packed_rows_with_holes_and_resets_in_onnx(tmp_path):
     assert "no recurrent operator knows resets" in done.files["m.onnx"]
 
 
+@pytest.mark.slow
 def test_what_onnx_has_not_is_refused_by_the_option(tmp_path):
     loaded = untrained("adding", task__length=3, task__eval_size=2, cell__dtype="bfloat16")
     with pytest.raises(UsageError, match=r"cell\.dtype=bfloat16.*nearest.*float32"):
@@ -253,6 +257,7 @@ def scores(capsys, *flags):
     return json.loads(capsys.readouterr().out)["metrics"]
 
 
+@pytest.mark.slow
 def test_out_and_in_and_evaluated_the_same(run, tmp_path, capsys):
     file, again = tmp_path / "airline.npz", tmp_path / "again"
     assert cli.main(["export", f"--workdir={run}", "--to=torch", f"--out={file}"]) == 0
@@ -266,6 +271,7 @@ def test_out_and_in_and_evaluated_the_same(run, tmp_path, capsys):
     assert "holds a run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_exported_model_has_the_runs_own_metrics_and_a_card_and_comes_back(
     run, tmp_path, capsys, symbolic
 ):
@@ -296,6 +302,7 @@ def test_an_exported_model_has_the_runs_own_metrics_and_a_card_and_comes_back(
     )
 
 
+@pytest.mark.slow
 def test_mistyped_exports_and_imports(run, tmp_path, capsys):
     for words, said in {
         ("export", f"--workdir={run}", "--to=tf"): "unknown format 'tf'",

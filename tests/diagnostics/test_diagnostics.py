@@ -96,6 +96,7 @@ def test_lyapunov_counts_only_steps_that_count(xs):
     assert found[2] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_step_jacobians(xs, name):
     """Against finite differences of the step; the linear RNN's are its matrix."""
@@ -185,6 +186,7 @@ def test_resets_end_the_reach():
     assert reach[:, 0].tolist() == [False, False, False, True, True, False]
 
 
+@pytest.mark.slow
 def test_a_run_and_the_verb_leave_a_diagnosis(tmp_path, capsys):
     """Scalars, arrays and figures while training; the verb finds the same at the same step."""
     from lstm_jax.training.train import train
@@ -258,6 +260,10 @@ def test_a_sweep_is_diagnosed_for_its_report(tmp_path, capsys):
     assert cli.main(["diagnose", f"--workdir={tmp_path / 'w'}"]) == 0
     said = capsys.readouterr().out
     assert "0000/diagnostics" in said and "0001/diagnostics" in said
+    folder.joinpath("diagnostics", "step_00000000.npz").unlink()
+    assert cli.main(["diagnose", f"--workdir={tmp_path / 'w'}"]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert [line.endswith("(already there)") for line in again] == [True, False]
     params = init_state(program, plan.config(1).hyper).params
     start = look(params, plan.config(1).hyper, program.task.data)["layer_0/flow/c"]
     found = dict(np.load(folder / "diagnostics" / "step_00000000.npz"))

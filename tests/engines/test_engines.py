@@ -51,6 +51,7 @@ def test_auto_says_why(monkeypatch):
     assert choose(minlstm(H))[0] == "associative"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 2, 5, 7, 100])
 def test_deferred_in_blocks_of_any_size(monkeypatch, block):
     monkeypatch.setattr(deferred, "room", lambda: block * B * 4 * H)
@@ -76,6 +77,7 @@ CELLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["LARGE", "NARROW"])
 @pytest.mark.parametrize("name", CELLS)
 def test_products_another_way_round_are_the_same(monkeypatch, name, setting):
@@ -102,6 +104,7 @@ def test_a_forward_pass_with_and_without_cores_to_spare(monkeypatch, spare):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gates", ["lstm", "cifg", "multiplicative", "noaf"])
 def test_a_forward_pass_with_the_batch_last(monkeypatch, gates):
     monkeypatch.setattr(deferred, "_last", lambda batch, units: True)
@@ -125,6 +128,7 @@ def test_who_takes_the_batch_last(monkeypatch, spare):
     assert deferred._last(128, 512) == spare
 
 
+@pytest.mark.slow
 def test_an_update_of_ones_own_is_what_runs():
     cell = lstm(H)
 
@@ -156,6 +160,7 @@ def by_hand(params, carry, x):
     return Carry(c, h), h
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["scan", "deferred", "chunked"])
 @pytest.mark.parametrize("marked", [False, True])
 def test_a_cell_given_as_one_step_runs_in_every_engine(engine, marked):
@@ -171,6 +176,7 @@ def test_a_cell_given_as_one_step_runs_in_every_engine(engine, marked):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["chunked", "chunked:1", "chunked:5", "chunked:12"])
 def test_chunks_of_any_size(engine):
     assert_same(value_and_gradients(gru(H), engine), value_and_gradients(gru(H), "scan"))
@@ -182,6 +188,7 @@ def test_even_size_divides_where_it_can():
     assert even_size(0, 10) == 1
 
 
+@pytest.mark.slow
 def test_chunked_needs_a_tenth_of_the_memory():
     cell = lstm(16)
 
@@ -199,6 +206,7 @@ def test_chunked_needs_a_tenth_of_the_memory():
     assert temporary("chunked") <= 0.1 * temporary("scan")
 
 
+@pytest.mark.slow
 def test_second_derivatives_reverse_over_reverse():
     params, xs = problem(lstm(H))
 
@@ -241,6 +249,7 @@ def test_a_config_may_name_an_option():
         assert parsed(engine)[1] == option
 
 
+@pytest.mark.slow
 def test_gates_in_fewer_bits_change_gradients_alone():
     exact, rounded = (value_and_gradients(lstm(H), e) for e in ("deferred", "deferred:bfloat16"))
     assert exact[0] == rounded[0]

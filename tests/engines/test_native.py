@@ -81,6 +81,7 @@ def test_a_call_costs_the_products_of_other_engines(trials):
 EDGES = [(1, 1, 2), (2, 17, 15), (7, 3, 16), (13, 33, 17), (1, 2, 100), (14, 16, 33)]
 
 
+@pytest.mark.slow
 @compiles
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
@@ -192,6 +193,7 @@ def bare(update):
     return Cell(init, inner.initial_carry, project, recur, merge, update, info=info)
 
 
+@pytest.mark.slow
 @compiles
 def test_not_a_number_stays_where_it_was():
     cell = lstm(H)
@@ -211,6 +213,7 @@ def test_not_a_number_stays_where_it_was():
 # Around a call ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @compiles
 @pytest.mark.parametrize("trials", [2, 9])
 def test_trials_side_by_side(monkeypatch, trials):
@@ -230,6 +233,7 @@ def test_trials_side_by_side(monkeypatch, trials):
     assert_same(*(quick(lambda e=e: run(e)) for e in ("native", "scan")))
 
 
+@pytest.mark.slow
 @compiles
 def test_higher_derivatives():
     cell = lstm(H)
@@ -272,6 +276,7 @@ def test_an_exported_program_holds_no_code_of_this_machine(platforms):
     assert_same(again.call(params, xs), run(params, xs))
 
 
+@pytest.mark.slow
 @compiles
 def test_several_devices(monkeypatch):
     """Each its own share; and where the compiler shares, it gets operations that it can share."""
@@ -342,6 +347,7 @@ def test_code_is_compiled_once(monkeypatch, nothing_known):
     assert choose(lstm(H))[0] == "native"
 
 
+@pytest.mark.slow
 def test_other_types_are_left_to_others():
     with jax.enable_x64(True):
         cell = lstm(H)

@@ -35,6 +35,7 @@ def gradients(engine, **options):
     return jax.grad(loss, (0, 1)), params, xs
 
 
+@pytest.mark.slow
 def test_reversed_packed_and_differentiated_twice(interpreted):
     def of(engine):
         grads, params, xs = gradients(engine, reverse=True)
@@ -49,6 +50,7 @@ def test_reversed_packed_and_differentiated_twice(interpreted):
     close(of("pallas"), of("scan"), 1e-5)
 
 
+@pytest.mark.slow
 def test_every_device_runs_its_own(interpreted):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
     rows, same = jax.sharding.PartitionSpec(None, "data"), jax.sharding.PartitionSpec()

@@ -54,6 +54,7 @@ def counted(text: str) -> Counter[str]:
     return Counter(name for name in found if name in (*names, "optimization_barrier"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["deferred", "scan"])
 def test_exported_on_a_cpu_for_a_tpu_it_is_the_tpus(engine, every_way):
     function = gradient(engine)
@@ -80,6 +81,7 @@ def test_compiled_code_stays_on_the_cpu(monkeypatch):
     assert found == operations(traced_for("tpu", gradient("deferred")), "tpu")
 
 
+@pytest.mark.slow
 def test_a_gradient_by_the_way_of_another_platform(every_way):
     """On this host, as what an accelerator runs: the same numbers."""
     params, xs = lstm(H).init(jax.random.key(0), D), jax.random.normal(jax.random.key(1), (T, B, D))

@@ -63,6 +63,7 @@ def test_lengths_are_masks(params, xs, reverse):
     assert not by_length[1][:, 1].any() and not by_length[0].h[1].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 def test_holes_close_up(params, xs, reverse):
     """A sequence with holes is the sequence without them; its resets move along."""

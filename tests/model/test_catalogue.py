@@ -31,6 +31,7 @@ def test_standard_lstm_is_counted_by_hand():
     assert matmuls < catalogue.step_flops(cell) < 1.05 * matmuls
 
 
+@pytest.mark.slow
 def test_the_docs_show_products_alone():
     """Their FLOPs are the equations'; how many others there are is up to JAX's version."""
     h = d = catalogue.HIDDEN
@@ -38,6 +39,7 @@ def test_the_docs_show_products_alone():
     assert f"| {2 * 3 * h * (d + h):,} |" in row
 
 
+@pytest.mark.slow
 def test_switches_are_overrides_that_work():
     from lstm_jax.config import default_config
     from lstm_jax.config.overrides import apply_overrides
@@ -51,6 +53,7 @@ def test_switches_are_overrides_that_work():
         assert made.info.transforms == shown.info.transforms, entry.name
 
 
+@pytest.mark.slow
 def test_the_page_has_every_entry_in_a_row_of_its_own():
     """`make docs` makes the page from this: there is no file that could be out of date."""
     rows = [line for line in catalogue.markdown().splitlines() if line.startswith("| ")]
@@ -63,6 +66,7 @@ def test_unknown_name_is_answered_with_the_nearest():
         catalogue.find("sltsm")
 
 
+@pytest.mark.slow
 def test_verb(capsys):
     assert main(["cells"]) == 0
     table = capsys.readouterr().out

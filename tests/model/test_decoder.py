@@ -53,6 +53,7 @@ def by_hand(params, inputs, steps, fed, truth=None):
     return np.stack(outputs)
 
 
+@pytest.mark.slow
 def test_a_decoder_is_its_equations():
     """Values against a loop in float64; in training it is fed the truth, asked it never is."""
     config = default_config("forecast")

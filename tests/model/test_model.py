@@ -127,6 +127,7 @@ def test_one_layer_is_the_unrolled_cell():
 LENGTHS = jnp.array([7, 3, 1, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readout", ["every", "last", "mean"])
 @pytest.mark.parametrize(
     "options",
@@ -172,6 +173,7 @@ def test_two_halves_equal_the_whole():
 NOISY = {"layers": 2, "dropout": 0.4, "input_noise": 0.1, "head_dropout": 0.3}
 
 
+@pytest.mark.slow
 def test_masks_follow_the_example_and_not_its_place():
     model, params, hyper = make(**NOISY)
     batch = reals(example=jnp.arange(B))
@@ -195,6 +197,7 @@ def test_dropout_keeps_the_mean_and_drops_the_rate():
     np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.75], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_trials_of_a_pack_equal_single_models():
     model, _, hyper = make(**NOISY)
     hypers = {n: jnp.stack([v, (v / 2).astype(v.dtype)]) for n, v in hyper.items()}
@@ -235,6 +238,7 @@ def test_models_that_cannot_be_are_refused_by_name(name):
         make(spec, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_batch_major_layer_is_the_time_major_one_turned(bidirectional):
     cell = lstm_jax.cells.lstm(5)

@@ -28,6 +28,7 @@ def layer(kind: Any = lstm_jax.LSTM, seed: int = 0, **options: Any) -> Any:
     return kind(D, H, rngs=nnx.Rngs(seed), **options)
 
 
+@pytest.mark.slow
 def test_the_kernels_of_flax_are_ours():
     theirs: Any = nnx.RNN(nnx.OptimizedLSTMCell(D, H, rngs=nnx.Rngs(0)))
     ours = layer()
@@ -62,6 +63,7 @@ def carried(kind, **leaves):
     return tuple(zip(pairs[::2], pairs[1::2], strict=True))
 
 
+@pytest.mark.slow
 def test_two_layers_in_both_directions_are_torch_s():
     name = "torch_lstm_bidirectional_stacked"
     stored, made = torch_layers(name, lstm_jax.LSTM)
@@ -71,6 +73,7 @@ def test_two_layers_in_both_directions_are_torch_s():
         np.testing.assert_allclose(stacked(carry, leaf), stored[f"out/{leaf}"], 1e-5, 1e-6)
 
 
+@pytest.mark.slow
 def test_lengths_in_both_directions_are_torch_s_packed_ones():
     stored, made = torch_layers("torch_gru_packed", lstm_jax.GRU)
     start = carried(lstm_jax.Hidden, h=stored["in/h0"])
@@ -79,6 +82,7 @@ def test_lengths_in_both_directions_are_torch_s_packed_ones():
     np.testing.assert_allclose(stacked(carry, "h"), stored["out/h"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_batch_first_and_time_major_are_one_layer():
     mask = np.arange(T) < LENGTHS[:, None]
     mask[0, 2] = False
@@ -91,6 +95,7 @@ def test_batch_first_and_time_major_are_one_layer():
     jax.tree.map(np.testing.assert_array_equal, carry, other)
 
 
+@pytest.mark.slow
 def test_dropout_and_zoneout_need_a_key():
     made = layer(layers=2, dropout=0.5, transform=lambda cell: transforms.zoneout(cell, 0.5))
     run = nnx.jit(lambda made, key: made(XS, key=key)[1])
@@ -102,6 +107,7 @@ def test_dropout_and_zoneout_need_a_key():
     np.testing.assert_array_equal(made(XS)[1], plain(XS)[1])
 
 
+@pytest.mark.slow
 def test_in_linen():
     linen = nnx.bridge.to_linen(lstm_jax.GRU, D, H, layers=2, reset="before")
     variables = linen.init(jax.random.key(0), XS)

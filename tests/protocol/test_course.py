@@ -62,6 +62,7 @@ def whole(tmp_path_factory):
     return read_plan(workdir), workdir
 
 
+@pytest.mark.slow
 def test_the_grid_goes_on_until_the_best_is_interior(whole):
     """The best rate is 1e-2, of which the study tried none: 9e-3 and 2.7e-2 are added."""
     plan, workdir = whole
@@ -104,6 +105,7 @@ def test_all_that_was_added_is_one_sweep(whole):
     assert read_plan(workdir) == plan
 
 
+@pytest.mark.slow
 def test_an_interrupted_course_goes_on_where_it_was(tmp_path, whole):
     """Whatever round it is cut off in, the end is the same."""
     for rounds in (0, 2):

@@ -11,7 +11,11 @@ from lstm_jax.errors import UsageError
 from lstm_jax.report import build_joint
 from lstm_jax.report import statistics as s
 from lstm_jax.report.collect import read_sweep
+from lstm_jax.report.joint import source
+from lstm_jax.report.names import label_variants
+from lstm_jax.report.register import register
 from lstm_jax.report.together import join, said
+from lstm_jax.sweep.define.plan import read_plan
 
 BASE = '\nBASELINE = {"cell.gates": "lstm"}\n'
 TRIALS = reports.TRIALS.replace("[1e-3, 1e-2, 1e-1]", "[1e-3, 1e-2]")
@@ -42,11 +46,12 @@ def two(tmp_path_factory):
     return [planted(root / name, name) for name in ("one", "two")]
 
 
-def joined(places):
-    from lstm_jax.sweep.define.plan import read_plan
+def read_sweep_at(place):
+    return read_sweep(read_plan(place), place)
 
-    sweeps = [read_sweep(read_plan(place), place) for place in places]
-    return join(sweeps, list(map(str, places)))
+
+def joined(places):
+    return join(list(map(read_sweep_at, places)), list(map(str, places)))
 
 
 def test_planted_effects_over_two_tasks(two):
@@ -76,6 +81,51 @@ def test_the_files_of_a_joint_report(two, tmp_path, capsys):
     assert len(trials) == 60 and {row["judges"] for row in trials} == {"0", "1"}
     assert "| gates=nfg | worse +" in (out / "report.md").read_text()
     assert str(out / "report.html") in capsys.readouterr().out
+
+
+def matched(sizes):
+    """The trials of TRIALS, two cells with a hidden size of their own."""
+    sized = [f'{{"cell.gates": {name!r}, "cell.hidden": {size}}}' for name, size in sizes.items()]
+    kept = '[{"cell.gates": "lstm"}, ' + ", ".join(sized) + "]"
+    found = TRIALS.replace('[{"cell.gates": g} for g in ("lstm", "nfg", "cifg")]', kept)
+    assert found != TRIALS
+    return found
+
+
+def test_hidden_sizes_at_matched_counts_name_no_variant(tmp_path, capsys):
+    sizes = {"one": {"nfg": 20, "cifg": 20}, "two": {"nfg": 31, "cifg": 30}}
+    places = [planted(tmp_path / n, n, trials=matched(sizes[n])) for n in sizes]
+    joint = joined(places)
+    assert [row.variant for row in joint.overall] == ["baseline", "gates=nfg", "gates=cifg"]
+    assert all(len(row.rows) == 2 for row in joint.overall)
+    assert cli.main(["report", *map(str, places), f"--out={tmp_path / 'r'}"]) == 0
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "cell.hidden follows from the rest of a variant and its task" in page
+    alone = read_sweep_at(places[1])
+    assert {label for label in label_variants(alone).values() if "nfg" in label} == {
+        "gates=nfg, hidden=31"
+    }
+
+
+def test_fields_that_a_variant_needs_stay_in_its_name(tmp_path):
+    two_sizes = TRIALS.replace(
+        '[{"cell.gates": g} for g in ("lstm", "nfg", "cifg")]',
+        '[{"cell.gates": "lstm"}] + [{"cell.gates": "nfg", "cell.hidden": h} for h in SIZES]',
+    )
+    sizes = {"one": "(20, 30)", "two": "(21, 31)"}
+    places = [planted(tmp_path / n, n, trials=two_sizes.replace("SIZES", sizes[n])) for n in sizes]
+    assert len(joined(places).overall) == 5
+    apart = planted(tmp_path / "again", "one", trials=matched({"nfg": 50, "cifg": 50}))
+    other = planted(tmp_path / "other", "one", trials=matched({"nfg": 20, "cifg": 20}))
+    assert len(joined([apart, other]).overall) == 5  # one task: two sizes are two variants
+
+
+def test_what_was_registered_of_each_sweep_is_told(two):
+    joint = joined(two)
+    plans = [s.sweep.plan._replace(registered=register(s.sweep.plan)) for s in joint.strata]
+    pairs = zip(joint.strata, plans, strict=True)
+    strata = [s._replace(sweep=s.sweep._replace(plan=plan)) for s, plan in pairs]
+    assert source(joint._replace(strata=strata)).count(", registered</dt>") == 2
 
 
 REFUSED = {

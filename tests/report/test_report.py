@@ -104,6 +104,34 @@ def test_the_figures_of_a_report_show_its_numbers(tmp_path):
     assert importance["limits"][0][0] == 0 and "%" in importance["texts"][0]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_variant_that_diverges_does_not_flatten_the_others(tmp_path, sign):
+    """Scores from 1.1 to 1.9, the trivial one 4, and one at 1e6; so too where more is better."""
+
+    def far(plan, number):
+        found = reports.outcome(plan, number) | {"of_valid": 4.0 * sign, "trivial": 4.0 * sign}
+        shift = 1e6 if plan.trials[number]["cell.gates"] == "nfg" else 0.0
+        for part in ("valid", "test"):
+            found[part] = {"loss": sign * (found[part]["loss"] + shift)}
+        return found | {"curve": (sign * (3.0 + shift), sign * (2.0 + shift))}
+
+    more = BASE + ('DIRECTION = "max"\n' if sign < 0 else "")
+    plan, workdir = reports.sweep(tmp_path, more=more, results=far)
+    sweep, found = read_sweep(plan, workdir), section(plan, workdir)
+    plots = {plot.name: plot for plot in figures.plots(sweep, found)}
+    for name in ("learning_curves", "sensitivity", "budget"):
+        for panel in drawn.panels(plots[name].figure):
+            low, high = sorted(sign * end for end in panel["limits"][1])
+            assert 0.5 < low < 2 and 4 < high < 5, (name, low, high)
+            assert [[0, 1], [4.0 * sign, 4.0 * sign]] in panel["marks"]
+    (effects,) = drawn.panels(plots["effects"].figure)
+    nfg, cifg = (row for row in found.rows if not row.is_baseline)
+    low, high = sorted(sign * end for end in effects["limits"][0])
+    assert low < sign * cifg.difference < high < found.gap.size < 1e4
+    assert sign * nfg.difference > high and [[sign * high], [1]] in effects["marks"]
+
+
+@pytest.mark.slow
 def test_the_files_of_a_report(built):
     workdir, page = built
     out = workdir / "report"
@@ -148,6 +176,7 @@ class Balance(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_names_are_only_text(tmp_path):
     """Markup, mathematics and table marks in names reach no page as such."""
     nasty = '<script>alert("1")</script> $x_{$ | *b*'
@@ -244,6 +273,7 @@ def test_one_seed(tmp_path):
     assert (found.verdict, found.why) == ("undecided", "the baseline has one score")
 
 
+@pytest.mark.slow
 def test_no_trial_of_the_baseline(tmp_path):
     more = '\nBASELINE = {"cell.gates": "nig"}\n'
     plan, workdir = reports.sweep(tmp_path, more=more)
@@ -267,6 +297,7 @@ def test_duplicates_count_once(tmp_path):
     assert "1 trial not counted, the same config as trial 0: trial 15." in found.notes
 
 
+@pytest.mark.slow
 def test_damaged_files_are_missing_ones(tmp_path):
     plan, workdir = reports.sweep(tmp_path)
     (trial_folder(workdir, 3) / "summary.json").write_text("{torn")
@@ -277,6 +308,7 @@ def test_damaged_files_are_missing_ones(tmp_path):
     assert "1 trial not counted, its summary.json is missing or damaged: trial 3." in notes
 
 
+@pytest.mark.slow
 def test_sections_and_the_best_tenth(tmp_path):
     """`by` compares within its values; `tenth` takes the best by validation, at least five."""
     more = BASE + 'REPORT = {"by": ("train.batch_size",), "select": "tenth"}\n'
@@ -317,6 +349,7 @@ def diagnose(folder, layers=1, reach=4):
     np.savez(folder / "diagnostics" / "step_00000001.npz", **arrays)
 
 
+@pytest.mark.slow
 def test_how_far_each_variant_solves_and_its_gradient_reaches(tmp_path):
     """Trivial is 4.0, so 1.2 solves: `lstm` and `cifg` (1.1) do, `nfg` (1.6) does not."""
     plan, workdir = reports.sweep(tmp_path, trials=SIZES, more=FAR)
@@ -353,6 +386,7 @@ def test_importance_is_not_scaled_and_noise_has_none():
     assert 0 < explained(rates, noise, draws).error < 0.1
 
 
+@pytest.mark.slow
 def test_pairs_and_what_was_published(tmp_path):
     more = (
         BASE
@@ -400,6 +434,7 @@ def test_validation_says_the_opposite(tmp_path):
     assert found.warnings == ("validation says the opposite",)
 
 
+@pytest.mark.slow
 def test_the_largest_rate_was_the_best(tmp_path):
     """The warning stands in the word's own cell."""
     trials = reports.TRIALS.replace("1e-3, 1e-2, 1e-1", "1e-4, 1e-3, 1e-2")
@@ -444,6 +479,7 @@ def test_the_verb(built, tmp_path, capsys):
     assert "no sweep.json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_360_trials_in_a_minute(tmp_path):
     """The nine variants of design_rationale, or as many."""
     trials = """

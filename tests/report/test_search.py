@@ -42,6 +42,7 @@ def drawn(tmp_path_factory):
     return plan, workdir
 
 
+@pytest.mark.slow
 def test_drawn_fields_are_tuned_and_the_draws_one_variant(drawn):
     plan, workdir = drawn
     assert list(plan.drawn) == [RATE, "optimizer.momentum", "cell.hidden"]

@@ -2,15 +2,9 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import reports
-from sweeps import digests, lines, planned
 
 from lstm_jax.errors import UsageError
 from lstm_jax.protocol.course import COURSE, follow, is_done
@@ -29,9 +23,7 @@ from lstm_jax.sweep.define.search import of_manifest
 from lstm_jax.sweep.define.study import load_study
 from lstm_jax.sweep.follow.monitor import monitor
 from lstm_jax.sweep.pack import cost
-from lstm_jax.sweep.workers import worker
 from lstm_jax.sweep.workers.worker import work
-from lstm_jax.workdir.files import read_json
 
 RATE = "optimizer.learning_rate"
 SEARCH = """
@@ -234,41 +226,3 @@ def test_a_worker_leaves_what_others_run_to_them(tmp_path):
     with claim:
         assert work(workdir, [0], leave=True) == 0
     assert len(read_plan(workdir).packs) == 2
-
-
-# ---------------------------------------------------------------- really run
-
-
-def until(condition, seconds=120.0):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.02)
-
-
-def begun(workdir, pack):
-    return bool(read_json(pack_folder(workdir, pack) / "heartbeat.json").get("step"))
-
-
-def test_killed_in_the_middle_a_search_asks_and_finds_the_same(tmp_path, monkeypatch):
-    """The worker is killed in its second batch; another goes on, and nobody notices."""
-    pytest.importorskip("optuna")
-    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")  # as many as the tests have
-    monkeypatch.setattr(worker, "forget", lambda: None)  # both are one sweep: compiled once
-    text = more("tpe", trials=4, batch=2)
-    planned(tmp_path / "a", tmp_path / "whole", trials=ALONE, more=text)
-    planned(tmp_path / "b", tmp_path / "killed", trials=ALONE, more=text)
-    argv = [sys.executable, "-m", "lstm_jax.sweep.workers.worker", str(tmp_path / "killed")]
-    victim = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert work(tmp_path / "whole") == 0
-    until(lambda: begun(tmp_path / "killed", 1))
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.wait()
-    assert work(tmp_path / "killed") == 0
-    whole, killed = read_plan(tmp_path / "whole"), read_plan(tmp_path / "killed")
-    assert len(whole.packs) == 2
-    assert (killed.trials, killed.hashes, killed.packs) == (whole.trials, whole.hashes, whole.packs)
-    assert claims.attempts(pack_folder(tmp_path / "killed", 1)) <= 2
-    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
-    for trial in range(4):
-        assert lines(tmp_path / "killed", trial) == lines(tmp_path / "whole", trial)

@@ -19,7 +19,7 @@ import pytest
 import requests
 import scipy.io
 from chorales import cells, rolls, write_mat
-from datafiles import RANDOM, write_idx, write_images, write_text, write_ts
+from datafiles import RANDOM, compiled, write_idx, write_images, write_text, write_ts
 
 from lstm_jax.config import default_config
 from lstm_jax.data import files as data
@@ -41,7 +41,7 @@ def config(name: str, **fields):
 
 
 def build(name: str, **fields):
-    return TASKS[name].build(config(name, **fields))
+    return compiled(TASKS[name].build(config(name, **fields)))
 
 
 def zeros(task):
@@ -104,18 +104,20 @@ def test_a_file_may_be_named_from_the_home_folder(tmp_path, monkeypatch, mat, im
     assert data.cache_dir() == tmp_path / "cache"
 
 
+@pytest.mark.slow
 def test_batches_are_pure_jittable_and_of_one_shape(task):
     traces = []
     batch = jax.jit(lambda *args: traces.append(None) or task.batch(*args))
-    key = jax.random.key(0)
+    plain, key = task.batch.__wrapped__, jax.random.key(0)
     first = batch(task.data, key, 0)
     for step in range(3):
-        one, again = batch(task.data, key, step), task.batch(task.data, key, step)
+        one, again = batch(task.data, key, step), plain(task.data, key, step)
         jax.tree.map(np.testing.assert_array_equal, one, again)
         assert jax.tree.map(jnp.shape, one) == jax.tree.map(jnp.shape, first)
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_loss_is_its_own_mean_and_has_finite_gradients(task):
     batch = task.batch(task.data, jax.random.key(0), 1)
     shape = (
@@ -246,6 +248,7 @@ def epoch(task, name: str = "inputs") -> np.ndarray:
     return np.concatenate([np.swapaxes(batch[name], 0, 1) for batch in batches])
 
 
+@pytest.mark.slow
 def test_an_epoch_holds_every_image_once(images):
     task = build("mnist", folder=images, valid_size=20)
     seen = epoch(task).reshape(40, 784)
@@ -283,6 +286,7 @@ def test_packing_is_for_waste_above_a_third():
         packing.wanted("on", [1], possible=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["polyphonic", "vowels"])
 def test_packed_and_padded_give_one_loss(name, mat, series):
     fields = {"file": mat} if name == "polyphonic" else series
@@ -308,6 +312,7 @@ def test_packed_and_padded_give_one_loss(name, mat, series):
 # Music
 
 
+@pytest.mark.slow
 def test_polyphonic_predicts_all_frames_but_the_first(mat):
     task = build("polyphonic", file=mat)
     pieces = polyphonic.load(config("polyphonic", file=mat).task)["test"]
@@ -328,6 +333,7 @@ def test_frame_nll_is_that_of_bernoullis():
     np.testing.assert_allclose(polyphonic.frame_nll(logits, x), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_transposition_moves_inputs_and_targets_alike(mat):
     task = build("polyphonic", file=mat, transpose=3, packing="off")
     plain = build("polyphonic", file=mat, packing="off")
@@ -489,6 +495,7 @@ def test_bad_json_is_named(tmp_path, content):
 # Classification
 
 
+@pytest.mark.slow
 def test_label_smoothing_is_cross_entropy_to_smoothed_targets():
     logits, labels = jnp.asarray(RANDOM.normal(size=(5, 4))), jnp.array([0, 1, 2, 3, 0])
     target = 0.9 * jax.nn.one_hot(labels, 4) + 0.1 / 4
@@ -653,6 +660,7 @@ def test_eval_size_cuts_the_evaluation_and_nothing_else(text):
     assert [len(cut.data[name]) for name in ("valid", "test")] == [11, 11]
 
 
+@pytest.mark.slow
 def test_uniform_model_has_the_loss_of_a_guess(text):
     task = stream_task(text, level="words")
     batch = task.splits["test"].batch(task.data, 0)
@@ -810,6 +818,7 @@ FIGURES = {
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mnist_rows", "words")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["jsb", "mnist_pixels", "chars", "vowels", *SLOW])
 def test_smoke_runs_to_the_end(name, tmp_path, mat, images, series, text):
     fields = {"file": mat if name == "jsb" else text}

@@ -33,6 +33,7 @@ def peaks(tmp_path, monkeypatch):
     return module
 
 
+@pytest.mark.slow
 def test_the_task_on_the_page_has_batches_a_loss_and_baselines(peaks):
     config = default_config("peaks")
     task = build_task(config)
@@ -44,6 +45,7 @@ def test_the_task_on_the_page_has_batches_a_loss_and_baselines(peaks):
     assert task.baselines["test"]["a guess"]["accuracy"] == 1 / 20
 
 
+@pytest.mark.slow
 def test_the_task_on_the_page_trains(peaks, tmp_path):
     from lstm_jax.training import train
 

@@ -1,10 +1,13 @@
 """The contract of trackers, on a fake one in a user's own file: each point once, whatever dies."""
 
 import importlib.util
+import os
 import shutil
 import socket
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tracked
@@ -12,6 +15,7 @@ import tracked
 from lstm_jax import cli
 from lstm_jax.errors import UsageError
 from lstm_jax.trackers import TRACKERS, Tracker, chosen, contract, follow, send
+from lstm_jax.trackers import mlflow as mlflow_tracker
 from lstm_jax.trackers import wandb as weights_and_biases
 from lstm_jax.workdir.metrics import read_metrics
 
@@ -53,8 +57,8 @@ def test_every_line_once_and_what_closes_a_run(tmp_path, name):
         return
     assert {"figure": "curves", "at": 40, "bytes": 3} in records
     assert {r["text"] for r in records if "text" in r} == {"command", "incidents"}
-    best = {"status": "completed", "best_step": 30, "parameters": 9}
-    best |= {"valid/loss": 0.2, "test/loss": 0.3}
+    best = {"run/status": "completed", "run/best_step": 30, "run/parameters": 9}
+    best |= {"run/wall_seconds": 5.0, "best/valid/loss": 0.2, "best/test/loss": 0.3}
     assert {"summary": best, "at": 40} in records
     assert records[-1] == {"closed": "completed"}
 
@@ -132,7 +136,8 @@ def test_trials_are_runs_in_a_group(tmp_path):
     for n in range(3):
         folder = workdir / "trials" / f"{n:04d}"
         assert set(tracked.points(found[f"cifg_s{n}"])) == tracked.wanted(read_metrics(folder))
-    assert send.run_of(workdir / "trials" / "0001", "x").notes["variant"] == "cifg"
+    notes = send.run_of(workdir / "trials" / "0001", "x").notes
+    assert (notes["variant"], notes["trial"]) == ("cifg", "0001")
 
 
 def test_following_sends_while_it_trains_and_what_is_left(tmp_path, capsys):
@@ -202,6 +207,7 @@ def test_the_verb(tmp_path, capsys, monkeypatch):
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_with_a_tracker(tmp_path, capsys):
     argv = [f"--config={ROOT / 'configs/adding.py'}:smoke", f"--workdir={tmp_path / 'a'}"]
     argv += [f"--tracker={FILE}:NOTEBOOK", "--config.train.num_steps=40"]
@@ -232,6 +238,57 @@ def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch, name):
         chosen(name, tmp_path / "a")
 
 
+class Store:
+    """Of MLflow: a file that is made step by step."""
+
+    def __init__(self, tracking_uri):
+        self.path = Path(tracking_uri.removeprefix("sqlite:///"))
+
+    def search_experiments(self, max_results):
+        if not self.path.is_absolute():
+            raise ValueError("nonsense. And much more of it\nin several lines")
+        self.path.write_text("half of the tables")
+        if "FULL_AT" in os.environ:
+            raise OSError(28, "No space left on device")
+        self.path.write_text("all tables")
+
+
+def test_a_store_of_mlflow_appears_whole(tmp_path, monkeypatch):
+    """What a kill leaves of one that is being made is no store."""
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=Store))
+    uri, path = mlflow_tracker.uri_of(tmp_path), tmp_path / "mlflow.db"
+    monkeypatch.setenv("FULL_AT", "1")
+    with pytest.raises(OSError):
+        mlflow_tracker._client(uri)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.delenv("FULL_AT")
+    mlflow_tracker._client(uri)
+    assert [(p, p.read_text()) for p in tmp_path.iterdir()] == [(path, "all tables")]
+    path.write_text("with runs")
+    mlflow_tracker._create(SimpleNamespace(MlflowClient=Store), path)  # another was first
+    assert path.read_text() == "with runs"
+
+
+def test_no_password_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host:5/db")
+    assert mlflow_tracker.place(tmp_path).endswith("postgresql://me:***@host:5/db")
+    assert mlflow_tracker.shown("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_when_a_run_began_and_ended(tmp_path):
+    """By its own clock, however much later it is sent; one that goes on has no end."""
+    earlier = [{"created": "2026-01-01T00:00:00Z"}]
+    git = {"commit": "c0ffee"}
+    folder = tracked.run(tmp_path / "a", created="2026-01-02T00:00:00Z", earlier=earlier, git=git)
+    found = send.run_of(folder, "x")
+    assert (found.began, found.ended) == (1767225600.0, 0.0)
+    assert found.notes["commit"] == "c0ffee"
+    tracked.end(folder)
+    assert send.run_of(folder, "x").ended == 1767225600.0 + 86400 + 5
+    (folder / "manifest.json").write_text("{}")
+    assert send.run_of(folder, "x")[-2:] == (0.0, 0.0)
+
+
 @pytest.fixture
 def all_installed(monkeypatch):
     monkeypatch.setattr(contract, "find_spec", lambda module: importlib.util.find_spec("json"))
@@ -250,9 +307,12 @@ def all_installed(monkeypatch):
             {"WANDB_API_KEY": "x" * 40, "WANDB_BASE_URL": "http://127.0.0.1:{port}"},
             "does not answer",
         ),
+        ("wandb", {"WANDB_MODE": "disabled"}, "WANDB_MODE='disabled': expected online or offline"),
+        ("mlflow", {"MLFLOW_TRACKING_URI": "htp://a"}, "htp://a: nonsense; expected http://HOST"),
     ],
 )
 def test_not_logged_in_or_not_there(tmp_path, monkeypatch, all_installed, name, environment, words):
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=Store))
     for key, value in environment.items():
         monkeypatch.setenv(key, value.format(port=free_port()))
     with pytest.raises(UsageError, match=words):

@@ -60,6 +60,7 @@ def first_overflow(params, xs):
     raise AssertionError("it stays finite")
 
 
+@pytest.mark.slow
 def test_an_overflow_at_the_start_is_told_from_learning():
     program, state, hyper = ready(30.0, **RELU)
     batch = program.task.batch({}, stream(hyper, "data"), jnp.int32(0))
@@ -72,6 +73,7 @@ def test_an_overflow_at_the_start_is_told_from_learning():
     assert not any("learning_rate" in line or "clip_norm" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_bound_that_does_not_help_is_not_suggested():
     """With c clipped, h = o c still grows without end."""
     program, state, hyper = ready(30.0, **RELU)
@@ -79,6 +81,7 @@ def test_a_bound_that_does_not_help_is_not_suggested():
     assert not any("cell_clip" in line for line in explained(program, state, hyper).lines)
 
 
+@pytest.mark.slow
 def test_the_second_layer_and_the_way_back_are_named():
     program, state, hyper = ready(1.0, **RELU, model__layers=2, model__bidirectional=True)
     small = jax.tree.map(lambda leaf: 0.1 * leaf, state.params)
@@ -147,6 +150,7 @@ def test_spoilt_data_are_named():
     assert "'targets'" in reason and "on_nan=skip" in lines[0]
 
 
+@pytest.mark.slow
 def test_the_run_says_it(tmp_path, capsys):
     """ReLU gates, and a forget gate that starts enormous."""
     program, _, _ = ready(1.0, **RELU, cell__forget_bias=1e30)

@@ -81,6 +81,7 @@ def run(finished, tmp_path):
 # ---------------------------------------------------------------- past the end
 
 
+@pytest.mark.slow
 def test_the_workdir_alone_is_enough(run, capsys):
     assert go(f"--workdir={run}") == 0
     assert "completed at step 20; nothing to do" in capsys.readouterr().out
@@ -100,6 +101,7 @@ def test_a_workdir_without_a_run(tmp_path, capsys):
     assert "--workdir=DIR" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [["--extend=10"], fields(train__num_steps=30)])
 def test_a_finished_run_goes_on_as_if_it_had_been_longer(run, longer, how, capsys):
     assert go(f"--workdir={run}", *how) == 0
@@ -116,6 +118,7 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer(run, longer, how, capsy
     assert "nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_extend_again_after_a_kill_ends_where_it_should(run, longer, monkeypatch, capsys):
     from lstm_jax.training.journal import Journal
 
@@ -135,6 +138,7 @@ def test_extend_again_after_a_kill_ends_where_it_should(run, longer, monkeypatch
     assert digests(run)[30] == digests(longer)[30]
 
 
+@pytest.mark.slow
 def test_a_cosine_is_stretched_and_says_so(tmp_path, capsys):
     cosine = {"optimizer__schedule": "cosine", "optimizer__learning_rate": 0.01}
     assert fresh(tmp_path / "run", **cosine) == 0
@@ -149,6 +153,7 @@ def test_a_cosine_is_stretched_and_says_so(tmp_path, capsys):
     np.testing.assert_allclose(rates[25], wanted.mean(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_is_extended(tmp_path):
     workdir = tmp_path / "run"
     early = {"train__patience": 1, "train__num_steps": 400, "optimizer__learning_rate": 0.3}
@@ -185,6 +190,7 @@ def interrupted(run):
     (run / "summary.json").unlink()
 
 
+@pytest.mark.slow
 def test_another_learning_rate_midway(run, capsys):
     interrupted(run)
     assert go(f"--workdir={run}", "--config.optimizer.learning_rate=0.001") == 0
@@ -208,6 +214,7 @@ def test_the_default_workdir_is_not_gone_on_with_by_accident(run, capsys, monkey
     assert f"under optimizer.learning_rate=0.001: add --workdir={run}" in err
 
 
+@pytest.mark.slow
 def test_a_diverged_run_goes_on_with_a_smaller_rate(tmp_path, capsys):
     workdir = tmp_path / "run"
     wild = {"optimizer__name": "sgd", "optimizer__clip_norm": 0, "optimizer__learning_rate": 1e30}
@@ -229,6 +236,7 @@ def test_refusals_say_what_does_it(run, capsys):
 # ---------------------------------------------------------------- from another run's weights
 
 
+@pytest.mark.slow
 def test_init_from_takes_the_best_weights(finished, tmp_path, capsys):
     """A learning rate too small to change them, so the end is the start."""
     workdir = tmp_path / "tuned"
@@ -245,6 +253,7 @@ def test_init_from_takes_the_best_weights(finished, tmp_path, capsys):
     assert f"starting from {finished.resolve()}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_init_from_with_the_optimizer(finished, tmp_path):
     """Newest weights, Adam's averages, and a schedule that begins again."""
     workdir = tmp_path / "tuned"
@@ -258,6 +267,7 @@ def test_init_from_with_the_optimizer(finished, tmp_path):
     assert sorted(counts.values()) == [5, 25], "the schedule's, and Adam's"
 
 
+@pytest.mark.slow
 def test_init_from_holds_through_a_kill_and_a_reproduction(finished, tmp_path, capsys):
     once, workdir = tmp_path / "once", tmp_path / "tuned"
     assert fresh(once, f"--init_from={finished}", seed=7) == 0

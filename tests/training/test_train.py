@@ -71,12 +71,13 @@ def digests(workdir):
 # ---------------------------------------------------------------- pure functions
 
 
+@pytest.mark.slow
 def test_a_chunk_is_its_steps():
     program, hyper, state = ready(small())
     whole, metrics = chunk_of(program, 6)(state, hyper, {})
-    losses = []
+    losses, step = [], chunk_of(program, 1)
     for _ in range(6):
-        state, one = chunk_of(program, 1)(state, hyper, {})
+        state, one = step(state, hyper, {})
         losses.append(one["loss"])
     assert int(whole.step) == int(state.step) == 6
     jax.tree.map(
@@ -117,6 +118,7 @@ TRIALS = [
 ]
 
 
+@pytest.mark.slow
 def test_trials_of_a_pack_equal_single_runs():
     program, hypers, states = packed(small(), TRIALS)
     step = partial(train.run_chunk, program, num_steps=200)
@@ -136,6 +138,7 @@ def test_trials_of_a_pack_equal_single_runs():
     assert len(np.unique(valid["loss"])) == 3
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_freezes_alone():
     program, hypers, states = packed(small(optimizer__name="sgd"), TRIALS)
     run = jax.jit(jax.vmap(partial(train.run_chunk, program, num_steps=20), (0, 0, None)))
@@ -151,6 +154,7 @@ def test_a_diverged_trial_freezes_alone():
     assert np.isnan(metrics["loss"][1]) and np.isfinite(metrics["loss"][0])
 
 
+@pytest.mark.slow
 def test_divergence_keeps_the_last_good_state():
     program, hyper, state = ready(small(optimizer__clip_norm=0.0))
     loss, fresh = program.task.loss, program.task.batch
@@ -173,6 +177,7 @@ def test_divergence_keeps_the_last_good_state():
     assert np.isfinite(metrics["loss"])
 
 
+@pytest.mark.slow
 def test_best_parameters_and_patience():
     program, hyper, state = ready(small(train__patience=2))
     seen = []
@@ -204,6 +209,7 @@ def test_evaluation_counts_every_example_once():
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "field, value",
     [
@@ -244,6 +250,7 @@ def odd(**changes: Any):
     return small(**periods, train__keep_last=9, **changes)
 
 
+@pytest.mark.slow
 def test_periods_may_be_anything(tmp_path, monkeypatch):
     """The same training as with even ones; two programs are compiled."""
     compiled = []
@@ -268,6 +275,7 @@ def test_periods_may_be_anything(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_odd_periods_resume_to_the_bit(tmp_path, monkeypatch):
     train.train(odd(), tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -279,6 +287,7 @@ def test_odd_periods_resume_to_the_bit(tmp_path, monkeypatch):
     assert curves(tmp_path / "killed") == curves(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_should(tmp_path, capsys):
     summary = train.train(small(), tmp_path)
     assert summary["status"] == "completed" and summary["step"] == 40
@@ -323,20 +332,29 @@ def kill():
     raise Killed
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The small run, undisturbed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    train.train(small(), workdir)
+    return workdir
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [10, 15, 35])
-def test_resume_equals_uninterrupted_to_the_bit(tmp_path, monkeypatch, step):
-    train.train(small(), tmp_path / "whole")
+def test_resume_equals_uninterrupted_to_the_bit(whole, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch:
         stop_at(patch, step, kill)
         with pytest.raises(Killed):
             train.train(small(), tmp_path / "killed")
     train.train(small(), tmp_path / "killed")
-    assert digests(tmp_path / "killed")[40] == digests(tmp_path / "whole")[40]
-    assert curves(tmp_path / "killed") == curves(tmp_path / "whole")
+    assert digests(tmp_path / "killed")[40] == digests(whole)[40]
+    assert curves(tmp_path / "killed") == curves(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
-def test_signals_save_and_leave(tmp_path, monkeypatch, name):
+def test_signals_save_and_leave(whole, tmp_path, monkeypatch, name):
     previous = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         stop_at(patch, 15, lambda: os.kill(os.getpid(), getattr(signal, name)))
@@ -345,10 +363,10 @@ def test_signals_save_and_leave(tmp_path, monkeypatch, name):
     assert 15 in digests(tmp_path / "asked")
     assert signal.getsignal(signal.SIGTERM) is previous
     assert train.train(small(), tmp_path / "asked")["status"] == "completed"
-    train.train(small(), tmp_path / "whole")
-    assert digests(tmp_path / "asked")[40] == digests(tmp_path / "whole")[40]
+    assert digests(tmp_path / "asked")[40] == digests(whole)[40]
 
 
+@pytest.mark.slow
 def test_divergence_says_what_to_try(tmp_path, capsys):
     config = small(optimizer__name="sgd", optimizer__learning_rate=1e30, optimizer__clip_norm=0.0)
     summary = train.train(config, tmp_path)
@@ -360,6 +378,7 @@ def test_divergence_says_what_to_try(tmp_path, capsys):
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "diverged"
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_the_run(tmp_path):
     config = small(train__patience=1, train__num_steps=400, optimizer__learning_rate=0.3)
     summary = train.train(config, tmp_path)
@@ -378,6 +397,7 @@ def test_a_defect_leaves_the_status_failed(tmp_path, monkeypatch):
     assert (summary["status"], summary["error"]) == ("failed", "RuntimeError: no")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [4, 24])
 def test_a_batch_larger_than_the_data(size):
     """It holds examples more than once, each as often as the others over the epochs."""
@@ -394,6 +414,7 @@ def test_a_batch_larger_than_the_data(size):
     assert int(state.step) == 2 and np.isfinite(metrics["loss"])
 
 
+@pytest.mark.slow
 def test_no_evaluation_that_is_finite(tmp_path, monkeypatch, capsys):
     """Early stopping with nothing to keep but step 0: the run says so."""
     evaluate = train.evaluate

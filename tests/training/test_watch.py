@@ -95,6 +95,7 @@ def test_skip_leaves_out_what_is_not_finite_and_counts_it(monkeypatch):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
 
+@pytest.mark.slow
 def test_skipping_changes_nothing_but_the_count(monkeypatch):
     broken(monkeypatch, lambda step, _: step >= 3)
     state, chunk = pure(small(on_nan="skip", nan_limit=100))
@@ -127,6 +128,7 @@ def test_skips_of_one_trial_leave_the_others_alone():
     equal(jax.tree.map(lambda x: x[1], after.params), jax.tree.map(lambda x: x[1], states.params))
 
 
+@pytest.mark.slow
 def test_rollback_goes_on_from_the_checkpoint_with_a_smaller_rate(monkeypatch, tmp_path):
     """Step 17 fails until the learning rate is a quarter of what it was."""
     real = nonfinite.settle
@@ -148,6 +150,7 @@ def test_rollback_goes_on_from_the_checkpoint_with_a_smaller_rate(monkeypatch, t
     np.testing.assert_allclose(rates, [1e-3] * 2 + [2.5e-4] * 6)
 
 
+@pytest.mark.slow
 def test_rollback_gives_up(monkeypatch, tmp_path, capsys):
     broken(monkeypatch, lambda step, _: step == 17)
     summary = train.train(small(on_nan="rollback", nan_limit=2), tmp_path)
@@ -300,6 +303,7 @@ def test_slow_steps_are_an_incident(tmp_path, capsys):
     assert (line["what"], line["seconds"], line["usual_seconds"]) == ("slow steps", 13.0, 1.0)
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_last_is_no_completed_run(tmp_path, monkeypatch):
     from lstm_jax.workdir import seal as integrity
 
@@ -322,6 +326,7 @@ def test_a_save_that_fails_last_is_no_completed_run(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- strict, memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["", "recurrent_dropout", "zoneout_h"])
 def test_strict_training_runs_clean(tmp_path, field):
     config = small(strict=True)
@@ -344,6 +349,7 @@ def test_strict_refuses_hidden_transfers_and_second_compilations():
         double(np.ones(5, np.float32))
 
 
+@pytest.mark.slow
 def test_strict_finds_leaked_tracers():
     kept: list[Any] = []
 
@@ -386,6 +392,7 @@ def reproduce(*argv: Any) -> int:
     return cli.main(["train", *map(str, argv)])
 
 
+@pytest.mark.slow
 def test_a_run_is_reproduced_to_the_bit(original, tmp_path, capsys):
     assert reproduce(f"--reproduce={original}", f"--workdir={tmp_path / 'again'}") == 0
     out = capsys.readouterr().out

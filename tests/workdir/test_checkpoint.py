@@ -141,6 +141,7 @@ def test_orbax_is_not_imported_with_the_module():
 # ---------------------------------------------------------------- devices and keys
 
 
+@pytest.mark.slow
 def test_digest_and_restore_do_not_depend_on_the_device_count(tmp_path):
     code = f"""
 import jax, jax.numpy as jnp, numpy as np

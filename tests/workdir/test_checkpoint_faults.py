@@ -110,6 +110,7 @@ for step in range(1, 10**6):
 """
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_of_saves_leaves_only_whole_steps(tmp_path):
     target = {"x": np.zeros(200_000, np.float32), "step": np.int32(0)}
     for attempt in range(3):

@@ -75,6 +75,7 @@ def run(tmp_path_factory):
     return workdir, train(config, workdir)
 
 
+@pytest.mark.slow
 def test_a_run_is_tested_marked_and_drawn_at_its_best_step(run):
     workdir, found = run
     lines = read_metrics(workdir)
@@ -90,6 +91,7 @@ def test_a_run_is_tested_marked_and_drawn_at_its_best_step(run):
     assert best == [(found["best_step"], valid[found["best_step"]]["loss"])]
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_pack_is_tested_at_its_best_step(tmp_path):
     trials = '    yield from grid({"optimizer.learning_rate": (0.3,), "seed": range(2)})'
     planned(tmp_path / "s", tmp_path / "w", trials=trials)

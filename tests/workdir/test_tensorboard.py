@@ -171,6 +171,7 @@ def test_fields_with_the_same_initials_are_written_out(tmp_path):
     assert named(tmp_path, trials)[0] == ["weight_decay=0.1", "weight_drop=0.1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*/study.py")))
 def test_no_two_trials_of_an_experiment_share_a_name(path):
     plan = make_plan(load_study(str(path.parent)))
@@ -193,6 +194,7 @@ def test_names_that_would_be_equal_or_no_folders_get_numbers_and_dashes(tmp_path
 # ---------------------------------------------------------------- HParams
 
 
+@pytest.mark.slow
 def test_a_sweep_shows_what_varies_grouped_by_variant_with_means_over_seeds(sweep):
     board = Board(sweep / "tensorboard")
     assert board.columns() == ["cell.gates"]
@@ -206,6 +208,7 @@ def test_a_sweep_shows_what_varies_grouped_by_variant_with_means_over_seeds(swee
         assert metrics["test/rmse"] == pytest.approx(np.mean(scores), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_runs_alone_show_every_field_that_one_of_them_sets(runs):
     board = Board(runs)
     rows = board.rows()
@@ -221,6 +224,7 @@ def test_runs_alone_show_every_field_that_one_of_them_sets(runs):
 # ---------------------------------------------------------------- Custom Scalars
 
 
+@pytest.mark.slow
 def test_training_validation_and_baselines_are_in_one_chart(runs):
     board = Board(runs)
     (charts,) = board.charts().values()
@@ -239,6 +243,7 @@ def test_training_validation_and_baselines_are_in_one_chart(runs):
         assert list(points.values()) == pytest.approx([scores["rmse"]] * 6)
 
 
+@pytest.mark.slow
 def test_each_variant_has_the_mean_and_the_spread_over_its_seeds(sweep):
     board = Board(sweep / "tensorboard")
     assert {run for run in board.runs() if run.startswith("mean/")} == {"mean/lstm", "mean/cifg"}
@@ -292,10 +297,12 @@ def histogram_steps(folder):
     return list(steps)
 
 
+@pytest.mark.slow
 def test_a_short_run_has_some_ten_histograms(runs):
     assert histogram_steps(runs / "a") == list(range(5, 61, 5))
 
 
+@pytest.mark.slow
 def test_a_pack_has_the_histograms_that_are_asked_for(sweep):
     for run in ("lstm_s0", "cifg_s2"):
         assert histogram_steps(sweep / "tensorboard" / run) == [20, 40]

@@ -283,12 +283,12 @@ def read_plan(workdir: Path) -> Plan:
     plugins.use(workdir)
     if not path.exists():
         raise UsageError(f"{workdir} holds no sweep: it has no {MANIFEST}")
-    plan = _read(path, lambda found: Plan(**{**found, "varied": tuple(found["varied"])}))
+    plan = read_versioned(path, plan_of)
     for number in itertools.count(1):
         path = workdir / GROWN.format(number)
         if not path.exists():
             return plan
-        more = _read(path, lambda found: Growth(**found))
+        more = read_versioned(path, lambda found: Growth(**found))
         if more.first != len(plan.trials):
             raise UsageError(
                 f"{path} is damaged: it goes on from trial {more.first}, and the manifests before "
@@ -298,7 +298,17 @@ def read_plan(workdir: Path) -> Plan:
     raise AssertionError  # the loop has no other end
 
 
-def _read(path: Path, build: Callable[[dict[str, Any]], Any]) -> Any:
+def plan_of(found: dict[str, Any]) -> Plan:
+    """A plan from its JSON."""
+    return Plan(**{**found, "varied": tuple(found["varied"])})
+
+
+def read_versioned(path: Path, build: Callable[[dict[str, Any]], Any]) -> Any:
+    """What `build` makes of a JSON file that a version of this program has written.
+
+    Raises:
+      UsageError: it cannot; another version has.
+    """
     try:
         found = json.loads(path.read_text())
         version = found.pop("version")

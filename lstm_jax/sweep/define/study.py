@@ -14,7 +14,8 @@ experiments/NAME/study.py
   SEARCH     optional: {"sampler": "tpe", "trials": 64, "space": ...}: a sampler asks for the
              trials, batch by batch; see `define.search`
   REPORT     optional: how the report reads the trials; see docs/reports.md and `REPORT_ENTRIES`
-  MARGIN, SCALE, BLOCK, CONFIRM, BUDGET   optional: how it judges them, entries of REPORT
+  MARGIN, SCALE, BLOCK, CONFIRM, BUDGET   optional: how it judges them, entries of REPORT; all but
+             BLOCK also {preset: value}
   get_config([arg]) -> ConfigDict
   sweep()    generator of flat dotted overrides; with SEARCH what each search fixes (default: none)
 """
@@ -150,10 +151,11 @@ def _entries(
 
 
 def _report(path: Path, module: Any, arg: str) -> dict[str, Any]:
-    """REPORT, and the names that stand beside it; REPORT and SCALE may be {preset: value}."""
+    """REPORT, and the names that stand beside it; all but BLOCK may be {preset: value}."""
     beside = {name.lower(): getattr(module, name) for name in JUDGING if hasattr(module, name)}
-    if isinstance(beside.get("scale"), Mapping):
-        beside["scale"] = _of_preset(beside["scale"], arg, "linear")
+    for name in [name for name in beside if name != "block" and _is_map(beside[name])]:
+        beside[name] = _of_preset(beside[name], arg, None)
+    beside = {name: value for name, value in beside.items() if value is not None}
     given = _entries(path, module, "REPORT")
     if given and not set(given) & set(REPORT_ENTRIES) and all(_is_map(v) for v in given.values()):
         given = _of_preset(given, arg, {})

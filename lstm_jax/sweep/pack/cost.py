@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax
 from lstm_jax.compute import memory
 from lstm_jax.compute.memory import gpu_memory
 from lstm_jax.config.options import marked
-from lstm_jax.errors import UsageError
+from lstm_jax.errors import UsageError, lookup
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import (
     SEARCH,
@@ -28,6 +29,7 @@ from lstm_jax.sweep.define.plan import (
 from lstm_jax.sweep.pack import memory as estimate
 from lstm_jax.sweep.pack import program as many
 from lstm_jax.terminal import clock, speed
+from lstm_jax.training import train
 
 USABLE = 0.8  # of the memory that is free now
 
@@ -38,20 +40,28 @@ def fitted(plan: Plan) -> Plan:
     Raises:
       UsageError: a pack's model or data cannot be built, or one trial alone does not fit.
     """
-    packs, mistakes = [], []
+    packs, mistakes = [], {}  # whose trials are in it, by what is wrong
     gpu = gpu_memory()
     limit = USABLE * (gpu or memory.host_memory())
     for trials in plan.packs:
         try:
+            check_aims(plan, plan.config(trials[0]))
             largest = most(plan, trials, limit, bool(gpu))
             count = -(-len(trials) // largest)
             size = -(-len(trials) // count)
             packs += [trials[i : i + size] for i in range(0, len(trials), size)]
         except UsageError as error:
-            mistakes.append(f"  {error}  (trial {trials[0]} and those like it)")
+            mistakes.setdefault(str(error), []).append(trials[0])
     if mistakes:
-        raise UsageError(f"study {plan.study}: nothing was launched\n" + "\n".join(mistakes))
+        lines = [f"  {why}  ({listed(who)} and those like it)" for why, who in mistakes.items()]
+        raise UsageError(f"study {plan.study}: nothing was launched\n" + "\n".join(lines))
     return plan._replace(packs=packs)
+
+
+def listed(trials: list[int]) -> str:
+    """At most four of them."""
+    named = ", ".join(map(str, trials[:4])) + (", ..." if len(trials) > 4 else "")
+    return f"trial{'s' if len(trials) > 1 else ''} {named}"
 
 
 def grown(plan: Plan, kind: str, trials: list[dict[str, Any]], **more: Any) -> Growth:
@@ -85,6 +95,22 @@ def most(plan: Plan, trials: list[int], limit: float, gpu: bool) -> int:
             f"{limit / 2**30:.1f} may be used here; a smaller train.batch_size or cell.hidden fits"
         )
     return max(min(fits, len(trials)), 1)
+
+
+def check_aims(plan: Plan, config: Any) -> None:
+    """UsageError where what decides is none of the scores of the validation split."""
+    aims = plan.search.get("objectives") or [plan.metric]
+    wanted = {name.partition("/")[2] for name in aims if name.startswith("valid/")} - {"loss"}
+    program = many.pack_program(config)
+    task = program.task
+    known = {"loss"}.union(*task.baselines.get("valid", {}).values())
+    if wanted <= known:
+        return
+    state = jax.eval_shape(partial(train.init_state, program), config.hyper)
+    scores = partial(train.evaluate, program, split="valid")
+    known |= set(jax.eval_shape(scores, state.params, config.hyper, task.data))
+    for name in sorted(wanted):
+        lookup("METRIC or objective", f"valid/{name}", {f"valid/{k}": None for k in known})
 
 
 def headline(plan: Plan, workdir: Path | None = None) -> str:

@@ -80,6 +80,7 @@ def music(folder):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", STUDIES, ids=lambda p: p.name)
 def test_every_study_expands_and_builds(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
@@ -95,12 +96,14 @@ def test_every_study_expands_and_builds(folder, monkeypatch, tmp_path):
         assert jax.tree.leaves(state.params)
 
 
+@pytest.mark.slow
 def test_nine_variants_are_nine_packs(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert cli.main(["sweep", "plan", "--study=experiments/design_rationale", "--nomeasure"]) == 0
     assert "360 trials in 9 packs of 40" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_question_expands(monkeypatch):
     """Each preset of design_rationale: its own question, the LSTM among at least three variants."""
     monkeypatch.chdir(ROOT)
@@ -195,6 +198,17 @@ def test_every_bad_override_is_listed_and_nothing_launched(tmp_path, capsys, mon
     assert "Traceback" not in error
     assert not (tmp_path / "w").exists()
     assert not (tmp_path / "sweeps").exists()
+
+
+def test_a_reason_that_all_packs_share_is_said_once(tmp_path, capsys):
+    file = tmp_path / "none.mat"
+    config = f'config = config_file("configs/jsb.py:smoke")\nconfig.task.file = "{file}"'
+    trials = '    yield from grid({"cell.hidden": [2, 3, 4, 5, 6]})'
+    folder = study(tmp_path / "s", trials=trials, config=config)
+    assert cli.main(["sweep", "launch", f"--study={folder}", f"--workdir={tmp_path / 'w'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("none.mat") == 1
+    assert "(trials 0, 1, 2, 3, ... and those like it)" in error
 
 
 @pytest.mark.parametrize(
@@ -314,6 +328,14 @@ def test_the_study_of_cells_has_a_metric_a_task(task, monkeypatch):
     assert found.report["scale"] == ("linear" if "jsb" in task else "log")
     announced = (0, 0) if task == "jsb_full" else (10, 120)
     assert (found.report.get("confirm", 0), found.report["budget"]) == announced
+
+
+def test_a_preset_has_a_budget_of_its_own(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    report = load_study("experiments/cells:counting,matched").report
+    assert (report["metric"], report["confirm"], report["budget"]) == (
+        "test/first_failing_n", 10, 60,
+    )  # fmt: skip
 
 
 def test_matched_cells_have_the_lstms_parameters(monkeypatch):

@@ -14,6 +14,8 @@ from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder, read_plan, trial_folder
 from lstm_jax.sweep.follow import status
 from lstm_jax.sweep.follow.results import results, write_results
+from lstm_jax.sweep.pack import program
+from lstm_jax.sweep.workers import worker
 from lstm_jax.sweep.workers.worker import work
 from lstm_jax.training import train
 
@@ -21,6 +23,15 @@ RATES = (1e-3, 3e-3, 1e-2)
 TRIALS = """
     yield from grid({"optimizer.learning_rate": (1e-3, 3e-3, 1e-2), "seed": range(4)})
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs():
+    """Those of one sweep serve the next: here files of the same name are the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "forget", lambda: None)
+        yield
+    program.forget()
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +43,7 @@ def sweep(tmp_path_factory):
     return plan, root / "w"
 
 
+@pytest.mark.slow
 def test_every_trial_leaves_what_a_run_leaves(sweep):
     plan, workdir = sweep
     assert len(plan.packs) == 1
@@ -48,6 +60,7 @@ def test_every_trial_leaves_what_a_run_leaves(sweep):
         assert steps == list(range(5, 41, 5))
 
 
+@pytest.mark.slow
 def test_commands_work_on_a_trial(sweep, capsys, tmp_path):
     _, workdir = sweep
     trial = workdir / "trials" / "0005"
@@ -98,6 +111,7 @@ def test_status_knows_the_best(sweep, capsys):
     assert value == pytest.approx(min(values), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_as_if_never_stopped(sweep, tmp_path):
     plan, undisturbed = sweep
     workdir = tmp_path / "w"
@@ -115,6 +129,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(sweep, tmp_path):
         assert lines(workdir, trial) == lines(undisturbed, trial)
 
 
+@pytest.mark.slow
 def test_cancelled_and_resumed(sweep, tmp_path):
     _, undisturbed = sweep
     workdir = tmp_path / "w"
@@ -127,6 +142,7 @@ def test_cancelled_and_resumed(sweep, tmp_path):
     assert digests(workdir) == digests(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_damaged_pack_checkpoint_costs_steps_and_nothing_else(sweep, tmp_path):
     _, undisturbed = sweep
     workdir = tmp_path / "w"
@@ -142,6 +158,7 @@ def test_a_damaged_pack_checkpoint_costs_steps_and_nothing_else(sweep, tmp_path)
     assert digests(workdir) == digests(undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [0, 5])
 def test_a_trial_in_a_pack_is_the_trial_alone(tmp_path, pack):
     trials = '    yield from grid({"optimizer.learning_rate": (1e-3, 1e-2), "seed": (0, 7)})\n'
@@ -160,6 +177,7 @@ def test_a_trial_in_a_pack_is_the_trial_alone(tmp_path, pack):
                 assert ours[split][name] == pytest.approx(value, rel=1e-4), (split, name)
 
 
+@pytest.mark.slow
 def test_periods_of_a_pack_may_be_anything(tmp_path):
     """The losses are those of even periods."""
     found = {}
@@ -177,6 +195,7 @@ def valid_lines(workdir):
     return [ln for ln in lines(workdir, 1) if ln["split"] == "valid"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_freezes_alone(tmp_path):
     config = 'config.optimizer.name = "sgd"'
     rates = {"calm": (1e-3,) * 5, "wild": (1e-3, 1e-3, 1e37, 1e-3, 1e-3)}
@@ -200,6 +219,7 @@ def test_a_trial_that_diverges_freezes_alone(tmp_path):
         assert summary(tmp_path / "wild" / "w", trial)["step"] == wild[trial][1]
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_is_what_it_is_alone(tmp_path):
     config = 'config.optimizer.name = "sgd"'
     trials = '    yield from grid({"optimizer.learning_rate": (1e-3, 1e37)})'
@@ -214,6 +234,7 @@ def test_a_diverged_trial_is_what_it_is_alone(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_one_that_stops_early_stops_counting(tmp_path):
     config = 'config.train.patience = 2\nconfig.optimizer.name = "sgd"'
     trials = '    yield from grid({"optimizer.learning_rate": (1e-12, 1e-2), "seed": range(2)})'
@@ -239,6 +260,7 @@ def halved(tmp_path_factory):
     return root / "w"
 
 
+@pytest.mark.slow
 def test_successive_halving_drops_the_worst(halved):
     found = {n: (summary(halved, n)["status"], summary(halved, n)["step"]) for n in range(8)}
     by_step = {step: {n for n in found if found[n][1] == step} for step in (10, 25, 40)}
@@ -254,6 +276,7 @@ def test_successive_halving_drops_the_worst(halved):
         assert min(best(n, step) for n in by_step[step]) >= max(best(n, step) for n in rest)
 
 
+@pytest.mark.slow
 def test_halving_resumes_exactly(halved, tmp_path):
     workdir = tmp_path / "w"
     workdir.mkdir()
@@ -275,6 +298,7 @@ def test_rungs_that_cannot_be(tmp_path, capsys):
         assert "HALVING" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_pack_that_fails_says_why_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
     trials = '    yield from grid({"cell.gates": ("lstm", "cifg"), "seed": range(2)})'
     plan = planned(tmp_path / "s", tmp_path / "w", trials=trials)
@@ -325,6 +349,18 @@ def test_packs_are_cut_to_the_memory_there_is(tmp_path, monkeypatch):
         cost.fitted(plan)
 
 
+def test_what_decides_is_a_score_of_the_task(tmp_path):
+    from lstm_jax.errors import UsageError
+    from lstm_jax.sweep.pack import cost
+
+    plan = planned(tmp_path / "s", tmp_path / "w", trials=TRIALS)
+    assert cost.fitted(plan._replace(metric="valid/mase")).packs == plan.packs
+    with pytest.raises(UsageError, match="'valid/los'; did you mean 'valid/loss'"):
+        cost.fitted(plan._replace(metric="valid/los"))
+    with pytest.raises(UsageError, match="'valid/rmsd'; did you mean 'valid/rms"):
+        cost.fitted(plan._replace(search={"objectives": {"flops": "min", "valid/rmsd": "min"}}))
+
+
 @pytest.fixture(scope="module")
 def lost(tmp_path_factory):
     """A sweep of two packs, one of which fails before its first step: its data have gone."""
@@ -337,6 +373,7 @@ def lost(tmp_path_factory):
     return plan, root / "w"
 
 
+@pytest.mark.slow
 def test_a_pack_that_fails_before_its_first_step_ends_the_launch_in_order(lost, capsys):
     _, workdir = lost
     assert cli.main(["sweep", "resume", f"--workdir={workdir}"]) == 2
@@ -350,6 +387,7 @@ def test_a_pack_that_fails_before_its_first_step_ends_the_launch_in_order(lost, 
     assert all("series.csv: no such file" in row["error"] for row in rows[2:])
 
 
+@pytest.mark.slow
 def test_the_reason_of_a_failed_pack_is_in_status_and_in_the_report(lost, capsys):
     _, workdir = lost
     assert cli.main(["sweep", "status", f"--workdir={workdir}"]) == 0

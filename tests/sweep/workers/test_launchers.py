@@ -35,6 +35,7 @@ def options(**given):
     return {flag.name: flag.default for flag in launchers.flags()} | given
 
 
+@pytest.mark.slow
 def test_a_launcher_of_the_user_s_own_is_one_file(sweep, tmp_path, capsys, monkeypatch):
     argv = ["sweep", "launch", f"--study={sweep[0]}", f"--workdir={tmp_path / 'w'}", "--workers=2"]
     argv += [f"--launcher={OWN}:Launcher"]

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sweeps import asked_to_stop, digests, held, lines, planned, stepping
+from sweeps import asked_to_stop, digests, held, lines, planned, stepping, workers
 
 from lstm_jax.sweep import claims
 from lstm_jax.sweep.define.plan import pack_folder, read_plan
@@ -50,19 +50,6 @@ def until(condition, seconds=120.0):
         time.sleep(0.05)
 
 
-def workers(workdir):
-    """Pids of the workers of this sweep, by their command lines."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"lstm_jax.sweep.workers.worker" in words and str(workdir).encode() in words:
-            found.append(int(path.parent.name))
-    return found
-
-
 def check_same(workdir, undisturbed):
     assert digests(workdir) == digests(undisturbed)
     for trial in range(6):
@@ -73,6 +60,7 @@ def check_same(workdir, undisturbed):
     assert len(rows) == 7
 
 
+@pytest.mark.slow
 def test_launch_from_nothing_to_results(undisturbed, tmp_path):
     workdir = tmp_path / "w"
     study = undisturbed.parent / "study"
@@ -88,6 +76,7 @@ def test_launch_from_nothing_to_results(undisturbed, tmp_path):
     assert "2 of them done before" in out
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_resume_goes_on(undisturbed, tmp_path):
     workdir = fresh(undisturbed, tmp_path)
     process = start("resume", workdir)
@@ -107,6 +96,7 @@ def test_ctrl_c_saves_and_resume_goes_on(undisturbed, tmp_path):
     check_same(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced(undisturbed, tmp_path):
     workdir = fresh(undisturbed, tmp_path)
     process = start("resume", workdir)
@@ -118,6 +108,7 @@ def test_a_worker_that_is_killed_is_replaced(undisturbed, tmp_path):
     check_same(workdir, undisturbed)
 
 
+@pytest.mark.slow
 def test_workers_outlive_their_launcher_and_two_launchers_share(undisturbed, tmp_path):
     workdir = fresh(undisturbed, tmp_path)
     first = start("resume", workdir)
@@ -134,6 +125,7 @@ def test_workers_outlive_their_launcher_and_two_launchers_share(undisturbed, tmp
     assert [claims.attempts(pack_folder(workdir, n)) for n in range(2)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_cancel_stops_workers_wherever_they_are(tmp_path):
     workdir = tmp_path / "w"  # a sweep that cannot end before it is cancelled
     planned(tmp_path / "study", workdir, trials=TRIALS, config=CONFIG.replace("400", "1000000"))
@@ -147,6 +139,7 @@ def test_cancel_stops_workers_wherever_they_are(tmp_path):
     assert not workers(workdir)
 
 
+@pytest.mark.slow
 def test_a_pack_that_kills_its_workers_fails_and_can_be_retried(undisturbed, tmp_path):
     workdir = fresh(undisturbed, tmp_path)
     plan = read_plan(workdir)

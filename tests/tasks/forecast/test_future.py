@@ -195,6 +195,7 @@ def test_one_network_says_all_targets_of_a_row(tmp_path, strategy):
     assert score == pytest.approx(np.abs(last + added - truth).mean(), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["direct", "sequence", "seq2seq"])
 def test_the_loss_is_the_mean_over_targets_and_steps(tmp_path, strategy):
     """By the batch that the network sees, against the series itself."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from datafiles import compiled
 from ml_collections import ConfigDict
 
 from lstm_jax.config import default_config
@@ -34,7 +35,7 @@ def config_of(name: str, batch_size: int = 8, **fields) -> ConfigDict:
 
 
 def build(name: str, batch_size: int = 8, **fields) -> Any:
-    return TASKS[name].build(config_of(name, batch_size, **fields))
+    return compiled(TASKS[name].build(config_of(name, batch_size, **fields)))
 
 
 def small(name: str, batch_size: int = 8):
@@ -54,6 +55,7 @@ def test_batches_are_pure_in_key_and_step(name):
     assert all(leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves(first))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYNTHETIC)
 def test_examples_are_keyed_by_their_global_index(name):
     """Step s of batches of 8 holds what steps 2s and 2s+1 of batches of 4 hold."""
@@ -66,6 +68,7 @@ def test_examples_are_keyed_by_their_global_index(name):
         np.testing.assert_array_equal(value, joined)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYNTHETIC)
 def test_splits_hold_every_example_once_and_do_not_depend_on_the_batch_size(name):
     wide, narrow = small(name, 8), small(name, 3)
@@ -117,6 +120,7 @@ def test_adding_targets_are_the_sum_of_the_two_marked_values():
     assert (markers.sum(1) > 0).all()  # every step gets marked sometimes
 
 
+@pytest.mark.slow
 def test_adding_baseline_is_what_answering_one_costs():
     task = build("adding", 500)
     batch = task.splits["test"].batch({}, 0)
@@ -125,6 +129,7 @@ def test_adding_baseline_is_what_answering_one_costs():
     assert task.loss(batch["targets"][:, None], batch)[0] == 0
 
 
+@pytest.mark.slow
 def test_copy_memory_asks_for_the_first_ten_symbols():
     batch = build("copy_memory", 5, length=9).batch({}, jax.random.key(0), 0)
     symbols = np.argmax(batch["inputs"], axis=-1)
@@ -135,6 +140,7 @@ def test_copy_memory_asks_for_the_first_ten_symbols():
     assert symbols[:10].min() >= 1 and symbols[:10].max() <= 8
 
 
+@pytest.mark.slow
 def test_copy_memory_baseline():
     task = build("copy_memory", 3, length=50)
     batch = task.batch({}, jax.random.key(0), 0)
@@ -147,6 +153,7 @@ def test_copy_memory_baseline():
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", [2, 3])
 def test_temporal_order_labels_name_the_pattern(places):
     batch = build("temporal_order", 32, places=places).batch({}, jax.random.key(0), 0)
@@ -180,6 +187,7 @@ def test_counting_sets_of_what_may_follow(letters, expected):
     assert letters_seen.tolist() == [0, *np.repeat(np.arange(1, letters + 1), 2)]
 
 
+@pytest.mark.slow
 def test_counting_finds_the_first_failing_n():
     task = build("counting", 5, train_max=6, test_max=12)
     means = []
@@ -195,6 +203,7 @@ def test_counting_finds_the_first_failing_n():
     assert float(summary["accuracy"]) == pytest.approx(10 / 12)
 
 
+@pytest.mark.slow
 def test_counting_that_never_fails_stops_one_past_what_was_tried():
     task = build("counting", 6, train_max=6, test_max=12)
     batch = task.splits["valid"].batch({}, 0)

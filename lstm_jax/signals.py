@@ -53,7 +53,8 @@ def interrupting() -> Iterator[None]:
     """Every signal raises KeyboardInterrupt, twice a second until it is heard.
 
     Python swallows what is raised inside some callbacks, JAX's of the garbage collector among them,
-    and reports it; that report says nothing here, since the signal comes again.
+    and reports it; that report says nothing here, since the signal comes again. A compiled module
+    that is interrupted while it imports another fails with an ImportError of its own.
     """
     timers: list[threading.Timer] = []
     report = sys.unraisablehook
@@ -72,6 +73,10 @@ def interrupting() -> Iterator[None]:
         sys.unraisablehook = unheard
         try:
             yield
+        except Exception as error:
+            if timers:
+                raise KeyboardInterrupt from error
+            raise
         finally:
             sys.unraisablehook = report
             for timer in timers:

@@ -253,6 +253,17 @@ def test_a_second_interrupt_stops_at_once():
         assert asked == ["SIGTERM"]
 
 
+def test_what_an_interruption_breaks_is_an_interruption():
+    with pytest.raises(KeyboardInterrupt), signals.interrupting():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise ImportError("numpy._core.multiarray failed to import") from None
+    with pytest.raises(ImportError), signals.interrupting():
+        raise ImportError("nobody asked")
+
+
 def test_signals_go_back_to_whom_they_were():
     names = [getattr(signal, name) for name in signals.SIGNALS]
     before = list(map(signal.getsignal, names))

@@ -66,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (without the program's name); the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        with signals.interrupting():  # a run that trains saves first
-            return dispatch(argv)
+        return dispatch(argv)
     except UsageError as error:
         print(f"lstm-jax: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -151,7 +150,8 @@ def dispatch(argv: list[str]) -> int:
     from lstm_jax.compute import compile_cache  # start-up: JAX
 
     compile_cache.keep_programs()
-    return command.run(arguments)
+    with signals.interrupting():  # a run that trains saves first
+        return command.run(arguments)
 
 
 def usage() -> str:

@@ -53,8 +53,8 @@ def interrupting() -> Iterator[None]:
     """Every signal raises KeyboardInterrupt, twice a second until it is heard.
 
     Python swallows what is raised inside some callbacks, JAX's of the garbage collector among them,
-    and reports it; that report says nothing here, since the signal comes again. A compiled module
-    that is interrupted while it imports another fails with an ImportError of its own.
+    and reports it; that report says nothing here, since the signal comes again. Compiled code that
+    calls Python may end with an error of its own.
     """
     timers: list[threading.Timer] = []
     report = sys.unraisablehook

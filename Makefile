@@ -13,7 +13,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --constraint const
 help:
 	@echo "make airline       train the LSTM forecaster on the airline series, with figures (runs/airline)"
 	@echo "make test          the laws and the tests of each part"
-	@echo "make test-newest   a third of the laws' cases and one run of the rest on the newest Python here"
+	@echo "make test-newest   a sixth of the laws' cases and one run of the rest on the newest Python here"
 	@echo "make test-lowest   the laws on the lowest versions that pyproject.toml allows (own environment)"
 	@echo "make test-slow     the rest: runs, sweeps, terminals and searches from end to end"
 	@echo "make test-faults   kills, damaged files, full disks: FAULTS=5 percent of the cases, or full"
@@ -47,7 +47,7 @@ quick_pytest = XLA_FLAGS="$(call known,$(QUICK)) $$XLA_FLAGS" $(BIN)/python -m p
 test: $(VENV)/.dev
 	$(quick_pytest) --ignore=tests/oracles $(TESTS)
 
-# Another Python brings another JAX: the laws on every third case, and one run of everything else.
+# Another Python brings another JAX: the laws on every sixth case, and one run of everything else.
 NEWEST ?= $(shell $(PYTHON) .ci/newest.py)
 ONCE := tests/test_laws.py tests/engines/test_native.py tests/model/test_catalogue.py tests/compute/test_flops.py tests/test_cli.py \
   tests/compute/test_sharding.py::test_another_placement_is_the_same_run
@@ -57,7 +57,7 @@ WHOLE := tests/sweep/workers/test_local.py::test_launch_from_nothing_to_results 
 test-newest:
 	@newest="$(NEWEST)"; if test -z "$$newest"; then \
 	  echo "skipped: no Python newer than $$($(PYTHON) --version) is installed; NEWEST=/path names one"; \
-	else LAWS=3 $(MAKE) test PYTHON="$$newest" VENV=.venv-newest TESTS="$(ONCE)" && \
+	else LAWS=6 $(MAKE) test PYTHON="$$newest" VENV=.venv-newest TESTS="$(ONCE)" && \
 	  $(MAKE) test-slow PYTHON="$$newest" VENV=.venv-newest TESTS="$(WHOLE)"; fi
 
 test-lowest: .venv-lowest/.lowest

@@ -1,7 +1,7 @@
 """The seven laws of a cell, over every row of the registry, and on cells that break them.
 
 The laws stand in `lstm_jax.testing`, where anybody's cell is held to them. One compiled function a
-case serves most of them: what differs between them is data. LAWS=3 runs every third case.
+case serves most of them: what differs between them is data. LAWS=6 runs every sixth case.
 """
 
 from __future__ import annotations

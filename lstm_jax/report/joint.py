@@ -240,8 +240,8 @@ def _forest(joint: Joint) -> Plot:
     axes.axvline(0, color=FAINT, lw=1, ls=":")
     low, high = limits([x for s in joint.strata for found in s.scores.values() for x in found])
     axes.set_xlim(low, high)
-    beyond = [y for y, row in enumerate(rows) if row.iqm[0] < low]
-    axes.plot(np.full(len(beyond), low), beyond, "<", color=BLUE, ms=6, clip_on=False)
+    for y in (y for y, row in enumerate(rows) if row.iqm[0] < low):
+        axes.plot([low], [y], "<", color=BLUE, ms=6, clip_on=False)
     axes.set_yticks(range(len(rows)), [figures.text(row.variant, 26) for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.2)
     axes.set_xlabel("normalised score: 0 trivial, 1 the baseline")

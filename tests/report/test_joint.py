@@ -11,7 +11,7 @@ from lstm_jax.errors import UsageError
 from lstm_jax.report import build_joint
 from lstm_jax.report import statistics as s
 from lstm_jax.report.collect import read_sweep
-from lstm_jax.report.joint import source
+from lstm_jax.report.joint import forest, source
 from lstm_jax.report.names import label_variants
 from lstm_jax.report.register import register
 from lstm_jax.report.together import join, said
@@ -67,6 +67,13 @@ def test_planted_effects_over_two_tasks(two):
     assert cifg.improvement[0] == pytest.approx(0.75, abs=0.2)
     levels = {row.level for s_ in joint.strata for row in s_.section.rows if row.level == row.level}
     assert min(levels) <= 1 - 0.05 / 4 + 1e-9 and max(levels) >= 1 - 0.05 / 4  # one family of four
+
+
+def test_the_forest_leaves_no_more_room_below_than_its_legend_takes(two):
+    figure = forest(joined(two)).figure
+    figure.draw_without_rendering()
+    below = figure.axes[0].get_position().y0 * figure.get_figheight()
+    assert below < 0.9, "inches: ticks, a label and a row of the legend"
 
 
 def test_the_files_of_a_joint_report(two, tmp_path, capsys):

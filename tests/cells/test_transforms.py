@@ -479,13 +479,6 @@ PATIENT: Any = {
 
 
 @pytest.mark.slow
-@settings(max_examples=20, **PATIENT)
-@given(combinations())
-def test_twenty_random_combinations(case):
-    hold(case)
-
-
-@pytest.mark.slow
 @settings(max_examples=100, **PATIENT)
 @given(combinations())
 def test_a_hundred_random_combinations(case):

@@ -91,6 +91,7 @@ def program() -> NoReturn:
     which would crash there.
     """
     code = main()
+    signals.ignore()
     if code == INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -83,6 +83,12 @@ def interrupting() -> Iterator[None]:
                 timer.cancel()
 
 
+def ignore() -> None:
+    """The work is done: what comes while the interpreter ends changes nothing."""
+    for name in SIGNALS:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def leave(number: int, frame: Any) -> None:
     os.write(2, b"lstm-jax: interrupted before it began; the same command starts again\n")
     os._exit(INTERRUPTED)

@@ -130,16 +130,14 @@ def launch(arguments: Arguments) -> int:
 
 def rehearse(arguments: Arguments) -> int:
     """What a launch would start; nothing is created."""
-    jax.config.update("jax_platforms", "cpu")
-    study, found = planned(arguments)
-    options, workdir = launch_options(arguments, study.launch), workdir_of(arguments.flags)
+    found, workdir, options = checked(arguments)
     packs = range(len(found.packs))
     print(launchers.described(options["launcher"], options, workdir, packs))
     return OK
 
 
-def launched(arguments: Arguments) -> tuple[Any, Path, dict[str, Any]]:
-    """(plan, workdir, launch options); nothing is created before everything has been checked."""
+def checked(arguments: Arguments) -> tuple[Any, Path, dict[str, Any]]:
+    """(plan, workdir, launch options); nothing is created."""
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
     study, found = planned(arguments)
     options = launch_options(arguments, study.launch)
@@ -152,6 +150,12 @@ def launched(arguments: Arguments) -> tuple[Any, Path, dict[str, Any]]:
     launchers.make(options["launcher"], options)  # one that cannot be says so here
     workdir = workdir_of(arguments.flags)
     chosen(options["tracker"], workdir)  # nor a tracker
+    return found, workdir, options
+
+
+def launched(arguments: Arguments) -> tuple[Any, Path, dict[str, Any]]:
+    """(plan, workdir, launch options), the plan written."""
+    found, workdir, options = checked(arguments)
     there = write_plan(found._replace(registered=register(found)), workdir)
     there = amend(there, found, workdir, arguments.flags.amend)
     print(headline(there, workdir), flush=True)

@@ -18,7 +18,7 @@ COURSE = (WIDEN, CONFIRM, NARROW)
 HEADS = {
     WIDEN: "beyond the edges of the grid",
     CONFIRM: "fresh seeds",
-    NARROW: "more fresh seeds, where an interval is wider than the margin",
+    NARROW: "fresh seeds, until every interval is narrower than the margin",
 }
 
 

@@ -160,7 +160,7 @@ def summarise(
         low=low,
         high=high,
         iqm=statistics.interquartile_mean(scores) if len(scores) else NOTHING,
-        parameters=next((t.parameters for t in trials if t.parameters), None),
+        parameters=next((t.parameters for t in (*judges, *trials) if t.parameters), None),
         seconds=mean([t.seconds for t in trials if t.seconds is not None]),
         verdict="baseline" if is_baseline else UNDECIDED,
     )

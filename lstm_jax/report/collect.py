@@ -153,7 +153,7 @@ def how(plan: Plan) -> Reading:
         solved=given.get("solved", 0.0),
         block=given.get("block", ()),
         confirm=given.get("confirm", 0),
-        budget=given.get("budget", plan.launched),
+        budget=given.get("budget", plan.meant),
         fresh=tuple(given.get("fresh", ())),
         early=early(plan),
         trim=TRIM,

@@ -43,9 +43,7 @@ from lstm_jax.workdir.files import read_json
 
 def is_open(plan: Plan) -> bool:
     """Whether the plan's search has trials to ask for."""
-    if not plan.search:
-        return False
-    return len(plan.searched) < plan.search["trials"] * len(plan.search["variants"])
+    return len(plan.searched) < plan.meant
 
 
 def go_on(plan: Plan, workdir: Path) -> Plan:

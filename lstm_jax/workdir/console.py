@@ -175,8 +175,9 @@ def closing_table(
 
 
 def tensorboard_line(workdir: Any) -> str:
-    """The command that shows a run's curves, where TensorBoard is installed; else nothing."""
-    there = importlib.util.find_spec("tensorboard") is not None
+    """The command that shows a run's curves, where it has some and TensorBoard is installed."""
+    curves = any(Path(workdir).rglob("events.out.*"))
+    there = curves and importlib.util.find_spec("tensorboard") is not None
     return f"\ntensorboard --logdir {shlex.quote(str(workdir))}" if there else ""
 
 

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import signal
+import time
 
 import pytest
 import reports
@@ -214,6 +217,22 @@ def test_a_cancelled_launch_asks_for_nothing(tmp_path):
     (workdir / "cancelled").touch()
     assert monitor(plan, workdir, Jobs(plan, workdir)) == 4
     assert len(read_plan(workdir).packs) == 1
+
+
+def test_two_interrupts_at_once_still_stop_the_workers(tmp_path):
+    """The second comes while the launch sleeps, before it looks for the first."""
+    plan, workdir = registered(tmp_path, more=more())
+    jobs, stopped = Jobs(plan, workdir), []
+
+    def twice():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+
+    jobs.poll, jobs.cancel = twice, lambda: stopped.append("cancelled")
+    with pytest.raises(KeyboardInterrupt):
+        monitor(plan, workdir, jobs)
+    assert stopped == ["cancelled"]
 
 
 def test_a_worker_leaves_what_others_run_to_them(tmp_path):

@@ -101,6 +101,8 @@ def test_the_closing_table_sorts_the_model_among_its_baselines(tmp_path):
     file = io.StringIO()
     metrics = {"train": {"loss": 0.1}, "test": {"loss": 0.2, "rmse": 15.0, "mae": 9.0}}
     baselines = {"test": {"persistence": {"rmse": 48.0}, "linear": {"rmse": 13.8, "mae": 10.0}}}
+    (tmp_path / "a run").mkdir()
+    (tmp_path / "a run" / "events.out.tfevents.1").touch()
     closing_table(metrics, baselines, tmp_path / "a run", name="lstm", file=file)
     rows = table(file)
     assert rows[0] == ["test", "split"] and rows[1] == ["rmse", "mae", "loss"]

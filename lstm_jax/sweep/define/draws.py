@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,7 +127,7 @@ def _drawn(points: np.ndarray, draws: Mapping[str, Callable[[float], Any]]) -> I
 
 def uniform(low: float, high: float) -> Draw:
     """low + u (high - low)."""
-    return Draw("uniform", low, high)
+    return _range("uniform", low, high)
 
 
 def log_uniform(low: float, high: float) -> Draw:
@@ -135,14 +136,21 @@ def log_uniform(low: float, high: float) -> Draw:
     Raises:
       UsageError: a bound that has no logarithm.
     """
+    found = _range("log_uniform", low, high)
     if low <= 0 or high <= 0:
         raise UsageError(f"log_uniform({low}, {high}): both bounds must be above 0")
-    return Draw("log_uniform", low, high)
+    return found
 
 
 def integers(low: int, high: int) -> Draw:
     """low, ..., high - 1, equally likely."""
-    return Draw("integers", low, high)
+    return _range("integers", low, high)
+
+
+def _range(kind: str, low: Any, high: Any) -> Draw:
+    if not isinstance(low, Real) or not isinstance(high, Real):
+        raise UsageError(f"{kind}({low!r}, {high!r}): expected two numbers")
+    return Draw(kind, low, high)
 
 
 def choice(values: Sequence[Any]) -> Draw:

@@ -78,6 +78,12 @@ class Plan(NamedTuple):
         return self.grown[0].first if self.grown else len(self.trials)
 
     @property
+    def meant(self) -> int:
+        """Trials that the study has, those that its search is still to ask for among them."""
+        found = self.search
+        return found["trials"] * len(found["variants"]) if found else self.launched
+
+    @property
     def searched(self) -> list[int]:
         """The trials of the launch, and those that a search has asked for since."""
         asked = [m for m in self.grown if m.kind == SEARCH]

@@ -201,7 +201,9 @@ def _space(search: Search, config: ConfigDict) -> list[str]:
     """Fields that do not exist, ranges that are none or that a field may not hold."""
     flat, found = flatten(config), []
     for name, draw in search.space.items():
-        if name not in flat:
+        if name == SEED:
+            found.append(f"{name}: seeds are no setting; CONFIRM says how many judge the best one")
+        elif name not in flat:
             found.append(str(unknown_field(str(name), config, flat)))
         elif not isinstance(draw, Draw):
             found.append(

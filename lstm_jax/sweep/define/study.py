@@ -112,7 +112,11 @@ def load_study(spec: str, overrides: Mapping[str, Any] | None = None) -> Study:
         pbt=_pbt(_entries(path, module, "PBT", arg, PBT)),
     )
     if hasattr(module, "SEARCH"):
-        study = _searching(study, _entries(path, module, "SEARCH", arg, Search._fields))
+        given = _entries(path, module, "SEARCH", arg, Search._fields)
+        if module.SEARCH and not given:
+            names = ", ".join(module.SEARCH)
+            raise UsageError(f"{path}: SEARCH is there by preset, {names}: --study=STUDY:PRESET")
+        study = _searching(study, given)
     _check(study)
     return study
 
@@ -253,13 +257,21 @@ def _check(study: Study) -> None:
 
 def _check_halving(study: Study) -> None:
     halving, train = study.halving, study.config.train
-    wrong = set(halving) - set(HALVING)
-    rungs, keep = halving.get("rungs", ()), halving.get("keep", 0.5)
-    bad = [r for r in rungs if r % train.eval_every or not 0 < r < train.num_steps]
-    if wrong or bad or not 0 < keep < 1:
+    if not halving:
+        return
+    rungs, keep = halving.get("rungs"), halving.get("keep", 0.5)
+    listed = isinstance(rungs, list | tuple) and rungs and all(isinstance(r, int) for r in rungs)
+    fit = listed and all(0 < r < train.num_steps and r % train.eval_every == 0 for r in rungs)
+    if set(halving) - set(HALVING) or not fit or not _is_number(keep, 0, 1):
         raise UsageError(
-            f"{study.path}: HALVING={halving}: expected rungs at multiples of train.eval_every="
-            f"{train.eval_every} below train.num_steps={train.num_steps}, and keep between 0 and 1"
+            f"{study.path}: HALVING={halving}: expected rungs, a list of multiples of "
+            f"train.eval_every={train.eval_every} below train.num_steps={train.num_steps}, and "
+            "keep between 0 and 1"
+        )
+    if study.search.get("batch") == 1 and not halving.get("across"):
+        raise UsageError(
+            f"{study.path}: HALVING has nothing to drop where SEARCH asks for a batch of 1: give "
+            "it a larger batch, or HALVING across=True"
         )
     if halving.get("across") and not study.search:
         raise UsageError(

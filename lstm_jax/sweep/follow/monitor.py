@@ -51,18 +51,22 @@ def look_after(
     plan: Plan, workdir: Path, launcher: Any, display: Display, watcher: Any, asked: list[str]
 ) -> Plan:
     """Until the launcher has no worker left, or Ctrl-C; the plan then."""
-    while launcher.poll():
-        before, plan = plan, newest(plan, workdir)
-        if len(plan.packs) > len(before.packs):
-            display.say(asks.news(plan, workdir))
-        if plan.search and hasattr(launcher, "grow"):
-            launcher.grow(unended(plan, workdir))
-        display.update(status.packs(plan, workdir, watcher), plan)
-        if asked:
-            display.say("stopping: workers save after their chunk (Ctrl-C again: at once)")
-            launcher.cancel()
-            break
-        time.sleep(POLL_SECONDS)
+    try:
+        while launcher.poll():
+            before, plan = plan, newest(plan, workdir)
+            if len(plan.packs) > len(before.packs):
+                display.say(asks.news(plan, workdir))
+            if plan.search and hasattr(launcher, "grow"):
+                launcher.grow(unended(plan, workdir))
+            display.update(status.packs(plan, workdir, watcher), plan)
+            if asked:
+                display.say("stopping: workers save after their chunk (Ctrl-C again: at once)")
+                launcher.cancel()
+                break
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:  # a second one, before the first was looked for
+        launcher.cancel()
+        raise
     return newest(plan, workdir)
 
 

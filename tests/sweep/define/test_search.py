@@ -7,7 +7,9 @@ import pytest
 from sweeps import planned, study
 
 from lstm_jax.errors import UsageError
+from lstm_jax.report.collect import how
 from lstm_jax.sweep import choice, integers, log_uniform, uniform
+from lstm_jax.sweep.define.plan import make_plan
 from lstm_jax.sweep.define.samplers import Told, batch, propose
 from lstm_jax.sweep.define.search import Search, of_manifest
 from lstm_jax.sweep.define.study import load_study
@@ -105,6 +107,9 @@ SPACE = '"space": {"optimizer.learning_rate": log_uniform(1e-4, 1e-1)}'
             '"when": {"model.dropout": {"cell.gates": "cifg"}}}',
             "knows no conditional fields .model.dropout.: use sampler='tpe'",
         ),
+        ('{"sampler": "random", "space": {"seed": integers(1, 9)}}', "seeds are no setting"),
+        ('{"sampler": "random", "space": {"model.dropout": uniform("a", 1)}}', "two numbers"),
+        ('{"big": {"sampler": "random", SPACE}}', "by preset, big: --study=STUDY:PRESET"),
         ('{"sampler": "random", "wait": -1, SPACE}', "how many batches a trial may wait"),
         ('{"sampler": "cmaes", "wait": 1, SPACE}', "is told whole batches: wait=0"),
     ],
@@ -116,6 +121,39 @@ def test_a_search_that_cannot_be_is_refused_with_the_fix(tmp_path, text, match):
 def test_a_sampler_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused(tmp_path, "{SPACE}", r"needs optuna: pip install 'lstm-jax\[search\]'")
+
+
+@pytest.mark.parametrize(
+    "halving",
+    [
+        '{"rungs": 20}',
+        '{"rungs": ()}',
+        '{"keep": 0.5}',
+        '{"rungs": ("20",)}',
+        '{"rungs": (20,), "keep": "x"}',
+    ],
+)
+def test_halving_without_rungs_is_refused(tmp_path, halving):
+    study(tmp_path, more=f"\nHALVING = {halving}\n")
+    with pytest.raises(UsageError, match="expected rungs, a list of multiples of train.eval_every"):
+        load_study(str(tmp_path))
+
+
+def test_a_batch_of_one_has_nothing_to_drop(tmp_path):
+    search = IMPORT + 'SEARCH = {"sampler": "random", "trials": 4, "batch": 1, SPACE}\n'
+    more = search.replace("SPACE", SPACE) + 'HALVING = {"rungs": (10,)}\n'
+    study(tmp_path, trials="    yield {}", more=more)
+    with pytest.raises(UsageError, match="nothing to drop"):
+        load_study(str(tmp_path))
+
+
+def test_a_search_has_as_many_trials_as_it_may_ask_for(tmp_path):
+    more = IMPORT + 'SEARCH = {"sampler": "random", "trials": 6, "batch": 2, SPACE}\n'
+    trials = '    yield {"cell.gates": "lstm"}\n    yield {"cell.gates": "cifg"}'
+    study(tmp_path, trials=trials, more=more.replace("SPACE", SPACE))
+    plan = make_plan(load_study(str(tmp_path)))
+    assert (len(plan.trials), plan.meant) == (4, 12)
+    assert how(plan).budget == 12, "trials that may be added where the study names no BUDGET"
 
 
 def test_fields_that_sweep_fixes_are_not_drawn(tmp_path):

@@ -77,6 +77,13 @@ def test_the_study_s_launch(tmp_path, capsys):
     assert "LAUNCH has unknown entries ['wrkers']; known: launcher" in capsys.readouterr().err
 
 
+def test_a_dry_run_refuses_what_a_launch_refuses(tmp_path, capsys):
+    folder = study(tmp_path / "study")
+    argv = ["sweep", "launch", f"--study={folder}", f"--workdir={tmp_path / 'w'}", "--dry-run"]
+    assert cli.main([*argv, "--tracker=mlflwo"]) == 2
+    assert "mlflwo" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -28,6 +28,8 @@ FLAGS = (
 def run(arguments: Arguments) -> int:
     """Build, then print where the page is."""
     flags, words = arguments.flags, list(arguments.words)
+    if flags.workdir and not Path(flags.workdir).is_dir():
+        raise UsageError(f"--workdir={flags.workdir} is no folder; expected a sweep or its report")
     strange = next((word for word in words if not Path(word).is_dir()), "")
     if strange:
         hint = f"; did you mean --{strange}?" if "=" in strange else ""

@@ -88,7 +88,13 @@ def run(arguments: Arguments) -> int:
         raise UsageError(f"lstm-jax sweep needs one of: {', '.join(WORDS)}; given {list(words)}")
     if arguments.config:
         raise UsageError("sweep takes its config from the study; --config.FIELD=VALUE changes it")
-    return lookup("sweep command", words[0], WORDS)(arguments)
+    act = lookup("sweep command", words[0], WORDS)
+    if arguments.flags.dry_run and act is not launch:
+        raise UsageError(
+            f"--dry-run goes with sweep launch, not with {words[0]}: it would start for real. "
+            "sweep plan shows a study's packs, sweep launch --dry-run what starts them"
+        )
+    return act(arguments)
 
 
 # ---------------------------------------------------------------- before
@@ -156,7 +162,9 @@ def checked(arguments: Arguments) -> tuple[Any, Path, dict[str, Any]]:
 def launched(arguments: Arguments) -> tuple[Any, Path, dict[str, Any]]:
     """(plan, workdir, launch options), the plan written."""
     found, workdir, options = checked(arguments)
-    there = write_plan(found._replace(registered=register(found)), workdir)
+    command = found.command.replace("sweep launch", f"sweep {arguments.words[0]}", 1)
+    new = found._replace(registered=register(found), command=command)
+    there = write_plan(new, workdir)
     there = amend(there, found, workdir, arguments.flags.amend)
     print(headline(there, workdir), flush=True)
     return there, workdir, options
@@ -168,7 +176,7 @@ def run_all(arguments: Arguments) -> int:
     kinds = [kind for kind in COURSE if kind != CONFIRM or found.report.get("confirm")]
     code = course(arguments, workdir, options, kinds)
     if code == INTERRUPTED:
-        print("or, up to the report: the same command again")
+        print("up to the report: the same command again")
     if code == OK and is_done(read_plan(workdir), workdir):
         print(f"\n{build_report(workdir)}")
     return code

@@ -61,7 +61,8 @@ def amend(plan: Plan, now: Plan, workdir: Path, allowed: bool) -> Plan:
     if not allowed:
         raise UsageError(
             f"the study has changed since {workdir} was launched:\n{words}\n"
-            "put it back; or pass --amend to judge the sweep by it, and the report will say so"
+            "put it back; or pass --amend to judge the sweep by it, and the report will say so; "
+            "another preset or study is another sweep: --workdir=DIR"
         )
     report = register.entries(now, [line.partition(" ")[0] for line in found])
     ended = sum(trial.status in ENDED for trial in read_sweep(plan, workdir).trials)

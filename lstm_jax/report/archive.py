@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.errors import UsageError
-from lstm_jax.report.collect import Sweep, Trial, facts, identity, read_sweep, unread
+from lstm_jax.report.collect import ENDED, Sweep, Trial, facts, how, identity, read_sweep, unread
 from lstm_jax.sweep.define.plan import (
     MANIFEST,
     VERSION,
@@ -89,9 +89,19 @@ def from_report(folder: Path) -> tuple[Sweep, dict[str, str]]:
 
 
 def _kept(found: dict[str, Any]) -> tuple[Plan, dict[str, str], dict[str, float]]:
-    plan = plan_of(found["plan"])
     grown = tuple(Growth(**more) for more in found["plan"]["grown"])
-    return plan._replace(grown=grown), found["origin"], found["trivial"]
+    plan = plan_of(found["plan"])._replace(grown=grown)
+    whole = {
+        "report": isinstance(plan.report, dict) and isinstance(how(plan).margin, int | float),
+        "registered": isinstance(plan.registered, dict),
+        "trials": all(isinstance(trial, dict) for trial in plan.trials),
+        "packs": all(isinstance(pack, list) for pack in plan.packs),
+        "origin": all(isinstance(value, str) for value in found["origin"].values()),
+        "trivial": all(isinstance(value, float) for value in found["trivial"].values()),
+    }
+    if broken := [name for name, holds in whole.items() if not holds]:
+        raise ValueError(f"{', '.join(broken)} cannot be read")
+    return plan, found["origin"], found["trivial"]
 
 
 def _trials(sweep: Sweep, path: Path) -> list[Trial]:
@@ -102,7 +112,7 @@ def _trials(sweep: Sweep, path: Path) -> list[Trial]:
     """
     expected = heads(sweep)
     try:
-        first, *rows = csv.reader(io.StringIO(path.read_text()))
+        first, *rows = csv.reader(io.StringIO(path.read_text("utf-8-sig"))) or [[]]
         if first != expected:
             raise ValueError(f"its columns are {first}, {PLAN} beside it says {expected}")
         numbers = [int(row[0]) for row in rows]
@@ -120,6 +130,11 @@ def _trial(sweep: Sweep, row: list[str]) -> Trial:
     expected = _varied(sweep.plan, int(number))
     if varied != expected:
         raise ValueError(f"trial {number} has {varied}, {PLAN} beside it says {expected}")
+    if not lacks and (status not in ENDED or not (valid and test)):
+        raise ValueError(
+            f"trial {number} is {status!r} with the scores {valid!r} and {test!r}, and nothing "
+            "says why it does not count"
+        )
     return Trial(
         **identity(sweep, int(number)),
         status=status,

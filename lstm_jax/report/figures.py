@@ -201,7 +201,8 @@ def learning_curves(sweep: Sweep, section: Section) -> Plot | None:
             return False
         values.extend(band.ravel())
         axis.fill_between(steps, band[0], band[2], color=colour, alpha=0.25, lw=0)
-        axis.plot(steps, band[1], color=colour, lw=1.6, ls=style)
+        alone = "." if len(steps) == 1 else ""
+        axis.plot(steps, band[1], color=colour, lw=1.6, ls=style, marker=alone)
         return True
 
     found = panels(section, draw)

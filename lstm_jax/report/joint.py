@@ -13,7 +13,7 @@ import numpy as np
 from lstm_jax.errors import UsageError
 from lstm_jax.report import figures, page, text
 from lstm_jax.report.analysis import Row
-from lstm_jax.report.archive import open_sweep
+from lstm_jax.report.archive import PLAN, TRIALS, open_sweep
 from lstm_jax.report.build import save_plots
 from lstm_jax.report.collect import Sweep
 from lstm_jax.report.figures import BLUE, FAINT, INK, LINES, Plot, canvas
@@ -47,6 +47,11 @@ def build_joint(workdirs: Sequence[str | Path], out: str | Path) -> Path:
         raise UsageError(f"{again} is named twice: its trials would count twice")
     sweeps = [open_sweep(Path(place))[0] for place in places]
     joint, out = join(sweeps, places), Path(out)
+    if (out / PLAN).exists():
+        raise UsageError(
+            f"--out={out} holds the report of one sweep, whose {TRIALS} would be lost: name "
+            "another folder"
+        )
     (out / "figures").mkdir(parents=True, exist_ok=True)
     drawn = save_plots([forest(joint)], joint.strata[0].section._replace(title=""), out)
     write_text(out / "table.csv", table(joint))
@@ -161,7 +166,7 @@ def html(joint: Joint, drawn: list[text.Saved], places: Sequence[str]) -> str:
     if joint.hanging:
         parts.append(page.folded(joint.hanging.title, page.besides(joint.hanging)))
     parts += [page.folded(s.name, page.variants(s.sweep, titled(s))) for s in joint.strata]
-    parts += [page.words(joint.strata[0].sweep), source(joint)]
+    parts += [page.words(*(stratum.sweep for stratum in joint.strata)), source(joint)]
     return page.PAGE.format(
         policy=page.POLICY,
         title="several sweeps: report",

@@ -199,9 +199,9 @@ def inline(figure: text.Saved) -> str:
     return drawing
 
 
-def words(sweep: Sweep) -> str:
+def words(*sweeps: Sweep) -> str:
     """The rules behind the words, and what the columns mean."""
-    found = "".join(f"<dt>{escape(w)}</dt><dd>{escape(r)}</dd>" for w, r in text.rules(sweep))
+    found = "".join(f"<dt>{escape(w)}</dt><dd>{escape(r)}</dd>" for w, r in text.rules(*sweeps))
     columns = (*text.MAIN, *text.MORE[1:])
     heads = "".join(f"<dt>{escape(c.head)}</dt><dd>{escape(c.meaning)}</dd>" for c in columns)
     return (

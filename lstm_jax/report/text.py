@@ -118,8 +118,9 @@ TESTS = {
 }
 
 
-def rules(sweep: Sweep) -> list[tuple[str, str]]:
-    margin = f"{sweep.reading.margin:.3g} of the gap"
+def rules(*sweeps: Sweep) -> list[tuple[str, str]]:
+    margins = dict.fromkeys(f"{sweep.reading.margin:.3g}" for sweep in sweeps)
+    margin = " or, by sweep, ".join(margins) + " of the gap"
     return [(word, rule.format(margin=margin)) for word, rule in RULES]
 
 

@@ -91,7 +91,15 @@ def refused(capsys, *words):
         ("trials.csv", lambda text: text.replace("cifg", "nig", 1), "trial 30 has"),
         ("trials.csv", lambda text: text.replace("4.0", "four", 1), "'four'"),
         ("trials.csv", lambda text: "", "cannot be read"),
+        ("trials.csv", lambda text: text.replace("completed", "compelted", 1), "'compelted'"),
+        (
+            "trials.csv",
+            lambda text: text.replace("0,completed,lstm", "0,failed,lstm", 1),
+            "'failed'",
+        ),
         ("plan.json", lambda text: text[:100], "plan.json is damaged"),
+        ("plan.json", lambda text: text.replace('"confirm": 5', '"margin": "x"'), "report cannot"),
+        ("plan.json", lambda text: text.replace('"origin": {', '"origin": {"a": 3, '), "origin ca"),
         ("plan.json", lambda text: text.replace('"version": 1', '"version": 9'), "has version 9"),
         ("plan.json", lambda text: text.replace('"trivial"', '"worst"'), "is damaged: 'trivial'"),
     ],
@@ -103,6 +111,24 @@ def test_damage_is_named(made, tmp_path, capsys, name, change, said):
     path.write_text(change(path.read_text()))
     found = refused(capsys, place)
     assert said in found and "Traceback" not in found
+
+
+def test_a_table_that_a_spreadsheet_saved_is_read(made, tmp_path):
+    place = tmp_path / "copy"
+    shutil.copytree(made[1], place)
+    path = place / "trials.csv"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert build_report(place, tmp_path / "again").exists()
+
+
+def test_a_report_over_several_is_not_written_over_one_of_them(made, tmp_path, capsys):
+    place = tmp_path / "copy"
+    shutil.copytree(made[1], place)
+    before = (place / "trials.csv").read_bytes()
+    _, other = reports.sweep(tmp_path, config="config.task.look_back = 5", results=odd)
+    found = refused(capsys, place, other, f"--out={place}")
+    assert "holds the report of one sweep, whose trials.csv would be lost" in found
+    assert (place / "trials.csv").read_bytes() == before
 
 
 def test_a_missing_table_is_named(made, tmp_path, capsys):

@@ -76,6 +76,13 @@ def test_the_forest_leaves_no_more_room_below_than_its_legend_takes(two):
     assert below < 0.9, "inches: ticks, a label and a row of the legend"
 
 
+def test_every_margin_is_told(tmp_path):
+    margins = {"one": BASE + "MARGIN = 0.1\n", "two": BASE + "MARGIN = 0.02\n"}
+    places = [planted(tmp_path / name, name, more=more) for name, more in margins.items()]
+    page = build_joint(places, tmp_path / "out").read_text()
+    assert "inside the margin, 0.1 or, by sweep, 0.02 of the gap" in page
+
+
 def test_the_files_of_a_joint_report(two, tmp_path, capsys):
     assert cli.main(["report", *map(str, two), f"--out={tmp_path / 'r'}"]) == 0
     out = tmp_path / "r"

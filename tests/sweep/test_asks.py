@@ -219,6 +219,16 @@ def test_a_cancelled_launch_asks_for_nothing(tmp_path):
     assert len(read_plan(workdir).packs) == 1
 
 
+def test_an_interrupt_ends_a_launch_whose_last_pack_still_ended(tmp_path):
+    """What would go on after it, as `sweep run` does, stops too."""
+    plan, workdir = registered(tmp_path, more=more(trials=4, batch=4))
+    jobs = Jobs(plan, workdir)
+    poll = jobs.poll
+    jobs.poll = lambda: os.kill(os.getpid(), signal.SIGINT) or poll()
+    assert monitor(plan, workdir, jobs) == 4
+    assert not asks.is_open(read_plan(workdir))
+
+
 def test_two_interrupts_at_once_still_stop_the_workers(tmp_path):
     """The second comes while the launch sleeps, before it looks for the first."""
     plan, workdir = registered(tmp_path, more=more())

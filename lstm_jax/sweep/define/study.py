@@ -244,6 +244,7 @@ def _check(study: Study) -> None:
         raise UsageError(f"{study.path}: DIRECTION={study.direction!r}: expected min or max")
     if study.metric.count("/") != 1:
         raise UsageError(f"{study.path}: METRIC={study.metric!r}: expected split/metric")
+    _check_baseline(study)
     _check_halving(study)
     _check_pbt(study)
     _check_report(study)
@@ -252,6 +253,19 @@ def _check(study: Study) -> None:
         raise UsageError(
             f"{study.path}: {len(same)} trials are given twice, {dict(same[0])} for one; "
             "a trial is run once: vary the seed"
+        )
+
+
+def _check_baseline(study: Study) -> None:
+    flat = flatten(study.config)
+    for name in study.baseline:
+        lookup(f"{study.path}: field of BASELINE", name, flat)
+    wanted = {name: str(value) for name, value in study.baseline.items()}
+    having = [{n: str({**flat, **trial}[n]) for n in wanted} for trial in study.trials]
+    if wanted not in having:
+        raise UsageError(
+            f"{study.path}: BASELINE={study.baseline}: no trial has these values; there are: "
+            f"{', '.join(dict.fromkeys(map(str, having)))}"
         )
 
 

@@ -44,7 +44,7 @@ def monitor(plan: Plan, workdir: Path, launcher: Any, wait: bool = True) -> int:
             launcher.submit(workdir, unended(plan, workdir))
         found = status.packs(plan, workdir, watcher)
         display.update(found, plan)
-    return closing(plan, workdir, found)
+    return closing(plan, workdir, found) or (INTERRUPTED if asked else OK)
 
 
 def look_after(

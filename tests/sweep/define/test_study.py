@@ -222,6 +222,11 @@ def test_a_reason_that_all_packs_share_is_said_once(tmp_path, capsys):
         ('    yield {"seed": 1}\n    yield {7: 1}', "trial 1: 7 is no field: expected a string"),
         ("    yield {}\nBASELINE = {7: 1}", "BASELINE={7: 1}: expected a dict"),
         ("    yield {}\nHALVING = 3", "HALVING=3: expected a dict"),
+        ('    yield {}\nBASELINE = {"cell.gatess": "lstm"}', "did you mean 'cell.gates'"),
+        (
+            '    yield {}\nBASELINE = {"cell.gates": "nfg"}',
+            "no trial has these values; there are: ",
+        ),
     ],
 )
 def test_studies_that_cannot_be(tmp_path, trials, words, capsys):

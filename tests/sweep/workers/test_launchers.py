@@ -82,6 +82,9 @@ def test_a_dry_run_refuses_what_a_launch_refuses(tmp_path, capsys):
     argv = ["sweep", "launch", f"--study={folder}", f"--workdir={tmp_path / 'w'}", "--dry-run"]
     assert cli.main([*argv, "--tracker=mlflwo"]) == 2
     assert "mlflwo" in capsys.readouterr().err
+    assert cli.main(["sweep", "run", *argv[2:]]) == 2
+    assert "--dry-run goes with sweep launch, not with run" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.parametrize(

@@ -222,26 +222,33 @@ def test_a_cancelled_launch_asks_for_nothing(tmp_path):
 def test_an_interrupt_ends_a_launch_whose_last_pack_still_ended(tmp_path):
     """What would go on after it, as `sweep run` does, stops too."""
     plan, workdir = registered(tmp_path, more=more(trials=4, batch=4))
-    jobs = Jobs(plan, workdir)
-    poll = jobs.poll
-    jobs.poll = lambda: os.kill(os.getpid(), signal.SIGINT) or poll()
-    assert monitor(plan, workdir, jobs) == 4
+
+    class Interrupted(Jobs):
+        def poll(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().poll()
+
+    assert monitor(plan, workdir, Interrupted(plan, workdir)) == 4
     assert not asks.is_open(read_plan(workdir))
 
 
 def test_two_interrupts_at_once_still_stop_the_workers(tmp_path):
     """The second comes while the launch sleeps, before it looks for the first."""
     plan, workdir = registered(tmp_path, more=more())
-    jobs, stopped = Jobs(plan, workdir), []
+    stopped = []
 
-    def twice():
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.05)
+    class Twice(Jobs):
+        def poll(self):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
+            return ["job"]
 
-    jobs.poll, jobs.cancel = twice, lambda: stopped.append("cancelled")
+        def cancel(self):
+            stopped.append("cancelled")
+
     with pytest.raises(KeyboardInterrupt):
-        monitor(plan, workdir, jobs)
+        monitor(plan, workdir, Twice(plan, workdir))
     assert stopped == ["cancelled"]
 
 

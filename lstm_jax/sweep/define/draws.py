@@ -148,7 +148,7 @@ def integers(low: int, high: int) -> Draw:
 
 
 def _range(kind: str, low: Any, high: Any) -> Draw:
-    if not isinstance(low, Real) or not isinstance(high, Real):
+    if not all(isinstance(bound, Real) for bound in (low, high)):
         raise UsageError(f"{kind}({low!r}, {high!r}): expected two numbers")
     return Draw(kind, low, high)
 

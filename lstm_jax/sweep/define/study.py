@@ -274,9 +274,11 @@ def _check_halving(study: Study) -> None:
     if not halving:
         return
     rungs, keep = halving.get("rungs"), halving.get("keep", 0.5)
-    listed = isinstance(rungs, list | tuple) and rungs and all(isinstance(r, int) for r in rungs)
-    fit = listed and all(0 < r < train.num_steps and r % train.eval_every == 0 for r in rungs)
-    if set(halving) - set(HALVING) or not fit or not _is_number(keep, 0, 1):
+    listed = list(rungs) if isinstance(rungs, list | tuple) else []
+    fit = [
+        isinstance(r, int) and 0 < r < train.num_steps and r % train.eval_every == 0 for r in listed
+    ]
+    if set(halving) - set(HALVING) or not fit or not all(fit) or not _is_number(keep, 0, 1):
         raise UsageError(
             f"{study.path}: HALVING={halving}: expected rungs, a list of multiples of "
             f"train.eval_every={train.eval_every} below train.num_steps={train.num_steps}, and "

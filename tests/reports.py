@@ -53,6 +53,7 @@ def write(
     summary=True,
     trivial=4.0,
     of_valid=None,
+    parameters=1233,
 ):
     """The files of one trial."""
     folder.mkdir(parents=True)
@@ -65,5 +66,5 @@ def write(
         baselines["valid"] = {"always <0>": {"loss": of_valid}}
     if summary:
         found = {"status": status, "step": 20, "metrics": metrics, "baselines": baselines}
-        found |= {"parameters": 1233, "wall_seconds": 30.0}
+        found |= {"parameters": parameters, "wall_seconds": 30.0}
         (folder / "summary.json").write_text(json.dumps(found))

@@ -91,8 +91,8 @@ def run(arguments: Arguments) -> int:
     act = lookup("sweep command", words[0], WORDS)
     if arguments.flags.dry_run and act is not launch:
         raise UsageError(
-            f"--dry-run goes with sweep launch, not with {words[0]}: it would start for real. "
-            "sweep plan shows a study's packs, sweep launch --dry-run what starts them"
+            f"--dry-run goes with sweep launch, not with {words[0]}: sweep plan shows a study's "
+            "packs, sweep launch --dry-run what would start them"
         )
     return act(arguments)
 

@@ -97,7 +97,7 @@ def _kept(found: dict[str, Any]) -> tuple[Plan, dict[str, str], dict[str, float]
         "trials": all(isinstance(trial, dict) for trial in plan.trials),
         "packs": all(isinstance(pack, list) for pack in plan.packs),
         "origin": all(isinstance(value, str) for value in found["origin"].values()),
-        "trivial": all(isinstance(value, float) for value in found["trivial"].values()),
+        "trivial": all(isinstance(value, int | float) for value in found["trivial"].values()),
     }
     if broken := [name for name, holds in whole.items() if not holds]:
         raise ValueError(f"{', '.join(broken)} cannot be read")

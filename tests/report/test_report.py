@@ -37,6 +37,17 @@ def rows(plan, workdir):
     return {row.variant: row for row in section(plan, workdir).rows}
 
 
+def test_parameters_are_those_of_the_chosen_setting(tmp_path):
+    """A search may draw the hidden size."""
+
+    def sized(plan, trial):
+        rate = plan.trials[trial]["optimizer.learning_rate"]
+        return reports.outcome(plan, trial) | {"parameters": int(1e5 * rate)}
+
+    found = rows(*reports.sweep(tmp_path, more=BASE, results=sized))
+    assert {row.parameters for row in found.values()} == {1000}
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """(workdir, report.html of it) of a sweep in which all went well."""

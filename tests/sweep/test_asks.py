@@ -219,6 +219,12 @@ def test_a_cancelled_launch_asks_for_nothing(tmp_path):
     assert len(read_plan(workdir).packs) == 1
 
 
+def test_where_all_has_ended_no_launcher_is_asked(tmp_path):
+    plan, workdir = registered(tmp_path, more=more(trials=4, batch=4))
+    end(plan, workdir)
+    assert monitor(plan, workdir, None) == 0
+
+
 def test_an_interrupt_ends_a_launch_whose_last_pack_still_ended(tmp_path):
     """What would go on after it, as `sweep run` does, stops too."""
     plan, workdir = registered(tmp_path, more=more(trials=4, batch=4))

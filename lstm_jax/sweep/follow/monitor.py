@@ -28,14 +28,15 @@ LINE_SECONDS = 30.0
 def monitor(plan: Plan, workdir: Path, launcher: Any, wait: bool = True) -> int:
     """Submit what has not ended and, with `wait`, stay until it has; an exit code."""
     plan, watcher = asks.go_on(plan, workdir), claims.Watcher()
-    over = set(range(len(plan.packs))) - set(unended(plan, workdir))
+    left = unended(plan, workdir)
+    over = set(range(len(plan.packs))) - set(left)
     with signals.asked() as asked, Display(plan, workdir, over) as display:
         stop = Stop(workdir, asked)
-        if left := unended(plan, workdir):
+        if left:
             launcher.submit(workdir, left)
         if not wait:
             return OK
-        while True:
+        while left:
             plan = look_after(plan, workdir, launcher, display, watcher, asked)
             # Its workers are gone. Those of a search may have died before they asked.
             before, plan = plan, plan if stop() else asks.go_on(plan, workdir)

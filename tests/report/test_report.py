@@ -286,8 +286,11 @@ def test_one_seed(tmp_path):
 
 @pytest.mark.slow
 def test_no_trial_of_the_baseline(tmp_path):
-    more = '\nBASELINE = {"cell.gates": "nig"}\n'
-    plan, workdir = reports.sweep(tmp_path, more=more)
+    """A study is refused then; a sweep that was launched before is not."""
+    plan, workdir = reports.sweep(tmp_path, more=BASE)
+    plan = plan._replace(baseline={"cell.gates": "nig"})
+    path = workdir / "sweep.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"baseline": plan.baseline}))
     assert "no difference is claimed" in build_report(workdir).read_text()
     assert {row.verdict for row in rows(plan, workdir).values()} == {"undecided"}
 

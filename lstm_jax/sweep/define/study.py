@@ -48,7 +48,7 @@ from lstm_jax.errors import UsageError, lookup
 from lstm_jax.plugins import say
 from lstm_jax.sweep.define.draws import Drawn
 from lstm_jax.sweep.define.samplers import batch
-from lstm_jax.sweep.define.search import SEED, Search, read_search
+from lstm_jax.sweep.define.search import SEED, Search, hashable, read_search
 from lstm_jax.training.check import validate
 
 DIRECTIONS = ("min", "max")
@@ -260,8 +260,8 @@ def _check_baseline(study: Study) -> None:
     flat = flatten(study.config)
     for name in study.baseline:
         lookup(f"{study.path}: field of BASELINE", name, flat)
-    wanted = {name: str(value) for name, value in study.baseline.items()}
-    having = [{n: str({**flat, **trial}[n]) for n in wanted} for trial in study.trials]
+    wanted = {name: hashable(value) for name, value in study.baseline.items()}
+    having = [{n: hashable({**flat, **trial}[n]) for n in wanted} for trial in study.trials]
     if wanted not in having:
         raise UsageError(
             f"{study.path}: BASELINE={study.baseline}: no trial has these values; there are: "

@@ -211,6 +211,13 @@ def test_a_reason_that_all_packs_share_is_said_once(tmp_path, capsys):
     assert "(trials 0, 1, 2, 3, ... and those like it)" in error
 
 
+def test_a_baseline_is_a_trial_s_by_value(tmp_path):
+    """Lists are tuples in a config, and 1 is 1.0."""
+    baseline = '{"cell.transforms": (), "cell.forget_bias": 1, "seed": 3}'
+    study(tmp_path, trials='    yield {"seed": 3}', more=f"\nBASELINE = {baseline}\n")
+    assert load_study(str(tmp_path)).baseline["seed"] == 3
+
+
 @pytest.mark.parametrize(
     ("trials", "words"),
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ def program() -> NoReturn:
     which would crash there.
     """
     code = main()
-    signals.ignore()
+    signals.heard_by(signal.SIG_IGN)  # it is done: the interpreter's end is not interrupted
     if code == INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -83,10 +83,10 @@ def interrupting() -> Iterator[None]:
                 timer.cancel()
 
 
-def ignore() -> None:
-    """The work is done: what comes while the interpreter ends changes nothing."""
+def heard_by(handler: Any) -> None:
+    """`handler` hears every signal that asks to stop, from now on."""
     for name in SIGNALS:
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.signal(getattr(signal, name), handler)
 
 
 def leave(number: int, frame: Any) -> None:
@@ -95,5 +95,4 @@ def leave(number: int, frame: Any) -> None:
 
 
 if Path(*sys.argv[:1]).stem == "lstm-jax":
-    for name in SIGNALS:
-        signal.signal(getattr(signal, name), leave)
+    heard_by(leave)

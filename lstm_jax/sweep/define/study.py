@@ -294,7 +294,7 @@ def _check_halving(study: Study) -> None:
             f"{study.path}: HALVING across=True looks at the earlier batches of a search: give the "
             "study a SEARCH, or leave it out"
         )
-    if halving and len(study.search.get("objectives", ())) > 1:
+    if len(study.search.get("objectives", ())) > 1:
         raise UsageError(
             f"{study.path}: HALVING keeps the best by train.best_metric, but SEARCH has several "
             f"objectives, {', '.join(study.search['objectives'])}: leave one of them out"
